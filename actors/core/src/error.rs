@@ -1,0 +1,180 @@
+//! What can go wrong with a task, an actor or an object, as it crosses the wire.
+
+use std::time::Duration;
+
+use mobula_transport::SendError;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{ActorId, ObjectId};
+
+/// Where user code failed: which function, on which node, in which process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Place {
+    /// The function or method, `crate@version::path`.
+    pub function: String,
+    /// The node's name.
+    pub node: String,
+    /// The process id of the worker.
+    pub pid: u32,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} on node {} (pid {})", self.function, self.node, self.pid)
+    }
+}
+
+/// Why a value could not be had.
+///
+/// Every variant says what happened and, where the user can do something, what. It is the same
+/// type in the process where the failure happened and in every process that learns of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// User code returned an error.
+    #[error("{place} failed: {message}{}", chain(.causes))]
+    Application {
+        /// Where.
+        place: Place,
+        /// The name of the error's type.
+        type_name: String,
+        /// The error's own message.
+        message: String,
+        /// The messages of its sources, outermost first.
+        causes: Vec<String>,
+    },
+    /// User code panicked.
+    #[error("{place} panicked at {location}: {message}")]
+    Panicked {
+        /// Where it ran.
+        place: Place,
+        /// The panic's message.
+        message: String,
+        /// File, line and column of the panic.
+        location: String,
+    },
+    /// The worker process running the task died, and no retry was left.
+    #[error("the worker running {function} died: {why} (attempt {attempt} of {attempts})")]
+    WorkerDied {
+        /// The function.
+        function: String,
+        /// How it died.
+        why: String,
+        /// The last attempt, from 1.
+        attempt: u32,
+        /// How many there could be.
+        attempts: u32,
+    },
+    /// The actor is dead; calls to it fail.
+    #[error("actor {actor} is dead: {why}")]
+    ActorDied {
+        /// The actor.
+        actor: ActorId,
+        /// How it ended.
+        why: String,
+    },
+    /// There is no actor of this name.
+    #[error("there is no actor named {name:?}; names are given with options().name(..), and freed when the actor dies")]
+    NoSuchActor {
+        /// The name asked for.
+        name: String,
+    },
+    /// Another living actor has this name.
+    #[error("an actor named {name:?} already lives; use get_actor to reach it, or another name")]
+    NameTaken {
+        /// The name.
+        name: String,
+    },
+    /// The object's bytes are lost and cannot be made again.
+    #[error("object {object} is lost: {why}")]
+    ObjectLost {
+        /// The object.
+        object: ObjectId,
+        /// What happened.
+        why: String,
+    },
+    /// The process that owned the object died, and with it the knowledge of where it is.
+    #[error("the owner of object {object} died: {why}")]
+    OwnerDied {
+        /// The object.
+        object: ObjectId,
+        /// How.
+        why: String,
+    },
+    /// The task was cancelled.
+    #[error("{function} was cancelled")]
+    Cancelled {
+        /// The function.
+        function: String,
+    },
+    /// The time given to `get`, `wait` or a call ran out. The work itself goes on.
+    #[error("nothing ready after {after:?}; the work goes on, a later get may succeed")]
+    TimedOut {
+        /// How long was waited.
+        after: Duration,
+    },
+    /// The node's object store has no room.
+    #[error("the object store is full: {size_bytes} bytes asked, {free_bytes} of {capacity_bytes} free; drop references, or start the node with a larger --object-store-memory")]
+    StoreFull {
+        /// The size asked for.
+        size_bytes: u64,
+        /// What was free.
+        free_bytes: u64,
+        /// The store's size.
+        capacity_bytes: u64,
+    },
+    /// The operating system refused something.
+    #[error("{what}: {why}")]
+    System {
+        /// What was tried.
+        what: String,
+        /// What the system said.
+        why: String,
+    },
+    /// A value could not be encoded or decoded.
+    #[error("{what} cannot be {doing}: {why}")]
+    Codec {
+        /// Which value or type.
+        what: String,
+        /// "encoded" or "decoded".
+        doing: String,
+        /// Why.
+        why: String,
+    },
+    /// The function is not in the worker's registry.
+    #[error("function {function} is not registered in the worker: driver and worker were built from different sources")]
+    UnknownFunction {
+        /// The function's name or number.
+        function: String,
+    },
+    /// A call's options contradict each other or the function.
+    #[error("{what}")]
+    Invalid {
+        /// What is wrong and what to do.
+        what: String,
+    },
+    /// No session is running in this process, or it has been shut down.
+    #[error("{what}")]
+    NoSession {
+        /// What to do.
+        what: String,
+    },
+    /// A message could not be delivered.
+    #[error(transparent)]
+    Send(#[from] SendError),
+}
+
+impl Error {
+    /// Whether the same work, done again, may succeed: the system failed, not the user's code.
+    pub fn is_retriable(&self) -> bool {
+        match self {
+            Self::WorkerDied { .. } | Self::ObjectLost { .. } | Self::TimedOut { .. } | Self::StoreFull { .. } => true,
+            Self::Send(error) => error.is_retriable(),
+            _ => false,
+        }
+    }
+}
+
+fn chain(causes: &[String]) -> String {
+    causes.iter().map(|cause| format!("; caused by: {cause}")).collect()
+}

@@ -1,0 +1,48 @@
+//! A value as bytes: what travels in replies, lies in the store, and is handed to a function.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// How a value's bytes are to be read.
+///
+/// The core never looks inside; the framework's codecs and the data blocks do.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Encoding(pub u8);
+
+impl Encoding {
+    /// MessagePack, written through serde.
+    pub const MSGPACK: Self = Self(0);
+    /// Bytes as they are.
+    pub const RAW: Self = Self(1);
+    /// An Arrow IPC stream of one batch, its buffers aligned to 64 bytes.
+    pub const ARROW: Self = Self(2);
+    /// Numbers, little-endian and aligned to their size; the element type's code is added.
+    pub const NUMBERS: Self = Self(16);
+}
+
+/// An encoded value. Cloning it is cheap; its bytes may lie in the node's shared memory, which
+/// they keep from being recycled until the last clone is dropped.
+#[derive(Clone, Debug)]
+pub struct Value {
+    /// How to read the bytes.
+    pub encoding: Encoding,
+    /// The bytes, read-only.
+    pub data: Bytes,
+}
+
+impl Value {
+    /// A value of these bytes.
+    pub fn new(encoding: Encoding, data: impl Into<Bytes>) -> Self {
+        Self { encoding, data: data.into() }
+    }
+
+    /// How many bytes it has.
+    pub fn len(&self) -> usize {
+        self.data.len()
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.data.is_empty()
+    }
+}

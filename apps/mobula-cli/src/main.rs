@@ -1,0 +1,2 @@
+//! mobula-cli
+fn main() {}

@@ -1,0 +1,2 @@
+//! taxi-etl
+fn main() {}
