@@ -2,18 +2,24 @@
 //!
 //! | room | what lives there |
 //! |---|---|
-//! | `gcs` | the head's global state: nodes, jobs, actors, names, key-value, health |
-//! | `raylet` | a node's resources, leases and worker processes |
-//! | `store` | a node's objects in shared memory, and pulling them from other nodes |
-//! | `worker` | runs tasks and hosts user actors |
-//! | `client` | submits, owns and fetches: functions by id, values as bytes |
-//! | `node` | puts these together into a head, a node, or all of it in one process |
+//! | [`gcs`] | the head's global state: nodes, jobs, actors, names, key-value, health |
+//! | [`raylet`] | a node's resources, leases and worker processes |
+//! | [`store`] | a node's objects in shared memory, and pulling them from other nodes |
+//! | [`worker`] | runs tasks and hosts user actors |
+//! | [`client`] | submits, owns and fetches: functions by id, values as bytes |
+//! | [`node`] | puts these together into a head, a node, or all of it in one process |
 //!
 //! What they say to each other is in [`messages`]; what can go wrong in [`error`].
 
+pub mod client;
 pub mod error;
+pub mod gcs;
 pub mod ids;
 pub mod messages;
+pub mod node;
+pub mod raylet;
 pub mod registry;
 pub mod resources;
+pub mod store;
 pub mod value;
+pub mod worker;

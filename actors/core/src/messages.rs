@@ -8,7 +8,7 @@
 //!  client ── ReturnLeases ▶ raylet          worker ── ActorExited ──▶ GCS
 //! ```
 //!
-//! The store's own messages are in the `store` module.
+//! The store's own messages are in [`crate::store`].
 
 use std::collections::BTreeMap;
 

@@ -1,0 +1,1 @@
+//! The untyped client: submits work, owns its results, fetches values.

@@ -1,0 +1,1 @@
+//! A node's resources, leases and worker processes.

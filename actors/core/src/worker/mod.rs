@@ -1,0 +1,1 @@
+//! Runs tasks as short-lived actors in its slots, and hosts user actors.
