@@ -134,16 +134,6 @@ pub struct TasksReturned {
 }
 message!(TasksReturned);
 
-/// Client to worker: give up a task that has not started, or say that nobody waits for it.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct CancelTask {
-    /// The owner.
-    pub client: Address,
-    /// The owner's number for it.
-    pub seq: u64,
-}
-message!(CancelTask);
-
 // ---- leases ------------------------------------------------------------------------------------
 
 /// Where a task may run.
@@ -184,6 +174,9 @@ pub struct Shape {
     pub strategy: Strategy,
     /// In which kind of process.
     pub kind: WorkerKind,
+    /// The raylet whose store has the tasks' large arguments, if any: asked first, and left only
+    /// when it cannot run them.
+    pub near: Option<ProcessAddr>,
 }
 
 /// Client to raylet, one way: the client's need of leases of one shape.
