@@ -1,1 +1,41 @@
-//! Placeholder.
+//! Typed messages between actors, in process and over QUIC.
+//!
+//! Everything in Mobula is an actor, and this crate is how a message reaches one. An
+//! [`Endpoint`] is a process's place in that world: [`Endpoint::spawn`] starts an [`Actor`],
+//! [`Endpoint::request`] asks one, [`Endpoint::send`] tells one. An [`Address`] in this process
+//! gets the message moved, not serialised; one in another process gets it over QUIC.
+//!
+//! What cannot be delivered is never lost silently: a request fails with a [`SendError`], a
+//! one-way message returns to its sender as [`Undelivered`]. *Gone* (known dead) is kept apart
+//! from *unreachable*.
+//!
+//! The crate knows nothing of any particular actor.
+
+mod actor;
+mod address;
+mod arbiter;
+mod config;
+mod core;
+mod endpoint;
+mod envelope;
+mod error;
+pub mod identity;
+mod inline;
+mod message;
+mod metrics;
+mod peers;
+mod pending;
+mod runtime;
+mod stream;
+
+pub use actor::{Actor, Context, Handlers, Poster, Runner, TimerId};
+pub use address::{Address, MailboxId, ProcessAddr, ProcessId, Sender};
+pub use config::{EndpointConfig, Limits, MAX_FRAME_BYTES, RuntimeChoice};
+pub use endpoint::{BindError, Endpoint, Mailbox, RequestFuture};
+pub use envelope::{Answered, Envelope, Replier, Request};
+pub use error::{SendError, Undelivered};
+pub use identity::Credentials;
+pub use message::{Message, Payload, wire_kind};
+pub use metrics::MetricsSnapshot;
+pub use peers::PeerEvent;
+pub use stream::{ReplySink, ReplyStream, STREAM_WINDOW_ITEMS};

@@ -1,0 +1,4 @@
+//! The crate's integration tests: endpoints as users see them.
+
+mod common;
+mod local;
