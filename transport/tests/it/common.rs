@@ -1,4 +1,5 @@
 //! Messages and actors the tests share.
+#![allow(missing_docs)]
 
 use std::time::Duration;
 

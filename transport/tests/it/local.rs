@@ -180,7 +180,7 @@ fn many_threads_meet_one_inline_actor() {
 
 #[test]
 fn a_full_mailbox_refuses() {
-    struct Narrow(Option<mobula_transport::Replier<()>>);
+    struct Narrow;
     impl Actor for Narrow {
         const NAME: &'static str = "narrow";
         const MAILBOX_LIMIT: usize = 2;
@@ -205,11 +205,16 @@ fn a_full_mailbox_refuses() {
     }
     for runner in BOTH {
         let endpoint = endpoint();
-        let narrow = endpoint.spawn(None, runner, || Narrow(None));
+        let narrow = endpoint.spawn(None, runner, || Narrow);
         ask(&endpoint, narrow, Forward(narrow, 0)).unwrap();
         // The bounce itself found the mailbox full and was counted, not lost unseen.
         assert_eq!(endpoint.metrics().undelivered, 1);
-        assert_eq!(ask(&endpoint, narrow, Bounced), Ok(vec![]));
+        // The two that fitted may still be in the queue.
+        let mut answer = ask(&endpoint, narrow, Bounced);
+        while answer == Err(SendError::MailboxFull { limit: 2 }) {
+            answer = ask(&endpoint, narrow, Bounced);
+        }
+        assert_eq!(answer, Ok(vec![]));
         endpoint.shutdown(LONG);
     }
 }

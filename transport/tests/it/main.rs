@@ -1,4 +1,6 @@
 //! The crate's integration tests: endpoints as users see them.
 
+#![allow(unreachable_pub)]
+
 mod common;
 mod local;
