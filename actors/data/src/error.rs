@@ -1,0 +1,277 @@
+//! What can go wrong in a dataset, as one type that crosses the wire.
+//!
+//! Entry type: [`DataError`]. It is `Clone` and serialisable, so an error made inside a task
+//! reaches the driver with its kind, its cause and the name of the file, column or operator
+//! it happened at. It carries the text of a lower cause, never the cause itself.
+
+use std::fmt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+/// Any failure of planning or running a dataset.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum DataError {
+    /// A path that was given as input does not exist.
+    #[error("input {path} does not exist")]
+    NotFound {
+        /// The path as it was given.
+        path: String,
+    },
+    /// A directory or pattern was given as input and no Parquet file is in it.
+    #[error(
+        "no Parquet file found at {path}: name a .parquet file, a directory that holds some, or a pattern that matches some"
+    )]
+    NoParquet {
+        /// The directory or pattern.
+        path: String,
+    },
+    /// An input could not be read.
+    #[error("cannot read {path}: {cause}")]
+    Read {
+        /// The file or directory.
+        path: String,
+        /// What the system said.
+        cause: String,
+    },
+    /// A file is not Parquet, is truncated, or is damaged.
+    #[error("{path} is not a readable Parquet file (truncated or damaged?): {cause}")]
+    BadFile {
+        /// The file.
+        path: String,
+        /// What the reader found.
+        cause: String,
+    },
+    /// A file is not the one the plan was made from.
+    #[error("{path} changed while it was being read: {cause}; run again")]
+    FileChanged {
+        /// The file.
+        path: String,
+        /// The difference.
+        cause: String,
+    },
+    /// A file lacks a column that the read requires.
+    #[error("{path} has no column {column}; it has {}", Names(.available))]
+    MissingColumn {
+        /// The file.
+        path: String,
+        /// The column that was required.
+        column: String,
+        /// The columns the file has.
+        available: Vec<String>,
+    },
+    /// Two columns of one file unify to the same name.
+    #[error(
+        "{path} has two columns, {first} and {second}, that both mean {name}: rename one or compare names with their case"
+    )]
+    AmbiguousColumn {
+        /// The file.
+        path: String,
+        /// The unified name.
+        name: String,
+        /// The first of the two.
+        first: String,
+        /// The second of the two.
+        second: String,
+    },
+    /// The types that files give to one column have no common type.
+    #[error(
+        "column {column} is {left} in {left_path} and {right} in {right_path}: no type holds both"
+    )]
+    TypeConflict {
+        /// The column.
+        column: String,
+        /// A type it has.
+        left: String,
+        /// Where.
+        left_path: String,
+        /// The other type.
+        right: String,
+        /// Where.
+        right_path: String,
+    },
+    /// An operator names a column that does not exist at its place in the plan.
+    #[error("{operator}: there is no column {column}; there are {}", Names(.available))]
+    UnknownColumn {
+        /// The operator, as the plan prints it.
+        operator: String,
+        /// The column it asked for.
+        column: String,
+        /// The columns that exist.
+        available: Vec<String>,
+    },
+    /// An expression does not fit the types of its columns.
+    #[error("{operator}: {cause}")]
+    Expression {
+        /// The operator, as the plan prints it.
+        operator: String,
+        /// What does not fit.
+        cause: String,
+    },
+    /// A plan or one of its options makes no sense.
+    #[error("{operator}: {cause}")]
+    InvalidPlan {
+        /// The operator or option.
+        operator: String,
+        /// What is wrong, and what would be right.
+        cause: String,
+    },
+    /// A value could not be computed or cast while the plan ran.
+    #[error("{operator} failed on {path}: {cause}")]
+    Compute {
+        /// The operator, as the plan prints it.
+        operator: String,
+        /// The source file being read, empty when there is none.
+        path: String,
+        /// What the kernel said.
+        cause: String,
+    },
+    /// A function given to `map_batches` failed.
+    #[error("function {function} failed: {cause}")]
+    Function {
+        /// The function's registered id.
+        function: String,
+        /// What it returned.
+        cause: String,
+    },
+    /// No function is registered under the id a plan names.
+    #[error(
+        "no batch function {function} is registered in this process: driver and worker must run the same binary"
+    )]
+    UnknownFunction {
+        /// The function's id.
+        function: String,
+    },
+    /// Batches of one output do not have the same columns.
+    #[error("{operator} gives {found} where earlier batches had {expected}")]
+    SchemaChanged {
+        /// The operator.
+        operator: String,
+        /// The columns of the earlier batches.
+        expected: String,
+        /// The columns found.
+        found: String,
+    },
+    /// The output could not be written.
+    #[error("cannot write {path}: {cause}")]
+    Write {
+        /// The file or directory.
+        path: String,
+        /// What the system said.
+        cause: String,
+    },
+    /// The disk under the output is full.
+    #[error("cannot write {path}: the disk is full ({cause})")]
+    DiskFull {
+        /// The file.
+        path: String,
+        /// What the system said.
+        cause: String,
+    },
+    /// The output directory already holds what this run would write.
+    #[error("{path} already holds {found}: choose another directory, or append or overwrite")]
+    OutputExists {
+        /// The directory.
+        path: String,
+        /// An entry that is in the way.
+        found: String,
+    },
+    /// The run was cancelled.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl DataError {
+    /// Whether trying the same work again, elsewhere or later, may succeed.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(
+            self,
+            Self::Read { .. }
+                | Self::Write { .. }
+                | Self::DiskFull { .. }
+                | Self::UnknownFunction { .. }
+        )
+    }
+
+    /// An error of reading `path`, of the kind the system's error says.
+    #[must_use]
+    pub fn read(path: &Path, error: &std::io::Error) -> Self {
+        let path = path.display().to_string();
+        match error.kind() {
+            std::io::ErrorKind::NotFound => Self::NotFound { path },
+            _ => Self::Read {
+                path,
+                cause: error.to_string(),
+            },
+        }
+    }
+
+    /// An error of writing `path`, of the kind the system's error says.
+    #[must_use]
+    pub fn write(path: &Path, error: &std::io::Error) -> Self {
+        let path = path.display().to_string();
+        let cause = error.to_string();
+        match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                Self::DiskFull { path, cause }
+            }
+            _ => Self::Write { path, cause },
+        }
+    }
+}
+
+/// A list of names as a sentence shows it, cut where it would not be read any more.
+struct Names<'a>(&'a [String]);
+
+impl fmt::Display for Names<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("none");
+        }
+        f.write_str(&self.0[..self.0.len().min(NAMES_SHOWN)].join(", "))?;
+        match self.0.len().saturating_sub(NAMES_SHOWN) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
+}
+
+/// How many names an error lists before it only counts the rest.
+const NAMES_SHOWN: usize = 40;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_survives_the_wire() {
+        let error = DataError::UnknownColumn {
+            operator: "filter(fair > 1)".into(),
+            column: "fair".into(),
+            available: vec!["fare".into()],
+        };
+        let bytes = rmp_serde::to_vec(&error).unwrap();
+        assert_eq!(rmp_serde::from_slice::<DataError>(&bytes).unwrap(), error);
+        assert_eq!(
+            error.to_string(),
+            "filter(fair > 1): there is no column fair; there are fare"
+        );
+    }
+
+    #[test]
+    fn a_full_disk_has_its_own_kind() {
+        let error = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        assert!(matches!(
+            DataError::write(Path::new("/x"), &error),
+            DataError::DiskFull { .. }
+        ));
+    }
+
+    #[test]
+    fn long_lists_are_cut() {
+        let names: Vec<String> = (0..50).map(|i| format!("c{i}")).collect();
+        assert!(Names(&names).to_string().ends_with("c39 and 10 more"));
+    }
+}

@@ -1,0 +1,653 @@
+//! One schema for files that do not agree.
+//!
+//! Entry types: [`unify`], which finds the common schema of some files and where each file
+//! keeps each column of it, and [`Conform`], which turns a batch of one file into a batch of
+//! that schema. Columns are matched by name (with or without case, with aliases), types widen
+//! but never lose values: integers to wider integers, integers and floats to float64, the null
+//! type to any other, every kind of string to `Utf8`, timestamps of different units or zones to
+//! microseconds of wall-clock time without a zone. A column that a file lacks is null there.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use arrow::array::timezone::Tz;
+use arrow::array::{ArrayRef, AsArray, RecordBatchOptions, new_null_array};
+use arrow::compute::{CastOptions, cast_with_options};
+use arrow::datatypes::{
+    DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
+};
+use arrow::error::ArrowError;
+use arrow::record_batch::RecordBatch;
+use arrow::temporal_conversions::timestamp_us_to_datetime;
+use chrono::{Offset, TimeZone};
+use serde::{Deserialize, Serialize};
+
+use crate::error::DataError;
+use crate::expr::ValueType;
+
+/// How the columns of files are matched to each other.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Matching {
+    /// Names that differ only in case mean the same column.
+    pub ignore_case: bool,
+    /// Names to give to columns. They come first in the unified schema, in this order.
+    pub names: Vec<ColumnName>,
+    /// Columns that every file must have.
+    pub required: Vec<String>,
+    /// Every timestamp becomes microseconds of wall-clock time without a zone, not only those
+    /// on which files differ.
+    pub local_timestamps: bool,
+}
+
+/// A name for a column that files spell in different ways.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ColumnName {
+    /// The name in the unified schema.
+    pub name: String,
+    /// Other names of the same column. When all files that have it use the same one, the
+    /// column keeps that name; otherwise it gets `name`.
+    pub aliases: Vec<String>,
+    /// The type when no file says one (all have the null type).
+    pub default_type: Option<ValueType>,
+}
+
+/// A file's name and the schema found in it.
+#[derive(Debug, Clone)]
+pub struct FileSchema<'a> {
+    /// Where the file is, for errors.
+    pub path: &'a str,
+    /// Its columns.
+    pub schema: &'a Schema,
+}
+
+/// The common schema of some files.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Unified {
+    /// The columns, without metadata.
+    pub schema: SchemaRef,
+    /// For every file, the position in it of every column of `schema`.
+    pub columns: Vec<Vec<Option<usize>>>,
+}
+
+/// Finds the common schema of `files`.
+pub fn unify(files: &[FileSchema<'_>], matching: &Matching) -> Result<Unified, DataError> {
+    let mut columns: Vec<Column> = Vec::new();
+    let mut positions: HashMap<Key, usize> = HashMap::new();
+    for named in 0..matching.names.len() {
+        positions.insert(Key::Named(named), columns.len());
+        columns.push(Column::default());
+    }
+    for (file, FileSchema { path, schema }) in files.iter().enumerate() {
+        for (index, field) in schema.fields().iter().enumerate() {
+            let (key, spelling) = matching.key(field.name());
+            let position = *positions.entry(key).or_insert_with(|| {
+                columns.push(Column::default());
+                columns.len() - 1
+            });
+            let column = &mut columns[position];
+            if let Some(first) = column.places.get(&file) {
+                return Err(DataError::AmbiguousColumn {
+                    path: (*path).into(),
+                    name: spelling,
+                    first: schema.field(*first).name().clone(),
+                    second: field.name().clone(),
+                });
+            }
+            column.add(
+                file,
+                index,
+                path,
+                field,
+                spelling,
+                matching.local_timestamps,
+            )?;
+        }
+        matching.check_required(path, schema)?;
+    }
+    let present = |(position, column): &(usize, Column)| {
+        *position >= matching.names.len() || !column.places.is_empty()
+    };
+    let columns: Vec<_> = columns.into_iter().enumerate().filter(present).collect();
+    let fields: Vec<Field> = columns
+        .iter()
+        .map(|(position, column)| column.field(matching.names.get(*position), files.len()))
+        .collect();
+    let places = |file| {
+        columns
+            .iter()
+            .map(|(_, column)| column.places.get(&file).copied())
+            .collect()
+    };
+    Ok(Unified {
+        schema: Arc::new(Schema::new(fields)),
+        columns: (0..files.len()).map(places).collect(),
+    })
+}
+
+/// The type that holds every value of both, if there is one.
+#[must_use]
+pub fn common_type(left: &DataType, right: &DataType) -> Option<DataType> {
+    use DataType::{Float16, Float32, Float64, Int16, Int32, Int64, Null, Timestamp, UInt64};
+    if left == right {
+        return Some(left.clone());
+    }
+    Some(match (left, right) {
+        (Null, other) | (other, Null) => other.clone(),
+        (Timestamp(..), Timestamp(..)) => local_timestamp(),
+        (Float16 | Float32, Float16 | Float32) => Float32,
+        (a, b) if a.is_floating() && b.is_numeric() || a.is_numeric() && b.is_floating() => {
+            let decimal = |t: &DataType| !t.is_floating() && !t.is_integer();
+            if decimal(a) || decimal(b) {
+                return None;
+            }
+            Float64
+        }
+        (a, b) if a.is_integer() && b.is_integer() => {
+            let (a_bits, b_bits) = (a.primitive_width()?, b.primitive_width()?);
+            if a.is_signed_integer() == b.is_signed_integer() {
+                return Some(if a_bits > b_bits {
+                    a.clone()
+                } else {
+                    b.clone()
+                });
+            }
+            let (signed, unsigned) = if a.is_signed_integer() {
+                (a_bits, b)
+            } else {
+                (b_bits, a)
+            };
+            // Every value of an unsigned type fits the next wider signed one.
+            match (signed, unsigned) {
+                (_, UInt64) => return None,
+                (8, _) | (_, DataType::UInt32) => Int64,
+                (4, _) | (_, DataType::UInt16) => Int32,
+                _ => Int16,
+            }
+        }
+        _ => return None,
+    })
+}
+
+/// The type in which a column of type `data_type` is handled: one kind of string and of
+/// binary, no dictionaries.
+#[must_use]
+pub fn plain_type(data_type: &DataType) -> DataType {
+    match data_type {
+        DataType::Dictionary(_, values) => plain_type(values),
+        DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
+        DataType::LargeBinary | DataType::BinaryView => DataType::Binary,
+        other => other.clone(),
+    }
+}
+
+/// Turns the batches that one file gives into batches of the unified schema.
+#[derive(Debug, Clone)]
+pub struct Conform {
+    schema: SchemaRef,
+    sources: Vec<Option<usize>>,
+}
+
+impl Conform {
+    /// `sources` says, for every column of `schema`, which column of the file's batches it is.
+    #[must_use]
+    pub fn new(schema: SchemaRef, sources: Vec<Option<usize>>) -> Self {
+        debug_assert_eq!(schema.fields().len(), sources.len());
+        Self { schema, sources }
+    }
+
+    /// The batch with the unified columns. A failure names the column.
+    pub fn apply(&self, batch: &RecordBatch) -> Result<RecordBatch, String> {
+        let columns = self
+            .schema
+            .fields()
+            .iter()
+            .zip(&self.sources)
+            .map(|(field, source)| match source {
+                Some(index) => conform_array(batch.column(*index), field.data_type())
+                    .map_err(|e| format!("column {}: {e}", field.name())),
+                None => Ok(new_null_array(field.data_type(), batch.num_rows())),
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
+            .map_err(|e| e.to_string())
+    }
+}
+
+/// Serialises a schema as Arrow's own flat buffer: for `#[serde(with = "schema::wire")]`.
+pub mod wire {
+    use super::{Arc, Schema, SchemaRef};
+    use arrow::ipc::convert::{IpcSchemaEncoder, fb_to_schema};
+    use serde::de::Error as _;
+    use serde::{Deserializer, Serializer};
+
+    /// Writes the schema.
+    pub fn serialize<S: Serializer>(schema: &SchemaRef, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&to_bytes(schema))
+    }
+
+    /// Reads the schema; bytes that are none are an error.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SchemaRef, D::Error> {
+        let bytes: bytes::Bytes = serde::Deserialize::deserialize(deserializer)?;
+        from_bytes(&bytes).map(Arc::new).map_err(D::Error::custom)
+    }
+
+    /// The flat buffer of a schema.
+    #[must_use]
+    pub fn to_bytes(schema: &Schema) -> Vec<u8> {
+        IpcSchemaEncoder::new()
+            .schema_to_fb(schema)
+            .finished_data()
+            .to_vec()
+    }
+
+    /// The schema in a flat buffer.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Schema, String> {
+        arrow::ipc::root_as_schema(bytes)
+            .map(fb_to_schema)
+            .map_err(|e| format!("not an Arrow schema: {e}"))
+    }
+}
+
+/// What makes two columns of different files the same.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Key {
+    /// An entry of [`Matching::names`].
+    Named(usize),
+    /// Any other name, in the case in which names are compared.
+    Other(String),
+}
+
+impl Matching {
+    /// Whether two names mean the same column, aliases aside.
+    #[must_use]
+    pub fn same(&self, a: &str, b: &str) -> bool {
+        if self.ignore_case {
+            a.eq_ignore_ascii_case(b)
+        } else {
+            a == b
+        }
+    }
+
+    /// The column that `name` means, and how its name is spelt properly.
+    fn key(&self, name: &str) -> (Key, String) {
+        for (index, named) in self.names.iter().enumerate() {
+            let spellings = std::iter::once(&named.name).chain(&named.aliases);
+            if let Some(spelling) = spellings.into_iter().find(|s| self.same(s, name)) {
+                return (Key::Named(index), spelling.clone());
+            }
+        }
+        let key = if self.ignore_case {
+            name.to_ascii_lowercase()
+        } else {
+            name.to_owned()
+        };
+        (Key::Other(key), name.to_owned())
+    }
+
+    fn check_required(&self, path: &str, schema: &Schema) -> Result<(), DataError> {
+        for required in &self.required {
+            let (wanted, _) = self.key(required);
+            if !schema
+                .fields()
+                .iter()
+                .any(|field| self.key(field.name()).0 == wanted)
+            {
+                return Err(DataError::MissingColumn {
+                    path: path.into(),
+                    column: required.clone(),
+                    available: schema.fields().iter().map(|f| f.name().clone()).collect(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A column of the unified schema while it is being found.
+#[derive(Debug, Default)]
+struct Column {
+    places: HashMap<usize, usize>,
+    spellings: BTreeSet<String>,
+    first_spelling: Option<String>,
+    data_type: Option<(DataType, String)>,
+    nullable: bool,
+}
+
+impl Column {
+    fn add(
+        &mut self,
+        file: usize,
+        index: usize,
+        path: &str,
+        field: &FieldRef,
+        spelling: String,
+        local_timestamps: bool,
+    ) -> Result<(), DataError> {
+        let found = match plain_type(field.data_type()) {
+            DataType::Timestamp(..) if local_timestamps => local_timestamp(),
+            other => other,
+        };
+        self.places.insert(file, index);
+        self.nullable |= field.is_nullable();
+        let unified = match &self.data_type {
+            None => found,
+            Some((known, known_path)) => {
+                common_type(known, &found).ok_or_else(|| DataError::TypeConflict {
+                    column: spelling.clone(),
+                    left: known.to_string(),
+                    left_path: known_path.clone(),
+                    right: found.to_string(),
+                    right_path: path.into(),
+                })?
+            }
+        };
+        self.data_type = Some((unified, path.into()));
+        self.first_spelling.get_or_insert_with(|| spelling.clone());
+        self.spellings.insert(spelling);
+        Ok(())
+    }
+
+    fn field(&self, named: Option<&ColumnName>, files: usize) -> Field {
+        let first = self.first_spelling.clone().unwrap_or_default();
+        let name = match named {
+            Some(named) if self.spellings.len() > 1 => named.name.clone(),
+            _ => first,
+        };
+        let data_type = self
+            .data_type
+            .as_ref()
+            .map_or(DataType::Null, |(t, _)| t.clone());
+        let data_type = match (data_type, named.and_then(|n| n.default_type)) {
+            (DataType::Null, Some(default)) => default.to_arrow(),
+            (found, _) => found,
+        };
+        Field::new(name, data_type, self.nullable || self.places.len() < files)
+    }
+}
+
+fn conform_array(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
+    let from = array.data_type();
+    if from == to {
+        return Ok(Arc::clone(array));
+    }
+    let strict = CastOptions {
+        safe: false,
+        ..CastOptions::default()
+    };
+    match (from, to) {
+        (DataType::Timestamp(_, Some(zone)), DataType::Timestamp(TimeUnit::Microsecond, None)) => {
+            // Casting to `None` would keep the instant in UTC; trips are told by the clock on
+            // the wall of the zone they were written in.
+            let zone: Tz = zone.parse()?;
+            let instants = cast_with_options(array, &local_timestamp(), &strict)?;
+            let instants = instants.as_primitive::<TimestampMicrosecondType>();
+            Ok(Arc::new(instants.unary_opt::<_, TimestampMicrosecondType>(
+                |us| wall_clock_us(us, zone),
+            )))
+        }
+        _ => cast_with_options(array, to, &strict),
+    }
+}
+
+/// The wall-clock time of an instant in a zone; none for instants no calendar reaches.
+fn wall_clock_us(instant_us: i64, zone: Tz) -> Option<i64> {
+    let utc = timestamp_us_to_datetime(instant_us)?;
+    let offset_s = zone.offset_from_utc_datetime(&utc).fix().local_minus_utc();
+    instant_us.checked_add(i64::from(offset_s) * 1_000_000)
+}
+
+fn local_timestamp() -> DataType {
+    DataType::Timestamp(TimeUnit::Microsecond, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{Array, Int32Array, LargeStringArray, TimestampNanosecondArray};
+    use proptest::prelude::*;
+
+    fn schema(columns: &[(&str, DataType)]) -> Schema {
+        Schema::new(
+            columns
+                .iter()
+                .map(|(n, t)| Field::new(*n, t.clone(), true))
+                .collect::<Vec<_>>(),
+        )
+    }
+
+    fn unify_all(schemas: &[Schema], matching: &Matching) -> Result<Unified, DataError> {
+        let paths: Vec<String> = (0..schemas.len()).map(|i| format!("f{i}")).collect();
+        let files: Vec<_> = schemas
+            .iter()
+            .zip(&paths)
+            .map(|(schema, path)| FileSchema { path, schema })
+            .collect();
+        unify(&files, matching)
+    }
+
+    fn zoned(zone: &str) -> DataType {
+        DataType::Timestamp(TimeUnit::Nanosecond, Some(zone.into()))
+    }
+
+    #[test]
+    fn two_months_that_differ_become_one_schema() {
+        let january = schema(&[
+            ("id", DataType::Int64),
+            ("rate", DataType::Float64),
+            ("fee", DataType::Null),
+            ("flag", DataType::Utf8),
+        ]);
+        let february = schema(&[
+            ("ID", DataType::Int32),
+            ("Rate", DataType::Int64),
+            ("fee", DataType::Float64),
+            ("flag", DataType::LargeUtf8),
+            ("extra", DataType::Int32),
+        ]);
+        let matching = Matching {
+            ignore_case: true,
+            ..Matching::default()
+        };
+        let unified = unify_all(&[january.clone(), february.clone()], &matching).unwrap();
+        let expected = schema(&[
+            ("id", DataType::Int64),
+            ("rate", DataType::Float64),
+            ("fee", DataType::Float64),
+            ("flag", DataType::Utf8),
+            ("extra", DataType::Int32),
+        ]);
+        assert_eq!(*unified.schema, expected);
+        assert_eq!(
+            unified.columns[0],
+            [Some(0), Some(1), Some(2), Some(3), None]
+        );
+        let strict = unify_all(&[january, february], &Matching::default()).unwrap();
+        assert_eq!(strict.schema.fields().len(), 7);
+    }
+
+    #[test]
+    fn an_alias_stays_when_all_agree_and_goes_when_they_do_not() {
+        let pickup = ColumnName {
+            name: "pickup".into(),
+            aliases: vec!["tpep_pickup".into(), "lpep_pickup".into()],
+            default_type: None,
+        };
+        let matching = Matching {
+            ignore_case: true,
+            names: vec![pickup],
+            ..Matching::default()
+        };
+        let yellow = schema(&[
+            ("fare", DataType::Float64),
+            ("TPEP_pickup", DataType::Int64),
+        ]);
+        let green = schema(&[
+            ("fare", DataType::Float64),
+            ("lpep_pickup", DataType::Int64),
+        ]);
+        let names = |u: Unified| {
+            u.schema
+                .fields()
+                .iter()
+                .map(|f| f.name().clone())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            names(unify_all(&[yellow.clone(), yellow.clone()], &matching).unwrap()),
+            ["tpep_pickup", "fare"]
+        );
+        assert_eq!(
+            names(unify_all(&[yellow, green], &matching).unwrap()),
+            ["pickup", "fare"]
+        );
+        let other = schema(&[("fare", DataType::Float64)]);
+        assert_eq!(names(unify_all(&[other], &matching).unwrap()), ["fare"]);
+    }
+
+    #[test]
+    fn a_missing_required_column_names_the_file() {
+        let matching = Matching {
+            required: vec!["fare".into()],
+            ignore_case: true,
+            ..Matching::default()
+        };
+        let error = unify_all(
+            &[
+                schema(&[("Fare", DataType::Int64)]),
+                schema(&[("x", DataType::Int64)]),
+            ],
+            &matching,
+        );
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            "f1 has no column fare; it has x"
+        );
+    }
+
+    #[test]
+    fn two_spellings_in_one_file_are_refused_unless_case_counts() {
+        let file = schema(&[("Fee", DataType::Int64), ("fee", DataType::Int64)]);
+        let matching = Matching {
+            ignore_case: true,
+            ..Matching::default()
+        };
+        assert!(matches!(
+            unify_all(std::slice::from_ref(&file), &matching),
+            Err(DataError::AmbiguousColumn { .. })
+        ));
+        assert!(unify_all(&[file], &Matching::default()).is_ok());
+    }
+
+    #[test]
+    fn types_without_a_common_one_name_both_files() {
+        let files = [
+            schema(&[("x", DataType::Utf8)]),
+            schema(&[("x", DataType::Int64)]),
+        ];
+        let text = unify_all(&files, &Matching::default())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            text.contains("Utf8 in f0") && text.contains("Int64 in f1"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn zones_become_the_clock_on_the_wall() {
+        // 2023-01-01T05:00Z and 2023-07-01T04:00Z are both midnight in New York.
+        let instants = vec![1_672_549_200_000_000_000, 1_688_184_000_000_000_000];
+        let array: ArrayRef = Arc::new(
+            TimestampNanosecondArray::from(instants.clone()).with_timezone("America/New_York"),
+        );
+        let local = conform_array(&array, &local_timestamp()).unwrap();
+        let local = local.as_primitive::<TimestampMicrosecondType>();
+        assert_eq!(
+            local.values()[..],
+            [1_672_531_200_000_000, 1_688_169_600_000_000]
+        );
+        let array: ArrayRef =
+            Arc::new(TimestampNanosecondArray::from(instants).with_timezone("UTC"));
+        let local = conform_array(&array, &local_timestamp()).unwrap();
+        assert_eq!(
+            local.as_primitive::<TimestampMicrosecondType>().value(0),
+            1_672_549_200_000_000
+        );
+        assert_eq!(
+            common_type(&zoned("UTC"), &local_timestamp()),
+            Some(local_timestamp())
+        );
+    }
+
+    #[test]
+    fn batches_conform() {
+        let batch = RecordBatch::try_from_iter([
+            ("n", Arc::new(Int32Array::from(vec![1, 2])) as ArrayRef),
+            (
+                "s",
+                Arc::new(LargeStringArray::from(vec!["a", "b"])) as ArrayRef,
+            ),
+        ])
+        .unwrap();
+        let to = Arc::new(schema(&[
+            ("s", DataType::Utf8),
+            ("n", DataType::Float64),
+            ("none", DataType::Float64),
+        ]));
+        let conform = Conform::new(Arc::clone(&to), vec![Some(1), Some(0), None]);
+        let out = conform.apply(&batch).unwrap();
+        assert_eq!(out.schema(), to);
+        assert_eq!(out.column(2).null_count(), 2);
+        let empty = Conform::new(Arc::new(Schema::empty()), vec![])
+            .apply(&batch)
+            .unwrap();
+        assert_eq!(empty.num_rows(), 2);
+    }
+
+    #[test]
+    fn a_schema_survives_the_wire() {
+        let schema = schema(&[
+            ("a", zoned("UTC")),
+            ("b", DataType::Utf8),
+            ("c", DataType::Null),
+        ]);
+        assert_eq!(wire::from_bytes(&wire::to_bytes(&schema)).unwrap(), schema);
+        assert!(wire::from_bytes(&[1, 2, 3]).is_err());
+    }
+
+    fn any_type() -> impl Strategy<Value = DataType> {
+        use DataType::*;
+        proptest::sample::select(vec![
+            Null,
+            Int8,
+            Int16,
+            Int32,
+            Int64,
+            UInt8,
+            UInt16,
+            UInt32,
+            UInt64,
+            Float32,
+            Float64,
+            Utf8,
+            Boolean,
+            Timestamp(TimeUnit::Nanosecond, None),
+            local_timestamp(),
+            zoned("UTC"),
+            Date32,
+        ])
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(3000))]
+        #[test]
+        fn common_types_do_not_depend_on_order(a in any_type(), b in any_type()) {
+            prop_assert_eq!(common_type(&a, &b), common_type(&b, &a));
+            if let Some(c) = common_type(&a, &b) {
+                prop_assert_eq!(common_type(&a, &c), Some(c.clone()));
+                prop_assert_eq!(common_type(&c, &b), Some(c));
+            }
+        }
+    }
+}
