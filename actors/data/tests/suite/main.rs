@@ -1,0 +1,5 @@
+//! Plans run over real files, in one thread, without workers.
+
+mod golden;
+mod pipeline;
+mod support;
