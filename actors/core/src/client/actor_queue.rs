@@ -1,0 +1,279 @@
+//! The calls of one actor made by this process: kept in order, and sent where the actor lives.
+//!
+//! ```text
+//!   Resolving ──alive──▶ Alive ──worker lost──▶ Resolving ──dead──▶ Dead
+//! ```
+//!
+//! A call leaves when all calls before it have left and its arguments are ready, so calls whose
+//! arguments become ready in any order still arrive in the order they were made.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use mobula_transport::{Address, MailboxId, Payload, ProcessAddr, ProcessId};
+use parking_lot::Mutex;
+
+use super::Client;
+use super::entry::{Entry, Outcome};
+use crate::error::Error;
+use crate::ids::ActorId;
+use crate::messages::{ActorLocation, KillActor, PushCalls, ResolveActor};
+use crate::value::{Encoding, Value};
+
+/// The most calls in one message.
+const BATCH_LIMIT: usize = 512;
+
+enum State {
+    Resolving,
+    Alive { worker: ProcessAddr, incarnation: u32 },
+    Dead(Box<Error>),
+}
+
+struct Waiting {
+    seq: u64,
+    ready: bool,
+}
+
+struct Inner {
+    state: State,
+    /// Calls that have not left, oldest first.
+    waiting: VecDeque<Waiting>,
+    /// Calls that have left and not ended.
+    in_flight: BTreeSet<u64>,
+    /// Settled when the constructor has returned.
+    ready: Vec<Arc<Entry>>,
+    /// The first incarnation has been seen alive, or the actor is dead.
+    constructed: bool,
+    /// A thread is sending calls; it will send what others add meanwhile, too.
+    sending: bool,
+}
+
+/// The calls of one actor made by this process.
+pub(crate) struct ActorQueue {
+    actor: ActorId,
+    class: String,
+    client: Client,
+    /// Whether the actor ends when the last handle in this process is dropped.
+    ends_with_handles: std::sync::atomic::AtomicBool,
+    inner: Mutex<Inner>,
+}
+
+impl ActorQueue {
+    pub(crate) fn new(actor: ActorId, class: String, client: &Client, ends_with_handles: bool) -> Arc<Self> {
+        Arc::new(Self {
+            actor,
+            class,
+            client: client.clone(),
+            ends_with_handles: ends_with_handles.into(),
+            inner: Mutex::new(Inner {
+                state: State::Resolving,
+                waiting: VecDeque::new(),
+                in_flight: BTreeSet::new(),
+                ready: Vec::new(),
+                constructed: false,
+                sending: false,
+            }),
+        })
+    }
+
+    pub(crate) fn actor(&self) -> ActorId {
+        self.actor
+    }
+
+    pub(crate) fn class(&self) -> &str {
+        &self.class
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// A handle has left the process: the actor now stays until its job ends or it is killed.
+    pub(crate) fn keep(&self) {
+        self.ends_with_handles.store(false, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// Adds a call, after all made before. `ready` says whether its arguments are.
+    pub(crate) fn enqueue(&self, seq: u64, ready: bool) {
+        let mut inner = self.inner.lock();
+        if let State::Dead(error) = &inner.state {
+            let error = error.clone();
+            drop(inner);
+            self.client.fail_pending(seq, &error);
+            return;
+        }
+        inner.waiting.push_back(Waiting { seq, ready });
+        drop(inner);
+        self.send_ready();
+    }
+
+    /// The arguments of a call are ready.
+    pub(crate) fn arguments_ready(&self, seq: u64) {
+        let mut inner = self.inner.lock();
+        if let Some(waiting) = inner.waiting.iter_mut().find(|waiting| waiting.seq == seq) {
+            waiting.ready = true;
+        }
+        drop(inner);
+        self.send_ready();
+    }
+
+    /// A call has failed before it left (an argument failed).
+    pub(crate) fn abandon(&self, seq: u64) {
+        self.inner.lock().waiting.retain(|waiting| waiting.seq != seq);
+        self.send_ready();
+    }
+
+    /// A call has ended.
+    pub(crate) fn done(&self, seq: u64) {
+        self.inner.lock().in_flight.remove(&seq);
+    }
+
+    /// `entry` is settled when the constructor has returned.
+    pub(crate) fn notify_ready(&self, entry: Arc<Entry>) {
+        let mut inner = self.inner.lock();
+        match &inner.state {
+            State::Dead(error) => {
+                let error = error.clone();
+                drop(inner);
+                entry.settle(Outcome::Failed(error));
+            }
+            _ if inner.constructed => {
+                drop(inner);
+                entry.settle(Outcome::Inline(unit()));
+            }
+            _ => inner.ready.push(entry),
+        }
+    }
+
+    /// Asks the GCS where the actor is, until it is alive or dead.
+    pub(crate) fn resolve(self: &Arc<Self>) {
+        let queue = Arc::downgrade(self);
+        let (client, actor) = (self.client.clone(), self.actor);
+        client.clone().ask_gcs(ResolveActor { actor }, move |answer| {
+            let Some(queue) = queue.upgrade() else { return };
+            match answer {
+                Ok(location) => queue.located(location),
+                Err(error) if client.is_open() && !matches!(error, mobula_transport::SendError::Closed) => {
+                    tracing::debug!(%actor, %error, "asking the GCS for the actor again");
+                    client.again_soon(move || queue.resolve());
+                }
+                Err(error) => queue.located(ActorLocation::Dead(Box::new(error.into()))),
+            }
+        });
+    }
+
+    /// The GCS said where the actor is.
+    pub(crate) fn located(&self, location: ActorLocation) {
+        let mut inner = self.inner.lock();
+        match location {
+            ActorLocation::Alive { worker, incarnation } => {
+                inner.state = State::Alive { worker, incarnation };
+                inner.constructed = true;
+                let ready = std::mem::take(&mut inner.ready);
+                drop(inner);
+                self.send_ready();
+                for entry in ready {
+                    entry.settle(Outcome::Inline(unit()));
+                }
+            }
+            ActorLocation::Dead(error) => {
+                inner.state = State::Dead(error.clone());
+                let ready = std::mem::take(&mut inner.ready);
+                let mut seqs: Vec<u64> = std::mem::take(&mut inner.in_flight).into_iter().collect();
+                seqs.extend(inner.waiting.drain(..).map(|waiting| waiting.seq));
+                drop(inner);
+                for entry in ready {
+                    entry.settle(Outcome::Failed(error.clone()));
+                }
+                for seq in seqs {
+                    self.client.fail_pending(seq, &error);
+                }
+            }
+        }
+    }
+
+    /// A worker process is gone. Calls that had left fail, for nobody knows whether they ran;
+    /// those that wait go to the next incarnation, if there is one.
+    pub(crate) fn process_lost(self: &Arc<Self>, process: ProcessId, why: &str) {
+        let mut inner = self.inner.lock();
+        if !matches!(&inner.state, State::Alive { worker, .. } if worker.id == process) {
+            return;
+        }
+        inner.state = State::Resolving;
+        let seqs = std::mem::take(&mut inner.in_flight);
+        drop(inner);
+        let error = Error::ActorDied { actor: self.actor, why: why.to_owned() };
+        for seq in seqs {
+            self.client.fail_pending(seq, &error);
+        }
+        self.resolve();
+    }
+
+    /// The worker answered a call with an actor-died error: ask the GCS what became of the actor.
+    pub(crate) fn suspect(self: &Arc<Self>) {
+        let mut inner = self.inner.lock();
+        if matches!(inner.state, State::Alive { .. }) {
+            inner.state = State::Resolving;
+            drop(inner);
+            self.resolve();
+        }
+    }
+
+    /// Fails every call; the session is over.
+    pub(crate) fn close(&self, error: &Error) {
+        self.keep();
+        self.located(ActorLocation::Dead(Box::new(error.clone())));
+    }
+
+    /// Sends the calls whose turn it is. One thread at a time, so that two threads' calls cannot
+    /// overtake each other; and not under the lock, because a worker in this process may answer
+    /// before the sending returns.
+    fn send_ready(&self) {
+        let mut inner = self.inner.lock();
+        if inner.sending {
+            return;
+        }
+        inner.sending = true;
+        while let State::Alive { worker, incarnation } = inner.state
+            && inner.waiting.front().is_some_and(|waiting| waiting.ready)
+        {
+            let mut calls = Vec::new();
+            let mut payload = Payload::new();
+            while calls.len() < BATCH_LIMIT
+                && let Some(waiting) = inner.waiting.pop_front_if(|waiting| waiting.ready)
+            {
+                let spec = self.client.0.pending.with(waiting.seq, |pending| {
+                    pending.attempt += 1;
+                    pending.to_spec(waiting.seq, &mut payload)
+                });
+                if let Some(spec) = spec {
+                    inner.in_flight.insert(waiting.seq);
+                    calls.push(spec);
+                }
+            }
+            drop(inner);
+            let push = PushCalls { client: self.client.address(), actor: self.actor, incarnation, calls };
+            let worker = Address { process: worker, mailbox: MailboxId::WORKER };
+            self.client.endpoint().send(Some(MailboxId::CLIENT), worker, push, payload);
+            inner = self.inner.lock();
+        }
+        inner.sending = false;
+    }
+}
+
+impl Drop for ActorQueue {
+    fn drop(&mut self) {
+        // Handles and pending calls keep the queue alive, so here every call has ended and nobody
+        // in this process can make another one.
+        if *self.ends_with_handles.get_mut() && !matches!(self.inner.get_mut().state, State::Dead(_)) {
+            let why = "the last handle to it was dropped".to_owned();
+            let kill = KillActor { actor: self.actor, no_restart: true, why };
+            self.client.tell_gcs(kill);
+        }
+    }
+}
+
+fn unit() -> Value {
+    // MessagePack's nil, which is how serde writes `()`.
+    Value::new(Encoding::MSGPACK, bytes::Bytes::from_static(&[0xc0]))
+}

@@ -1,0 +1,254 @@
+//! One object as this process knows it: pending, ready or failed, and who waits for it.
+//!
+//! An [`ObjectHandle`] is a counted reference to an [`Entry`]. When the last one in the process is
+//! dropped, an owned object that lies in a store is freed there.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use mobula_transport::Address;
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+
+use super::Client;
+use crate::error::Error;
+use crate::ids::ObjectId;
+use crate::messages::StoredObject;
+use crate::value::Value;
+
+/// How long a waiting thread polls before it sleeps. A sleeping thread costs about 50 µs to wake,
+/// so a short task is over sooner than its waiter could have gone to sleep and come back.
+const SPIN: Duration = Duration::from_micros(100);
+
+const PENDING: u8 = 0;
+const READY: u8 = 1;
+const FAILED: u8 = 2;
+
+/// What became of an object.
+#[derive(Clone, Debug)]
+pub(crate) enum Outcome {
+    /// Its value is here.
+    Inline(Value),
+    /// It lies in a store.
+    Stored(Box<StoredObject>),
+    /// There is none.
+    Failed(Box<Error>),
+}
+
+/// Who is told when an object is ready.
+pub(crate) enum Waiter {
+    /// A thread that waits for several objects.
+    Latch(Arc<Latch>),
+    /// Anything else.
+    Call(Box<dyn FnOnce() + Send>),
+}
+
+#[derive(Default)]
+struct Inner {
+    outcome: Option<Outcome>,
+    waiters: SmallVec<[Waiter; 1]>,
+    fetching: bool,
+}
+
+/// One object as this process knows it.
+pub(crate) struct Entry {
+    id: ObjectId,
+    /// The client to ask for it; `None` when this process owns it.
+    lender: Option<Address>,
+    state: AtomicU8,
+    /// Set when a reference has left the process inside a value; such an object stays until the
+    /// session ends.
+    pub(crate) exported: AtomicBool,
+    inner: Mutex<Inner>,
+    client: Client,
+}
+
+impl Entry {
+    pub(crate) fn new(id: ObjectId, lender: Option<Address>, client: &Client) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            lender,
+            state: AtomicU8::new(PENDING),
+            exported: AtomicBool::new(false),
+            inner: Mutex::default(),
+            client: client.clone(),
+        })
+    }
+
+    pub(crate) fn id(&self) -> ObjectId {
+        self.id
+    }
+
+    pub(crate) fn lender(&self) -> Option<Address> {
+        self.lender
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Whether it is ready or failed.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.state.load(Ordering::Acquire) != PENDING
+    }
+
+    pub(crate) fn outcome(&self) -> Option<Outcome> {
+        if self.is_settled() { self.inner.lock().outcome.clone() } else { None }
+    }
+
+    /// The first outcome is kept; a later one changes nothing.
+    pub(crate) fn settle(&self, outcome: Outcome) {
+        let waiters = {
+            let mut inner = self.inner.lock();
+            if inner.outcome.is_some() {
+                return;
+            }
+            let state = if matches!(outcome, Outcome::Failed(_)) { FAILED } else { READY };
+            inner.outcome = Some(outcome);
+            self.state.store(state, Ordering::Release);
+            std::mem::take(&mut inner.waiters)
+        };
+        for waiter in waiters {
+            match waiter {
+                Waiter::Latch(latch) => latch.count_down(),
+                Waiter::Call(call) => call(),
+            }
+        }
+        self.client.note_settled();
+    }
+
+    /// Adds a waiter, unless the object is settled: then the waiter comes back.
+    pub(crate) fn add_waiter(&self, waiter: Waiter) -> Result<(), Waiter> {
+        let mut inner = self.inner.lock();
+        if inner.outcome.is_some() {
+            return Err(waiter);
+        }
+        inner.waiters.push(waiter);
+        Ok(())
+    }
+
+    /// Calls `call` when the object is settled, at once if it is.
+    pub(crate) fn on_settled(&self, call: impl FnOnce() + Send + 'static) {
+        if let Err(Waiter::Call(call)) = self.add_waiter(Waiter::Call(Box::new(call))) {
+            call();
+        }
+    }
+
+    /// Whether this call is the one that should ask the lender for the object.
+    pub(crate) fn begin_fetch(&self) -> bool {
+        let mut inner = self.inner.lock();
+        if inner.outcome.is_some() || inner.fetching {
+            return false;
+        }
+        inner.fetching = true;
+        true
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        // Only an owner frees; a borrower's copy of the location means nothing to the store.
+        if self.lender.is_none()
+            && let Some(Outcome::Stored(stored)) = &self.inner.get_mut().outcome
+        {
+            self.client.free_stored(stored);
+        }
+    }
+}
+
+/// A counted reference to an object.
+///
+/// Cloning adds a local reference, dropping takes one away. It keeps its session's client alive.
+#[derive(Clone)]
+pub struct ObjectHandle(pub(crate) Arc<Entry>);
+
+impl ObjectHandle {
+    /// The object's id.
+    pub fn id(&self) -> ObjectId {
+        self.0.id()
+    }
+
+    /// Whether a value or an error is there, so that `get` would not wait for the work itself.
+    pub fn is_settled(&self) -> bool {
+        self.0.is_settled()
+    }
+
+    /// The client of the session that the handle belongs to.
+    pub fn client(&self) -> &Client {
+        self.0.client()
+    }
+}
+
+impl std::fmt::Debug for ObjectHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ObjectHandle({})", self.0.id())
+    }
+}
+
+/// Lets one thread wait until several things have happened.
+pub(crate) struct Latch {
+    remaining: AtomicUsize,
+    thread: Thread,
+}
+
+impl Latch {
+    pub(crate) fn new(count: usize) -> Arc<Self> {
+        Arc::new(Self { remaining: AtomicUsize::new(count), thread: std::thread::current() })
+    }
+
+    pub(crate) fn count_down(&self) {
+        // The thread handle outlives the latch's owner, so unparking it late does no harm.
+        if self.remaining.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.thread.unpark();
+        }
+    }
+
+    /// Waits on the thread that made the latch. `before_sleep` is called once, if polling was not
+    /// enough. Returns whether everything happened in time.
+    pub(crate) fn wait(&self, deadline: Option<Instant>, before_sleep: impl FnOnce()) -> bool {
+        let done = || self.remaining.load(Ordering::Acquire) == 0;
+        wait_until(done, deadline, before_sleep)
+    }
+}
+
+/// Polls for a moment, then sleeps until `done`; whoever makes it true unparks this thread.
+pub(crate) fn wait_until(done: impl Fn() -> bool, deadline: Option<Instant>, before_sleep: impl FnOnce()) -> bool {
+    if done() {
+        return true;
+    }
+    let start = Instant::now();
+    loop {
+        // Yielding gives the processor to whoever does the work, if it is waiting for one.
+        for _ in 0..16 {
+            std::thread::yield_now();
+            if done() {
+                return true;
+            }
+        }
+        let now = Instant::now();
+        if deadline.is_some_and(|deadline| now >= deadline) {
+            return done();
+        }
+        if now - start >= SPIN {
+            break;
+        }
+    }
+    before_sleep();
+    loop {
+        if done() {
+            return true;
+        }
+        match deadline {
+            None => std::thread::park(),
+            Some(deadline) => {
+                let now = Instant::now();
+                if now >= deadline {
+                    return done();
+                }
+                std::thread::park_timeout(deadline - now);
+            }
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! What others say to a client.
+
+use std::io::{Read, Seek, SeekFrom};
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use mobula_transport::{Address, Envelope, Mailbox, MailboxId, Message, Payload, Replier, SendError, Undelivered};
+
+use super::entry::{Entry, ObjectHandle, Outcome};
+use super::pending::Work;
+use super::{Client, Inner};
+use crate::error::Error;
+use crate::ids::ObjectId;
+use crate::messages::{
+    FetchBinary, GetObject, LeaseGranted, LeaseLost, LeasePending, LeaseRedirected, ReclaimIdle, ReturnLeases,
+    ReturnSpec, TaskDone, TaskOutcome, TasksReturned, WorkerOutput,
+};
+use crate::value::Value;
+
+/// The most bytes of a binary in one answer.
+const BINARY_PIECE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// A line that a worker printed.
+pub type OutputLine = WorkerOutput;
+
+pub(super) struct ClientMailbox(pub(super) Weak<Inner>);
+
+impl Mailbox for ClientMailbox {
+    fn deliver(&self, envelope: Envelope) {
+        let Some(client) = self.0.upgrade().map(Client) else {
+            envelope.reject(SendError::Closed);
+            return;
+        };
+        let kind = envelope.kind();
+        if kind == TaskDone::KIND {
+            if let Ok((done, mut request)) = envelope.open::<TaskDone>() {
+                client.task_done(done, request.take_payload());
+            }
+        } else if kind == LeaseGranted::KIND {
+            if let Ok((granted, request)) = envelope.open::<LeaseGranted>() {
+                let raylet = Address { process: request.from().process, mailbox: MailboxId::RAYLET };
+                client.lease_granted(granted, raylet);
+            }
+        } else if kind == GetObject::KIND {
+            if let Ok((question, request)) = envelope.open::<GetObject>() {
+                client.lend(question.object, request.into_replier());
+            }
+        } else {
+            client.rare(kind, envelope);
+        }
+    }
+}
+
+impl Client {
+    fn rare(&self, kind: u32, envelope: Envelope) {
+        let queue_of = |shape| self.0.queues.lock().get(shape).cloned();
+        if kind == LeaseRedirected::KIND {
+            if let Ok((redirected, request)) = envelope.open::<LeaseRedirected>()
+                && let Some(queue) = queue_of(&redirected.shape)
+            {
+                let from = Address { process: request.from().process, mailbox: MailboxId::RAYLET };
+                queue.redirected(self, from, redirected.to, redirected.count, redirected.hops);
+            }
+        } else if kind == LeaseLost::KIND {
+            if let Ok((lost, _)) = envelope.open::<LeaseLost>() {
+                self.process_lost(lost.worker.id, &lost.why);
+            }
+        } else if kind == LeasePending::KIND {
+            if let Ok((pending, _)) = envelope.open::<LeasePending>()
+                && pending.infeasible
+            {
+                tracing::warn!(demand = %pending.shape.demand, "no node can run this: {}", pending.why);
+            }
+        } else if kind == ReclaimIdle::KIND {
+            if envelope.open::<ReclaimIdle>().is_ok() {
+                let queues: Vec<_> = self.0.queues.lock().values().cloned().collect();
+                for queue in queues {
+                    queue.give_back_idle(self);
+                }
+            }
+        } else if kind == TasksReturned::KIND {
+            if let Ok((returned, _)) = envelope.open::<TasksReturned>() {
+                self.tasks_returned(returned);
+            }
+        } else if kind == WorkerOutput::KIND {
+            if let Ok((output, _)) = envelope.open::<WorkerOutput>()
+                && let Some(print) = &self.0.output
+            {
+                print(output);
+            }
+        } else if kind == FetchBinary::KIND {
+            if let Ok((fetch, request)) = envelope.open::<FetchBinary>() {
+                self.serve_binary(fetch, request.into_replier());
+            }
+        } else if kind == Undelivered::KIND {
+            if let Ok((what, _)) = envelope.open::<Undelivered>() {
+                tracing::debug!(to = %what.to, error = %what.error, "a message came back");
+                if what.to.mailbox == MailboxId::WORKER {
+                    self.process_lost(what.to.process.id, &what.error.to_string());
+                }
+            }
+        } else {
+            envelope.reject(SendError::UnknownMessage { kind, name: String::new() });
+        }
+    }
+
+    fn task_done(&self, done: TaskDone, payload: Payload) {
+        let Some(pending) = self.0.pending.take_attempt(done.seq, done.attempt) else { return };
+        let mut payload = payload.into_iter();
+        match done.outcome {
+            TaskOutcome::Returned(specs) => {
+                for (entry, spec) in pending.returns.iter().zip(specs) {
+                    entry.settle(match spec {
+                        ReturnSpec::Inline(encoding) => {
+                            Outcome::Inline(Value { encoding, data: payload.next().unwrap_or_default() })
+                        }
+                        ReturnSpec::Stored(stored) => Outcome::Stored(Box::new(stored)),
+                    });
+                }
+            }
+            TaskOutcome::Failed(error) => {
+                for entry in &pending.returns {
+                    entry.settle(Outcome::Failed(error.clone()));
+                }
+                if let (Error::ActorDied { .. }, Work::Call { actor }) = (&*error, &pending.work) {
+                    actor.suspect();
+                }
+            }
+        }
+        match &pending.work {
+            Work::Task { queue: Some(queue), lease: Some(lease), .. } => {
+                queue.done(self, *lease, done.seq, pending.id, done.run_us);
+            }
+            Work::Task { .. } => {}
+            Work::Call { actor } => actor.done(done.seq),
+        }
+    }
+
+    fn tasks_returned(&self, returned: TasksReturned) {
+        let queue = returned.seqs.iter().find_map(|seq| {
+            self.0.pending.with(*seq, |pending| match &pending.work {
+                Work::Task { queue, .. } => queue.clone(),
+                Work::Call { .. } => None,
+            })?
+        });
+        match queue {
+            Some(queue) => queue.reclaimed(self, returned.lease, &returned.seqs),
+            // Nothing was left to give back: the lease may be asked again.
+            None => {
+                let queues: Vec<_> = self.0.queues.lock().values().cloned().collect();
+                for queue in queues {
+                    queue.reclaimed(self, returned.lease, &[]);
+                }
+            }
+        }
+    }
+
+    fn lease_granted(&self, granted: LeaseGranted, raylet: Address) {
+        let queue = self.0.queues.lock().get(&granted.shape).cloned();
+        match queue {
+            Some(queue) => queue.granted(self, granted.lease, granted.worker, raylet),
+            None => {
+                let back = ReturnLeases { leases: vec![granted.lease] };
+                self.endpoint().send(Some(MailboxId::CLIENT), raylet, back, Payload::new());
+            }
+        }
+    }
+
+    /// Answers a borrower when the object is ready.
+    fn lend(&self, object: ObjectId, replier: Replier<Result<ReturnSpec, Error>>) {
+        let entry = self.0.exported.lock().get(&object).cloned();
+        let Some(entry) = entry else {
+            let why = "its owner does not know it any more".to_owned();
+            replier.reply(Err(Error::ObjectLost { object, why }));
+            return;
+        };
+        let handle = ObjectHandle(entry);
+        let settled: Arc<Entry> = handle.0.clone();
+        handle.0.on_settled(move || match settled.outcome() {
+            Some(Outcome::Inline(value)) => {
+                replier.reply_with(Ok(ReturnSpec::Inline(value.encoding)), vec![value.data]);
+            }
+            Some(Outcome::Stored(stored)) => replier.reply(Ok(ReturnSpec::Stored(*stored))),
+            Some(Outcome::Failed(error)) => replier.reply(Err(*error)),
+            None => replier.fail(SendError::Dropped),
+        });
+    }
+
+    fn serve_binary(&self, fetch: FetchBinary, replier: Replier<Result<u64, String>>) {
+        let Some(path) = self.0.binary.clone() else {
+            replier.reply(Err("this driver has no binary to give".to_owned()));
+            return;
+        };
+        // Reading a file may wait for a disk, which no thread that reads a socket does.
+        self.endpoint().runtime().spawn_blocking(move || {
+            let read = || -> std::io::Result<(u64, Vec<u8>)> {
+                let mut file = std::fs::File::open(&path)?;
+                let total = file.metadata()?.len();
+                file.seek(SeekFrom::Start(fetch.offset))?;
+                let mut piece = Vec::new();
+                file.take(fetch.length.min(BINARY_PIECE_BYTES)).read_to_end(&mut piece)?;
+                Ok((total, piece))
+            };
+            match read() {
+                Ok((total, piece)) => replier.reply_with(Ok(total), vec![Bytes::from(piece)]),
+                Err(error) => replier.reply(Err(format!("{}: {error}", path.display()))),
+            }
+        });
+    }
+}

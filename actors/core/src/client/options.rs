@@ -1,0 +1,106 @@
+//! What a caller may ask for, for one task or one actor.
+
+use std::sync::{Arc, OnceLock};
+
+use super::task_queue::TaskQueue;
+use crate::messages::{Strategy, WorkerKind};
+use crate::resources::{CPU, FRACTIONS_PER_UNIT, Resources};
+
+/// How often a task lost with its worker or node is run again, unless told otherwise.
+pub const DEFAULT_MAX_RETRIES: u32 = 3;
+
+/// The options of a task. Made once and shared by many calls: `Arc<TaskOptions>`.
+#[derive(Debug)]
+pub struct TaskOptions {
+    /// What it needs while it runs.
+    pub demand: Resources,
+    /// Where it may run.
+    pub strategy: Strategy,
+    /// In which kind of process.
+    pub kind: WorkerKind,
+    /// A name for people.
+    pub name: Option<String>,
+    /// How often it is run again when its worker or node is lost.
+    pub max_retries: u32,
+    /// How many values it returns.
+    pub returns: u32,
+    /// The queue of the session that used these options first, so that a call finds it without
+    /// looking its shape up.
+    pub(crate) queue: OnceLock<(u64, Arc<TaskQueue>)>,
+}
+
+impl Default for TaskOptions {
+    fn default() -> Self {
+        Self {
+            demand: one_cpu(),
+            strategy: Strategy::Default,
+            kind: WorkerKind::Shared,
+            name: None,
+            max_retries: DEFAULT_MAX_RETRIES,
+            returns: 1,
+            queue: OnceLock::new(),
+        }
+    }
+}
+
+impl Clone for TaskOptions {
+    fn clone(&self) -> Self {
+        Self {
+            demand: self.demand.clone(),
+            strategy: self.strategy.clone(),
+            kind: self.kind,
+            name: self.name.clone(),
+            max_retries: self.max_retries,
+            returns: self.returns,
+            queue: OnceLock::new(),
+        }
+    }
+}
+
+/// The options of an actor.
+#[derive(Debug, Clone)]
+pub struct ActorOptions {
+    /// Its public name.
+    pub name: Option<String>,
+    /// The namespace of the name; the session's unless given.
+    pub namespace: Option<String>,
+    /// What it holds while it lives; nothing by default.
+    pub demand: Resources,
+    /// What must be free to place it; one CPU by default.
+    pub placement_demand: Resources,
+    /// Where it may live.
+    pub strategy: Strategy,
+    /// In which kind of process.
+    pub kind: WorkerKind,
+    /// How many `&self` calls may run at once.
+    pub max_concurrency: u32,
+    /// How often it is made again after a failure of the system; -1 without end.
+    pub max_restarts: i32,
+    /// Whether it outlives its job.
+    pub detached: bool,
+    /// Whether a living actor of the same name is taken instead of failing.
+    pub get_if_exists: bool,
+}
+
+impl Default for ActorOptions {
+    fn default() -> Self {
+        Self {
+            name: None,
+            namespace: None,
+            demand: Resources::new(),
+            placement_demand: one_cpu(),
+            strategy: Strategy::Default,
+            kind: WorkerKind::Shared,
+            max_concurrency: 1,
+            max_restarts: 0,
+            detached: false,
+            get_if_exists: false,
+        }
+    }
+}
+
+fn one_cpu() -> Resources {
+    let mut demand = Resources::new();
+    demand.set(CPU, FRACTIONS_PER_UNIT);
+    demand
+}

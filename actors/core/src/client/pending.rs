@@ -1,0 +1,171 @@
+//! The work this process has submitted and not seen the end of.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+
+use mobula_transport::Payload;
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+
+use super::actor_queue::ActorQueue;
+use super::entry::{Entry, ObjectHandle, Outcome};
+use super::options::TaskOptions;
+use super::task_queue::TaskQueue;
+use crate::error::Error;
+use crate::ids::{FunctionId, LeaseId};
+use crate::messages::{ArgSpec, StoredObject, TaskSpec};
+use crate::registry::RemoteFunction;
+use crate::value::Value;
+
+/// An argument of a task or call.
+#[derive(Clone, Debug)]
+pub enum Arg {
+    /// A value, encoded.
+    Value(Value),
+    /// An object; the task runs when it is ready and gets its value.
+    Object(ObjectHandle),
+}
+
+/// Where a piece of work goes.
+pub(crate) enum Work {
+    Task { options: Arc<TaskOptions>, queue: Option<Arc<TaskQueue>>, lease: Option<LeaseId> },
+    Call { actor: Arc<ActorQueue> },
+}
+
+/// A task or call whose end has not been seen.
+pub(crate) struct Pending {
+    pub(crate) function: &'static RemoteFunction,
+    pub(crate) id: FunctionId,
+    pub(crate) args: SmallVec<[Arg; 2]>,
+    pub(crate) returns: SmallVec<[Arc<Entry>; 1]>,
+    /// From 1; 0 while it has not been pushed.
+    pub(crate) attempt: u32,
+    pub(crate) work: Work,
+}
+
+impl Pending {
+    /// The error of the first argument that failed: the work then fails with it, unrun.
+    pub(crate) fn failed_argument(&self) -> Option<Box<Error>> {
+        self.args.iter().find_map(|arg| match arg {
+            Arg::Object(handle) => match handle.0.outcome() {
+                Some(Outcome::Failed(error)) => Some(error),
+                _ => None,
+            },
+            Arg::Value(_) => None,
+        })
+    }
+
+    /// The arguments that lie in a store.
+    pub(crate) fn stored_arguments(&self) -> impl Iterator<Item = Box<StoredObject>> {
+        self.args.iter().filter_map(|arg| match arg {
+            Arg::Object(handle) => match handle.0.outcome() {
+                Some(Outcome::Stored(stored)) => Some(stored),
+                _ => None,
+            },
+            Arg::Value(_) => None,
+        })
+    }
+
+    /// What is sent to the worker; inline values are added to `payload`. Every argument has
+    /// settled before work is pushed.
+    pub(crate) fn to_spec(&self, seq: u64, payload: &mut Payload) -> TaskSpec {
+        let mut args = SmallVec::with_capacity(self.args.len());
+        for arg in &self.args {
+            match arg {
+                Arg::Value(value) => {
+                    payload.push(value.data.clone());
+                    args.push(ArgSpec::Inline(value.encoding));
+                }
+                Arg::Object(handle) => match handle.0.outcome() {
+                    Some(Outcome::Inline(value)) => {
+                        payload.push(value.data);
+                        args.push(ArgSpec::Inline(value.encoding));
+                    }
+                    Some(Outcome::Stored(stored)) => args.push(ArgSpec::Stored(*stored)),
+                    // The callers wait for every argument and fail the work if one failed.
+                    Some(Outcome::Failed(_)) | None => unreachable!("pushed with an unsettled argument"),
+                },
+            }
+        }
+        let name = match &self.work {
+            Work::Task { options, .. } => options.name.clone(),
+            Work::Call { .. } => None,
+        };
+        TaskSpec {
+            seq,
+            attempt: self.attempt,
+            function: self.id,
+            name,
+            args,
+            returns: self.returns.len() as u32,
+        }
+    }
+
+    /// All results fail with this error.
+    pub(crate) fn fail(self, error: &Error) {
+        for entry in self.returns {
+            entry.settle(Outcome::Failed(Box::new(error.clone())));
+        }
+    }
+}
+
+const SHARDS: usize = 16;
+
+/// Numbers that count up hash to themselves.
+#[derive(Default)]
+pub(crate) struct SeqHasher(u64);
+
+impl Hasher for SeqHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+    fn write_u64(&mut self, seq: u64) {
+        // The table takes its control byte from the high bits, which a plain counter leaves zero.
+        self.0 = seq.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+type Shard = HashMap<u64, Box<Pending>, BuildHasherDefault<SeqHasher>>;
+
+/// All pending work, by number.
+#[derive(Default)]
+pub(crate) struct PendingTable {
+    shards: [Mutex<Shard>; SHARDS],
+}
+
+impl PendingTable {
+    fn shard(&self, seq: u64) -> &Mutex<Shard> {
+        &self.shards[seq as usize % SHARDS]
+    }
+
+    pub(crate) fn insert(&self, seq: u64, pending: Box<Pending>) {
+        self.shard(seq).lock().insert(seq, pending);
+    }
+
+    /// Takes the work out, if this attempt is the current one.
+    pub(crate) fn take_attempt(&self, seq: u64, attempt: u32) -> Option<Box<Pending>> {
+        let mut shard = self.shard(seq).lock();
+        if shard.get(&seq).is_some_and(|pending| pending.attempt == attempt) { shard.remove(&seq) } else { None }
+    }
+
+    pub(crate) fn take(&self, seq: u64) -> Option<Box<Pending>> {
+        self.shard(seq).lock().remove(&seq)
+    }
+
+    pub(crate) fn with<R>(&self, seq: u64, f: impl FnOnce(&mut Pending) -> R) -> Option<R> {
+        self.shard(seq).lock().get_mut(&seq).map(|pending| f(pending))
+    }
+
+    /// Takes everything out, in the order it was submitted.
+    pub(crate) fn drain(&self) -> Vec<(u64, Box<Pending>)> {
+        let mut all: Vec<_> = self.shards.iter().flat_map(|shard| std::mem::take(&mut *shard.lock())).collect();
+        all.sort_by_key(|(seq, _)| *seq);
+        all
+    }
+}

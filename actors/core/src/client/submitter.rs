@@ -1,0 +1,403 @@
+//! The pure core of submitting: which task goes to which lease, and how many leases to ask for.
+//!
+//! One [`Submitter`] serves the tasks of one shape. It knows no clock, no socket and no thread:
+//! events and the time go in, [`Effect`]s come out.
+//!
+//! ```text
+//!   enqueue ──▶ queue ──▶ lease (up to about 2 ms of work each) ──▶ done
+//!                 ▲               │
+//!                 └── reclaimed ──┘   when a lease is stuck behind a long task
+//! ```
+//!
+//! A lease runs its tasks one after the other. How much is pushed ahead is bounded by time, not by
+//! number: the running time of each function is learned, a function never seen before counts as a
+//! full share. So a million tiny tasks travel in large batches, while long ones are handed out one
+//! by one to whoever is free.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use mobula_transport::{Address, ProcessAddr, ProcessId};
+
+use crate::ids::{FunctionId, LeaseId};
+
+/// How much work a lease is given ahead.
+const AHEAD_US: u64 = 2_000;
+/// How many tasks a lease is given ahead at most.
+const AHEAD_TASKS: usize = 1_024;
+/// With fewer tasks in flight a lease gets the next at once; with more, in batches of [`BATCH`].
+const EAGER_TASKS: usize = 16;
+/// How many tasks make a batch worth sending while the lease is busy.
+const BATCH: usize = 32;
+/// The most tasks in one message.
+const BATCH_LIMIT: usize = 512;
+/// How many leases may be asked for at once.
+const WANT_LIMIT: u64 = 256;
+/// An idle lease is given back after this long.
+const IDLE_US: u64 = 10_000;
+/// A lease with tasks waiting that has finished nothing for this long is stuck.
+const STUCK_US: u64 = 5_000;
+
+/// What the shell has to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// Send these tasks to the lease's worker.
+    Push { lease: LeaseId, worker: ProcessAddr, raylet: Address, tasks: Vec<u64> },
+    /// Tell the raylet how many leases are wanted in total.
+    Want { raylet: Address, target: u64, hops: u8 },
+    /// Give the lease back.
+    Return { raylet: Address, lease: LeaseId },
+    /// Ask the worker for tasks that it has not started.
+    Reclaim { lease: LeaseId, worker: ProcessAddr, at_most: u32 },
+}
+
+/// A task in the queue.
+#[derive(Debug, Clone, Copy)]
+struct Queued {
+    seq: u64,
+    function: FunctionId,
+    /// What it counts in `queued_us`.
+    estimate_us: u64,
+}
+
+#[derive(Debug)]
+struct Lease {
+    worker: ProcessAddr,
+    raylet: Address,
+    in_flight: VecDeque<(u64, u64)>,
+    ahead_us: u64,
+    idle_since_us: u64,
+    progress_us: u64,
+    reclaiming: bool,
+}
+
+#[derive(Debug, Default)]
+struct Asked {
+    target: u64,
+    answered: u64,
+    hops: u8,
+}
+
+/// The tasks of one shape and the leases they run under.
+#[derive(Debug)]
+pub(crate) struct Submitter {
+    home: Address,
+    queue: VecDeque<Queued>,
+    /// The estimated running time of the queue, as it was when each task was queued.
+    queued_us: u64,
+    leases: BTreeMap<LeaseId, Lease>,
+    asked: BTreeMap<Address, Asked>,
+    run_us: HashMap<FunctionId, u64>,
+}
+
+impl Submitter {
+    /// A submitter that asks the raylet at `home` first.
+    pub(crate) fn new(home: Address) -> Self {
+        Self {
+            home,
+            queue: VecDeque::new(),
+            queued_us: 0,
+            leases: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            run_us: HashMap::new(),
+        }
+    }
+
+    /// A task is ready to run.
+    pub(crate) fn enqueue(&mut self, seq: u64, function: FunctionId, now_us: u64, out: &mut Vec<Effect>) {
+        let estimate_us = self.estimate_us(function);
+        self.queued_us += estimate_us;
+        self.queue.push_back(Queued { seq, function, estimate_us });
+        self.fill(false, now_us, out);
+        self.ask(out);
+    }
+
+    /// A raylet granted a lease.
+    pub(crate) fn granted(
+        &mut self,
+        lease: LeaseId,
+        worker: ProcessAddr,
+        raylet: Address,
+        now_us: u64,
+        out: &mut Vec<Effect>,
+    ) {
+        let asked = self.asked.entry(raylet).or_default();
+        asked.answered += 1;
+        asked.target = asked.target.max(asked.answered);
+        self.leases.insert(
+            lease,
+            Lease {
+                worker,
+                raylet,
+                in_flight: VecDeque::new(),
+                ahead_us: 0,
+                idle_since_us: now_us,
+                progress_us: now_us,
+                reclaiming: false,
+            },
+        );
+        self.fill(true, now_us, out);
+        self.ask(out);
+    }
+
+    /// A raylet sends us to another one for `count` of the leases.
+    pub(crate) fn redirected(&mut self, from: Address, to: Address, count: u64, hops: u8, out: &mut Vec<Effect>) {
+        let asked = self.asked.entry(from).or_default();
+        asked.answered += count;
+        asked.target = asked.target.max(asked.answered);
+        let need = self.need().saturating_sub(self.outstanding());
+        let count = count.min(need);
+        if count > 0 {
+            let other = self.asked.entry(to).or_default();
+            other.target += count;
+            other.hops = hops;
+            out.push(Effect::Want { raylet: to, target: other.target, hops });
+        }
+        self.ask(out);
+    }
+
+    /// A task of this lease has ended, after running for `run_us`.
+    pub(crate) fn done(
+        &mut self,
+        lease: LeaseId,
+        seq: u64,
+        function: FunctionId,
+        run_us: u32,
+        now_us: u64,
+        out: &mut Vec<Effect>,
+    ) {
+        let run_us = u64::from(run_us).max(1);
+        let learned = self.run_us.entry(function).or_insert(run_us);
+        // Rises at once, so that a function that turned slow is not pushed ahead; falls slowly.
+        *learned = if run_us > *learned { run_us } else { (*learned * 7 + run_us) / 8 };
+        if let Some(state) = self.leases.get_mut(&lease) {
+            state.forget(seq);
+            state.progress_us = now_us;
+            if state.in_flight.is_empty() {
+                state.idle_since_us = now_us;
+            }
+        }
+        if !self.queue.is_empty() {
+            self.fill(false, now_us, out);
+            self.ask(out);
+        } else {
+            self.withdraw(out);
+        }
+    }
+
+    /// The worker gave these back unstarted.
+    pub(crate) fn reclaimed(
+        &mut self,
+        lease: LeaseId,
+        tasks: &[(u64, FunctionId)],
+        now_us: u64,
+        out: &mut Vec<Effect>,
+    ) {
+        if let Some(state) = self.leases.get_mut(&lease) {
+            state.reclaiming = false;
+            for (seq, _) in tasks {
+                state.forget(*seq);
+            }
+            if state.in_flight.is_empty() {
+                state.idle_since_us = now_us;
+            }
+        }
+        for (seq, function) in tasks.iter().rev() {
+            let estimate_us = self.estimate_us(*function);
+            self.queued_us += estimate_us;
+            self.queue.push_front(Queued { seq: *seq, function: *function, estimate_us });
+        }
+        self.fill(true, now_us, out);
+        self.ask(out);
+    }
+
+    /// The lease is gone with its worker. Returns the tasks that were in flight, in the order they
+    /// were pushed: the first one was running, the others had probably not started.
+    pub(crate) fn lost(&mut self, lease: LeaseId) -> Vec<u64> {
+        self.leases
+            .remove(&lease)
+            .map(|state| state.in_flight.into_iter().map(|(seq, _)| seq).collect())
+            .unwrap_or_default()
+    }
+
+    /// The leases whose worker is this process.
+    pub(crate) fn leases_of(&self, worker: ProcessId) -> Vec<LeaseId> {
+        self.leases.iter().filter(|(_, state)| state.worker.id == worker).map(|(id, _)| *id).collect()
+    }
+
+    /// A raylet is gone: what was asked of it will not come; ask at home for it.
+    pub(crate) fn raylet_lost(&mut self, raylet: ProcessId, out: &mut Vec<Effect>) {
+        self.asked.retain(|address, _| address.process.id != raylet || *address == self.home);
+        self.ask(out);
+    }
+
+    /// Time passes. Returns whether another tick is needed.
+    pub(crate) fn tick(&mut self, now_us: u64, out: &mut Vec<Effect>) -> bool {
+        self.give_back(now_us, IDLE_US, out);
+        for (id, state) in &mut self.leases {
+            let stuck = now_us.saturating_sub(state.progress_us) >= STUCK_US;
+            if stuck && !state.reclaiming && state.in_flight.len() > 1 {
+                state.reclaiming = true;
+                let at_most = (state.in_flight.len() - 1) as u32;
+                out.push(Effect::Reclaim { lease: *id, worker: state.worker, at_most });
+            }
+        }
+        if !self.queue.is_empty() {
+            self.fill(true, now_us, out);
+            self.estimate_again();
+            self.want_exactly(out);
+        }
+        !self.leases.is_empty() || !self.queue.is_empty()
+    }
+
+    /// Others wait for resources: give back what is idle now.
+    pub(crate) fn give_back_idle(&mut self, now_us: u64, out: &mut Vec<Effect>) {
+        self.give_back(now_us, 0, out);
+    }
+
+    /// The session ends: everything is given back and nothing is wanted any more.
+    pub(crate) fn close(&mut self, out: &mut Vec<Effect>) {
+        self.queue.clear();
+        self.queued_us = 0;
+        for (lease, state) in std::mem::take(&mut self.leases) {
+            out.push(Effect::Return { raylet: state.raylet, lease });
+        }
+        self.withdraw(out);
+    }
+
+    /// How many tasks wait for a lease.
+    pub(crate) fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    fn give_back(&mut self, now_us: u64, idle_us: u64, out: &mut Vec<Effect>) {
+        if !self.queue.is_empty() {
+            return;
+        }
+        self.leases.retain(|id, state| {
+            let idle = state.in_flight.is_empty() && now_us.saturating_sub(state.idle_since_us) >= idle_us;
+            if idle {
+                out.push(Effect::Return { raylet: state.raylet, lease: *id });
+            }
+            !idle
+        });
+    }
+
+    /// Hands out queued tasks. Unless `eager`, a busy lease is left alone until a batch is ready.
+    fn fill(&mut self, eager: bool, now_us: u64, out: &mut Vec<Effect>) {
+        while !self.queue.is_empty() {
+            // The least loaded lease; ties go to the lower id.
+            let Some((id, state)) = self
+                .leases
+                .iter_mut()
+                .filter(|(_, state)| !state.reclaiming && state.has_room())
+                .min_by_key(|(id, state)| (state.ahead_us, state.in_flight.len(), **id))
+            else {
+                return;
+            };
+            let busy = state.in_flight.len() >= EAGER_TASKS;
+            if busy && !eager && self.queue.len() < BATCH {
+                return;
+            }
+            if state.in_flight.is_empty() {
+                state.progress_us = now_us;
+            }
+            let mut tasks = Vec::new();
+            while tasks.len() < BATCH_LIMIT
+                && state.has_room()
+                && let Some(queued) = self.queue.pop_front()
+            {
+                let estimate = self.run_us.get(&queued.function).copied().unwrap_or(AHEAD_US);
+                // A long task does not go behind others: it would wait for them while another
+                // lease might be free.
+                if estimate >= AHEAD_US && !state.in_flight.is_empty() {
+                    self.queue.push_front(queued);
+                    break;
+                }
+                self.queued_us = self.queued_us.saturating_sub(queued.estimate_us);
+                state.in_flight.push_back((queued.seq, estimate));
+                state.ahead_us += estimate;
+                tasks.push(queued.seq);
+            }
+            if tasks.is_empty() {
+                return;
+            }
+            out.push(Effect::Push { lease: *id, worker: state.worker, raylet: state.raylet, tasks });
+        }
+    }
+
+    fn estimate_us(&self, function: FunctionId) -> u64 {
+        self.run_us.get(&function).copied().unwrap_or(AHEAD_US).min(AHEAD_US)
+    }
+
+    /// How many more leases the queue could use: one for each share of work ahead.
+    fn need(&self) -> u64 {
+        self.queued_us.div_ceil(AHEAD_US).clamp(1, WANT_LIMIT).min(self.queue.len() as u64)
+    }
+
+    /// What was unknown when a task was queued may be known now. Looks at the head of the queue
+    /// only and scales up, because a queue may hold a million tasks.
+    fn estimate_again(&mut self) {
+        let head = self.queue.len().min(AHEAD_TASKS);
+        if head == 0 {
+            self.queued_us = 0;
+            return;
+        }
+        let head_us: u64 = self.queue.iter().take(head).map(|queued| self.estimate_us(queued.function)).sum();
+        self.queued_us = head_us.saturating_mul(self.queue.len() as u64) / head as u64;
+    }
+
+    fn outstanding(&self) -> u64 {
+        self.asked.values().map(|asked| asked.target - asked.answered).sum()
+    }
+
+    /// Asks for more leases when that is clearly needed; small differences wait for the tick.
+    fn ask(&mut self, out: &mut Vec<Effect>) {
+        if self.queue.is_empty() {
+            return;
+        }
+        let outstanding = self.outstanding();
+        let need = self.need();
+        if need > outstanding && (outstanding <= 8 || need >= outstanding * 2) {
+            self.raise(need - outstanding, out);
+        }
+    }
+
+    fn want_exactly(&mut self, out: &mut Vec<Effect>) {
+        let (need, outstanding) = (self.need(), self.outstanding());
+        if need > outstanding {
+            self.raise(need - outstanding, out);
+        }
+    }
+
+    fn raise(&mut self, count: u64, out: &mut Vec<Effect>) {
+        let asked = self.asked.entry(self.home).or_default();
+        asked.target += count;
+        asked.hops = 0;
+        out.push(Effect::Want { raylet: self.home, target: asked.target, hops: 0 });
+    }
+
+    /// Nothing waits any more: withdraw what was asked for and has not come.
+    fn withdraw(&mut self, out: &mut Vec<Effect>) {
+        for (raylet, asked) in &mut self.asked {
+            if asked.target > asked.answered {
+                asked.target = asked.answered;
+                out.push(Effect::Want { raylet: *raylet, target: asked.target, hops: asked.hops });
+            }
+        }
+    }
+}
+
+impl Lease {
+    fn has_room(&self) -> bool {
+        self.ahead_us < AHEAD_US && self.in_flight.len() < AHEAD_TASKS
+    }
+
+    fn forget(&mut self, seq: u64) {
+        // Tasks end in the order they were pushed, unless one lent its CPU: usually the front.
+        if let Some(position) = self.in_flight.iter().position(|(other, _)| *other == seq)
+            && let Some((_, estimate)) = self.in_flight.remove(position)
+        {
+            self.ahead_us = self.ahead_us.saturating_sub(estimate);
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! The shell around a [`Submitter`]: one queue of tasks of one shape.
+
+use std::sync::Arc;
+
+use mobula_transport::{Address, MailboxId, Payload, ProcessAddr, ProcessId};
+use parking_lot::Mutex;
+
+use super::Client;
+use super::pending::Work;
+use super::submitter::{Effect, Submitter};
+use crate::error::Error;
+use crate::ids::{FunctionId, LeaseId};
+use crate::messages::{PushTasks, ReclaimTasks, ReturnLeases, Shape, WantLeases};
+
+/// One queue of tasks of one shape.
+pub(crate) struct TaskQueue {
+    shape: Shape,
+    submitter: Mutex<Submitter>,
+    /// The function submitted first, to name the need to people.
+    what: String,
+}
+
+impl std::fmt::Debug for TaskQueue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TaskQueue({:?})", self.shape)
+    }
+}
+
+impl TaskQueue {
+    pub(crate) fn new(shape: Shape, home: Address, what: String) -> Self {
+        Self { shape, submitter: Mutex::new(Submitter::new(home)), what }
+    }
+
+    /// A task is ready to run.
+    pub(crate) fn enqueue(self: &Arc<Self>, client: &Client, seq: u64, function: FunctionId) {
+        self.step(client, |submitter, now_us, out| submitter.enqueue(seq, function, now_us, out));
+        client.arm_ticker();
+    }
+
+    /// A raylet granted a lease.
+    pub(crate) fn granted(self: &Arc<Self>, client: &Client, lease: LeaseId, worker: ProcessAddr, raylet: Address) {
+        self.step(client, |submitter, now_us, out| submitter.granted(lease, worker, raylet, now_us, out));
+        client.arm_ticker();
+    }
+
+    /// A raylet sends us to another one.
+    pub(crate) fn redirected(self: &Arc<Self>, client: &Client, from: Address, to: Address, count: u64, hops: u8) {
+        self.step(client, |submitter, _, out| submitter.redirected(from, to, count, hops, out));
+    }
+
+    /// A task has ended.
+    pub(crate) fn done(self: &Arc<Self>, client: &Client, lease: LeaseId, seq: u64, function: FunctionId, run_us: u32) {
+        self.step(client, |submitter, now_us, out| submitter.done(lease, seq, function, run_us, now_us, out));
+    }
+
+    /// A worker gave tasks back.
+    pub(crate) fn reclaimed(self: &Arc<Self>, client: &Client, lease: LeaseId, seqs: &[u64]) {
+        let mut tasks = Vec::with_capacity(seqs.len());
+        for seq in seqs {
+            let function = client.0.pending.with(*seq, |pending| {
+                if let Work::Task { lease, .. } = &mut pending.work {
+                    *lease = None;
+                }
+                pending.id
+            });
+            if let Some(function) = function {
+                tasks.push((*seq, function));
+            }
+        }
+        self.step(client, |submitter, now_us, out| submitter.reclaimed(lease, &tasks, now_us, out));
+    }
+
+    /// The worker of a lease is gone. The first task in flight was running and is charged with an
+    /// attempt; those behind it run again uncharged.
+    pub(crate) fn lost(self: &Arc<Self>, client: &Client, lease: LeaseId, why: &str) {
+        let in_flight = self.submitter.lock().lost(lease);
+        for (position, seq) in in_flight.into_iter().enumerate() {
+            let again = client.0.pending.with(seq, |pending| {
+                let Work::Task { options, lease, .. } = &mut pending.work else { return None };
+                *lease = None;
+                let attempts = options.max_retries.saturating_add(1);
+                if position == 0 && pending.attempt >= attempts {
+                    let function = pending.function.name.to_owned();
+                    return Some(Err(Error::WorkerDied { function, why: why.to_owned(), attempt: pending.attempt, attempts }));
+                }
+                Some(Ok((pending.id, position == 0)))
+            });
+            match again.flatten() {
+                None => {}
+                Some(Err(error)) => {
+                    if let Some(pending) = client.0.pending.take(seq) {
+                        pending.fail(&error);
+                    }
+                }
+                Some(Ok((function, charged))) => {
+                    tracing::warn!(task = seq, why, charged, "a worker was lost; the task runs again");
+                    if !charged {
+                        // Pushing counts the attempt up again.
+                        client.0.pending.with(seq, |pending| pending.attempt = pending.attempt.saturating_sub(1));
+                    }
+                    self.enqueue(client, seq, function);
+                }
+            }
+        }
+    }
+
+    /// A process is gone; its leases with it.
+    pub(crate) fn process_lost(self: &Arc<Self>, client: &Client, process: ProcessId, why: &str) {
+        let leases = self.submitter.lock().leases_of(process);
+        for lease in leases {
+            self.lost(client, lease, why);
+        }
+        self.step(client, |submitter, _, out| submitter.raylet_lost(process, out));
+    }
+
+    /// Time passes. Returns whether another tick is needed.
+    pub(crate) fn tick(self: &Arc<Self>, client: &Client) -> bool {
+        let mut again = false;
+        self.step(client, |submitter, now_us, out| again = submitter.tick(now_us, out));
+        again
+    }
+
+    /// Others wait for resources.
+    pub(crate) fn give_back_idle(self: &Arc<Self>, client: &Client) {
+        self.step(client, |submitter, now_us, out| submitter.give_back_idle(now_us, out));
+    }
+
+    /// How many tasks wait for a lease.
+    pub(crate) fn queued(&self) -> usize {
+        self.submitter.lock().queued()
+    }
+
+    /// Gives every lease back; called when the session ends.
+    pub(crate) fn close(self: &Arc<Self>, client: &Client) {
+        self.step(client, |submitter, _, out| submitter.close(out));
+    }
+
+    fn step(self: &Arc<Self>, client: &Client, event: impl FnOnce(&mut Submitter, u64, &mut Vec<Effect>)) {
+        let mut effects = Vec::new();
+        let now_us = client.now_us();
+        event(&mut self.submitter.lock(), now_us, &mut effects);
+        // Effects are carried out after the lock is released: a push to a worker in this process
+        // may run into `done` on another thread before it returns.
+        for effect in effects {
+            self.carry_out(client, effect);
+        }
+    }
+
+    fn carry_out(self: &Arc<Self>, client: &Client, effect: Effect) {
+        let from = Some(MailboxId::CLIENT);
+        let endpoint = client.endpoint();
+        match effect {
+            Effect::Push { lease, worker, raylet, tasks } => self.push(client, lease, worker, raylet, &tasks),
+            Effect::Want { raylet, target, hops } => {
+                let want = WantLeases {
+                    client: client.address(),
+                    shape: self.shape.clone(),
+                    target,
+                    what: self.what.clone(),
+                    hops,
+                };
+                endpoint.send(from, raylet, want, Payload::new());
+            }
+            Effect::Return { raylet, lease } => {
+                endpoint.send(from, raylet, ReturnLeases { leases: vec![lease] }, Payload::new());
+            }
+            Effect::Reclaim { lease, worker, at_most } => {
+                let reclaim = ReclaimTasks { lease, client: client.address(), at_most };
+                endpoint.send(from, Address { process: worker, mailbox: MailboxId::WORKER }, reclaim, Payload::new());
+            }
+        }
+    }
+
+    fn push(
+        self: &Arc<Self>,
+        client: &Client,
+        lease: LeaseId,
+        worker: ProcessAddr,
+        raylet: Address,
+        seqs: &[u64],
+    ) {
+        let mut payload = Payload::with_capacity(seqs.len());
+        let mut tasks = Vec::with_capacity(seqs.len());
+        for seq in seqs {
+            let spec = client.0.pending.with(*seq, |pending| {
+                pending.attempt += 1;
+                if let Work::Task { lease: under, .. } = &mut pending.work {
+                    *under = Some(lease);
+                }
+                pending.to_spec(*seq, &mut payload)
+            });
+            tasks.extend(spec);
+        }
+        let push = PushTasks { client: client.address(), job: client.job(), lease, raylet, tasks };
+        let worker = Address { process: worker, mailbox: MailboxId::WORKER };
+        client.endpoint().send(Some(MailboxId::CLIENT), worker, push, payload);
+    }
+}

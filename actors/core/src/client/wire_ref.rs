@@ -1,0 +1,89 @@
+//! References inside values: how an [`ObjectHandle`] leaves a process and arrives in another.
+//!
+//! ```text
+//!   0        16     24      28       29            45     47
+//!   | owner  | seq  | index | family | IP address  | port |    little-endian
+//! ```
+//!
+//! An owned object whose reference leaves stays until the owner's session ends, since who holds
+//! it elsewhere is not counted.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use mobula_transport::{Address, MailboxId, ProcessAddr, ProcessId};
+use uuid::Uuid;
+
+use super::Client;
+use super::entry::{Entry, ObjectHandle};
+use crate::error::Error;
+use crate::ids::ObjectId;
+
+/// The length of a reference on the wire.
+pub const WIRE_REF_BYTES: usize = 47;
+
+impl ObjectHandle {
+    /// The reference as it travels inside a value.
+    pub fn to_wire(&self) -> [u8; WIRE_REF_BYTES] {
+        let client = self.client();
+        client.export(&self.0);
+        let id = self.id();
+        let owner = self.0.lender().unwrap_or_else(|| client.address()).process;
+        let mut wire = [0; WIRE_REF_BYTES];
+        wire[..16].copy_from_slice(id.owner.0.as_bytes());
+        wire[16..24].copy_from_slice(&id.seq.to_le_bytes());
+        wire[24..28].copy_from_slice(&id.index.to_le_bytes());
+        match owner.socket.ip() {
+            IpAddr::V4(ip) => {
+                wire[28] = 4;
+                wire[29..33].copy_from_slice(&ip.octets());
+            }
+            IpAddr::V6(ip) => {
+                wire[28] = 6;
+                wire[29..45].copy_from_slice(&ip.octets());
+            }
+        }
+        wire[45..].copy_from_slice(&owner.socket.port().to_le_bytes());
+        wire
+    }
+}
+
+impl Client {
+    /// The handle for a reference that arrived inside a value.
+    ///
+    /// # Errors
+    /// [`Error::Codec`] when the bytes are no reference.
+    pub fn handle_from_wire(&self, wire: &[u8]) -> Result<ObjectHandle, Error> {
+        let broken = |why: &str| Error::Codec {
+            what: "an object reference".to_owned(),
+            doing: "decoded".to_owned(),
+            why: why.to_owned(),
+        };
+        let wire: &[u8; WIRE_REF_BYTES] = wire.try_into().map_err(|_| broken("it has the wrong length"))?;
+        let take = |from: usize, to: usize| &wire[from..to];
+        let array = |from: usize| -> [u8; 16] {
+            let mut bytes = [0; 16];
+            bytes.copy_from_slice(take(from, from + 16));
+            bytes
+        };
+        let mut seq = [0; 8];
+        seq.copy_from_slice(take(16, 24));
+        let mut index = [0; 4];
+        index.copy_from_slice(take(24, 28));
+        let owner = ProcessId(Uuid::from_bytes(array(0)));
+        let id = ObjectId { owner, seq: u64::from_le_bytes(seq), index: u32::from_le_bytes(index) };
+        if owner == self.endpoint().process().id {
+            return match self.0.exported.lock().get(&id) {
+                Some(entry) => Ok(ObjectHandle(entry.clone())),
+                None => Err(Error::ObjectLost { object: id, why: "its owner does not know it any more".to_owned() }),
+            };
+        }
+        let ip = match wire[28] {
+            4 => IpAddr::V4(Ipv4Addr::new(wire[29], wire[30], wire[31], wire[32])),
+            6 => IpAddr::V6(Ipv6Addr::from(array(29))),
+            _ => return Err(broken("it has an unknown address family")),
+        };
+        let socket = SocketAddr::new(ip, u16::from_le_bytes([wire[45], wire[46]]));
+        let lender = Address { process: ProcessAddr { id: owner, socket }, mailbox: MailboxId::CLIENT };
+        Ok(ObjectHandle(Entry::new(id, Some(lender), self)))
+    }
+}
