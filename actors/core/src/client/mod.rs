@@ -35,7 +35,8 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use self::actor_queue::ActorQueue;
-use self::entry::{Entry, Latch, Outcome, Waiter, wait_until};
+use self::entry::{Entry, Latch, Outcome, Waiter};
+pub(crate) use self::entry::wait_until;
 use self::pending::{Pending, PendingTable, Work};
 use self::task_queue::TaskQueue;
 use crate::error::Error;

@@ -1,1 +1,402 @@
 //! Runs tasks as short-lived actors in its slots, and hosts user actors.
+//!
+//! The worker's mailbox ([`MailboxId::WORKER`]) only sorts: it never runs user code. Tasks go to
+//! the queue of their lease, calls to the mailbox of their actor; both are drained by slot
+//! threads. Arguments that lie in a store are brought here before the task is queued.
+//!
+//! ```text
+//!   PushTasks ─▶ arguments here? ─▶ LeaseQueue ─┐
+//!                                               ├─▶ slot thread ─▶ user code ─▶ TaskDone
+//!   PushCalls ─▶ place in the order ▶ ActorCell ┘
+//! ```
+//!
+//! A panic ends the call (for an actor, the actor), never the worker. The entry type is
+//! [`Worker`]; worker *processes* are started by [`crate::raylet`] and [`crate::node`].
+
+mod actor;
+mod call;
+mod current;
+mod history;
+mod lease;
+mod slots;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use mobula_transport::{Address, Endpoint, Envelope, Mailbox, MailboxId, Message, Payload, Replier, SendError};
+use parking_lot::Mutex;
+
+use self::actor::ActorCell;
+use self::call::{Call, Ended, wrong_kind};
+use self::history::History;
+use self::lease::LeaseQueue;
+use self::slots::{Runnable, Slots};
+use crate::client::Client;
+use crate::error::Error;
+use crate::ids::{ActorId, LeaseId};
+use crate::messages::{
+    ArgSpec, ListTasks, PushCalls, PushTasks, ReclaimTasks, StartActor, StopActor, StopWorker, TaskInfo, TaskSpec,
+    TasksReturned, WorkerConfig,
+};
+use crate::registry::{Code, DuplicateFunction, Registry};
+use crate::store::StoreClient;
+use crate::value::Value;
+
+pub use self::current::block_on;
+pub(crate) use self::current::lend_cpu;
+
+/// How long bringing an argument to this node may take; its progress is watched below this.
+const ARGUMENT_DEADLINE: Duration = Duration::from_secs(600);
+
+/// Queues of ended leases are forgotten when there are more than this.
+const LEASES_KEPT: usize = 256;
+
+/// What a worker needs to know.
+pub struct WorkerSetup {
+    /// The process's endpoint.
+    pub endpoint: Endpoint,
+    /// The client through which user code in this process submits work of its own.
+    pub client: Client,
+    /// The node's store.
+    pub store: StoreClient,
+    /// What the raylet answered to [`crate::messages::RegisterWorker`].
+    pub config: WorkerConfig,
+    /// The GCS.
+    pub gcs: Address,
+}
+
+/// A worker of this process.
+pub struct Worker(Arc<WorkerShared>);
+
+pub(crate) struct WorkerShared {
+    endpoint: Endpoint,
+    client: Client,
+    store: StoreClient,
+    config: WorkerConfig,
+    gcs: Address,
+    registry: &'static Registry,
+    slots: Slots,
+    leases: Mutex<HashMap<LeaseId, Arc<LeaseQueue>>>,
+    actors: Mutex<HashMap<ActorId, Arc<ActorCell>>>,
+    history: History,
+    stop: tokio::sync::watch::Sender<Option<String>>,
+}
+
+impl Worker {
+    /// Starts the worker at [`MailboxId::WORKER`] of the endpoint.
+    ///
+    /// # Errors
+    /// [`DuplicateFunction`] when two functions are registered under one name.
+    pub fn start(setup: WorkerSetup) -> Result<Self, DuplicateFunction> {
+        call::install_panic_hook();
+        let shared = Arc::new(WorkerShared {
+            slots: Slots::start(setup.config.slots as usize),
+            registry: Registry::global()?,
+            endpoint: setup.endpoint,
+            client: setup.client,
+            store: setup.store,
+            config: setup.config,
+            gcs: setup.gcs,
+            leases: Mutex::default(),
+            actors: Mutex::default(),
+            history: History::default(),
+            stop: tokio::sync::watch::Sender::new(None),
+        });
+        shared.endpoint.attach(MailboxId::WORKER, Arc::new(WorkerMailbox(shared.clone())));
+        Ok(Self(shared))
+    }
+
+    /// Resolves when the raylet has told the worker to leave, with the reason.
+    pub async fn told_to_stop(&self) -> String {
+        let mut stop = self.0.stop.subscribe();
+        match stop.wait_for(Option::is_some).await {
+            Ok(why) => why.clone().unwrap_or_default(),
+            Err(_) => "the worker is gone".to_owned(),
+        }
+    }
+
+    /// Ends all actors and lets the threads leave. User code that runs is not interrupted.
+    pub fn shutdown(&self) {
+        self.0.endpoint.detach(MailboxId::WORKER);
+        let actors: Vec<_> = self.0.actors.lock().drain().map(|(_, actor)| actor).collect();
+        for actor in actors {
+            actor.stop("its worker was shut down", false);
+        }
+        self.0.leases.lock().clear();
+        self.0.slots.stop();
+    }
+}
+
+struct WorkerMailbox(Arc<WorkerShared>);
+
+impl Mailbox for WorkerMailbox {
+    fn deliver(&self, envelope: Envelope) {
+        let worker = &self.0;
+        let kind = envelope.kind();
+        if kind == PushTasks::KIND {
+            if let Ok((push, mut request)) = envelope.open::<PushTasks>() {
+                worker.push_tasks(push, request.take_payload());
+            }
+        } else if kind == PushCalls::KIND {
+            if let Ok((push, mut request)) = envelope.open::<PushCalls>() {
+                worker.push_calls(push, request.take_payload());
+            }
+        } else if kind == ReclaimTasks::KIND {
+            if let Ok((reclaim, _)) = envelope.open::<ReclaimTasks>() {
+                worker.reclaim(&reclaim);
+            }
+        } else if kind == StartActor::KIND {
+            if let Ok((start, mut request)) = envelope.open::<StartActor>() {
+                let payload = request.take_payload();
+                worker.start_actor(start, payload, request.into_replier());
+            }
+        } else if kind == StopActor::KIND {
+            if let Ok((stop, _)) = envelope.open::<StopActor>() {
+                let actor = worker.actors.lock().get(&stop.actor).cloned();
+                if let Some(actor) = actor {
+                    actor.stop(&stop.why, false);
+                }
+            }
+        } else if kind == StopWorker::KIND {
+            if let Ok((stop, _)) = envelope.open::<StopWorker>() {
+                worker.stop.send_replace(Some(stop.why));
+            }
+        } else if kind == ListTasks::KIND {
+            if let Ok((_, request)) = envelope.open::<ListTasks>() {
+                request.reply(worker.list_tasks());
+            }
+        } else if kind == mobula_transport::Undelivered::KIND {
+            // An owner that is gone needs no answer.
+        } else {
+            envelope.reject(SendError::UnknownMessage { kind, name: String::new() });
+        }
+    }
+}
+
+impl WorkerShared {
+    fn push_tasks(self: &Arc<Self>, push: PushTasks, payload: Payload) {
+        let queue = self.lease_queue(push.lease, push.raylet);
+        let mut parts = payload.into_iter();
+        let mut here = Vec::with_capacity(push.tasks.len());
+        for spec in push.tasks {
+            let inline: Vec<bytes::Bytes> = parts.by_ref().take(inline_count(&spec)).collect();
+            if is_inline(&spec) {
+                here.push(Call { client: push.client, args: inline_values(&spec, inline), spec });
+                continue;
+            }
+            let queue = queue.clone();
+            self.bring(push.client, spec, inline, move |worker, client, spec, result| match result {
+                Ok(args) => queue.push([Call { client, spec, args }]),
+                Err(error) => worker.tell(client, spec, Ended::Failed(error), Instant::now()),
+            });
+        }
+        queue.push(here);
+    }
+
+    fn push_calls(self: &Arc<Self>, push: PushCalls, payload: Payload) {
+        let cell = self.actors.lock().get(&push.actor).cloned();
+        let cell = cell.filter(|cell| cell.incarnation == push.incarnation);
+        let mut parts = payload.into_iter();
+        for spec in push.calls {
+            let inline: Vec<bytes::Bytes> = parts.by_ref().take(inline_count(&spec)).collect();
+            let Some(cell) = &cell else {
+                let why = "it does not live in this worker any more".to_owned();
+                let error = Error::ActorDied { actor: push.actor, why };
+                self.tell(push.client, spec, Ended::Failed(error), Instant::now());
+                continue;
+            };
+            if is_inline(&spec) {
+                cell.push(Call { client: push.client, args: inline_values(&spec, inline), spec });
+                continue;
+            }
+            let slot = cell.reserve();
+            let cell = cell.clone();
+            self.bring(push.client, spec, inline, move |worker, client, spec, result| match result {
+                Ok(args) => cell.fill(slot, Some(Call { client, spec, args })),
+                Err(error) => {
+                    cell.fill(slot, None);
+                    worker.tell(client, spec, Ended::Failed(error), Instant::now());
+                }
+            });
+        }
+    }
+
+    /// Brings the arguments that lie in a store to this node, then calls `then`.
+    fn bring(
+        self: &Arc<Self>,
+        client: Address,
+        spec: TaskSpec,
+        inline: Vec<bytes::Bytes>,
+        then: impl FnOnce(&Arc<Self>, Address, TaskSpec, Result<Vec<Value>, Error>) + Send + 'static,
+    ) {
+        let stored: Vec<_> = spec
+            .args
+            .iter()
+            .enumerate()
+            .filter_map(|(position, arg)| match arg {
+                ArgSpec::Stored(stored) => Some((position, stored.clone())),
+                ArgSpec::Inline(_) => None,
+            })
+            .collect();
+        let remaining = AtomicUsize::new(stored.len());
+        let values: Mutex<Vec<Option<Value>>> = Mutex::new(vec![None; spec.args.len()]);
+        {
+            let mut values = values.lock();
+            let mut inline = inline.into_iter();
+            for (position, arg) in spec.args.iter().enumerate() {
+                if let ArgSpec::Inline(encoding) = arg {
+                    values[position] =
+                        Some(Value { encoding: *encoding, data: inline.next().unwrap_or_default() });
+                }
+            }
+        }
+        let finish = Mutex::new(Some((spec, then)));
+        let gate = Arc::new((remaining, values, finish, Mutex::new(None::<Error>)));
+        for (position, object) in stored {
+            let (gate, worker) = (gate.clone(), self.clone());
+            self.store.get(&object, ARGUMENT_DEADLINE, move |result| {
+                let (remaining, values, finish, failure) = &*gate;
+                match result {
+                    Ok(value) => values.lock()[position] = Some(value),
+                    Err(error) => {
+                        failure.lock().get_or_insert(error);
+                    }
+                }
+                if remaining.fetch_sub(1, Ordering::AcqRel) == 1
+                    && let Some((spec, then)) = finish.lock().take()
+                {
+                    let result = match failure.lock().take() {
+                        Some(error) => Err(error),
+                        None => Ok(std::mem::take(&mut *values.lock()).into_iter().flatten().collect()),
+                    };
+                    then(&worker, client, spec, result);
+                }
+            });
+        }
+    }
+
+    fn lease_queue(self: &Arc<Self>, lease: LeaseId, raylet: Address) -> Arc<LeaseQueue> {
+        let mut leases = self.leases.lock();
+        if leases.len() > LEASES_KEPT && !leases.contains_key(&lease) {
+            leases.retain(|_, queue| !queue.is_idle());
+        }
+        leases.entry(lease).or_insert_with(|| LeaseQueue::new(lease, raylet, self.clone())).clone()
+    }
+
+    fn reclaim(&self, reclaim: &ReclaimTasks) {
+        let queue = self.leases.lock().get(&reclaim.lease).cloned();
+        let seqs = queue.map_or_else(Vec::new, |queue| queue.reclaim(reclaim.client, reclaim.at_most as usize));
+        let returned = TasksReturned { lease: reclaim.lease, seqs };
+        self.endpoint.send(Some(MailboxId::WORKER), reclaim.client, returned, Payload::new());
+    }
+
+    fn start_actor(
+        self: &Arc<Self>,
+        start: StartActor,
+        payload: Payload,
+        replier: Replier<Result<(), Error>>,
+    ) {
+        // The constructor's arguments are brought like those of a call.
+        let spec = TaskSpec {
+            seq: 0,
+            attempt: start.incarnation + 1,
+            function: start.spec.constructor,
+            name: start.spec.name.clone(),
+            args: start.spec.args.clone(),
+            returns: 0,
+        };
+        let owner = start.spec.owner;
+        let construct = move |worker: &Arc<Self>, result: Result<Vec<Value>, Error>| match result {
+            Err(error) => replier.reply(Err(error)),
+            Ok(args) => {
+                let construction = Construction {
+                    worker: worker.clone(),
+                    work: Mutex::new(Some((start, args, replier))),
+                };
+                worker.slots.schedule(Arc::new(construction));
+            }
+        };
+        if is_inline(&spec) {
+            construct(self, Ok(inline_values(&spec, payload)));
+        } else {
+            self.bring(owner, spec, payload, move |worker, _, _, result| construct(worker, result));
+        }
+    }
+
+    fn forget_actor(&self, actor: ActorId, incarnation: u32) {
+        let mut actors = self.actors.lock();
+        if actors.get(&actor).is_some_and(|cell| cell.incarnation == incarnation) {
+            actors.remove(&actor);
+        }
+    }
+
+    fn list_tasks(&self) -> Vec<TaskInfo> {
+        let mut tasks = Vec::new();
+        let leases: Vec<_> = self.leases.lock().values().cloned().collect();
+        for lease in leases {
+            lease.describe(&mut tasks);
+        }
+        let actors: Vec<_> = self.actors.lock().values().cloned().collect();
+        for actor in actors {
+            actor.describe(&mut tasks);
+        }
+        self.history.describe(self, &mut tasks);
+        tasks
+    }
+}
+
+/// An actor's constructor, waiting for a thread.
+struct Construction {
+    worker: Arc<WorkerShared>,
+    work: Mutex<Option<(StartActor, Vec<Value>, Replier<Result<(), Error>>)>>,
+}
+
+impl Runnable for Construction {
+    fn run(self: Arc<Self>) {
+        let Some((start, args, replier)) = self.work.lock().take() else { return };
+        let worker = &self.worker;
+        let built = worker.function(start.spec.constructor).and_then(|function| match function.code {
+            Code::Constructor(code) => worker.run_code(function, || code(args)).map_err(|(error, _)| error),
+            _ => Err(wrong_kind(function, "a constructor")),
+        });
+        match built {
+            Err(error) => replier.reply(Err(error)),
+            Ok(instance) => {
+                let spec = start.spec;
+                let actor = spec.actor;
+                let cell = ActorCell::new(
+                    actor,
+                    start.incarnation,
+                    spec.class,
+                    spec.max_concurrency,
+                    instance,
+                    worker.clone(),
+                );
+                worker.actors.lock().insert(actor, cell);
+                replier.reply(Ok(()));
+            }
+        }
+    }
+}
+
+fn is_inline(spec: &TaskSpec) -> bool {
+    spec.args.iter().all(|arg| matches!(arg, ArgSpec::Inline(_)))
+}
+
+fn inline_count(spec: &TaskSpec) -> usize {
+    spec.args.iter().filter(|arg| matches!(arg, ArgSpec::Inline(_))).count()
+}
+
+fn inline_values(spec: &TaskSpec, parts: Vec<bytes::Bytes>) -> Vec<Value> {
+    let mut parts = parts.into_iter();
+    spec.args
+        .iter()
+        .map(|arg| match arg {
+            ArgSpec::Inline(encoding) => Value { encoding: *encoding, data: parts.next().unwrap_or_default() },
+            // The callers have checked that every argument is inline.
+            ArgSpec::Stored(_) => unreachable!("a stored argument among inline ones"),
+        })
+        .collect()
+}

@@ -1,0 +1,250 @@
+//! A user's actor in its worker: a mailbox, the state, and whose turn it is.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mobula_transport::{MailboxId, Payload};
+use parking_lot::{Mutex, RwLock};
+
+use super::WorkerShared;
+use super::call::{Call, Ended, wrong_kind};
+use super::current::{self, Running};
+use super::slots::Runnable;
+use crate::error::Error;
+use crate::ids::ActorId;
+use crate::messages::{ActorExited, TaskInfo};
+use crate::registry::{Code, Instance};
+
+/// An actor with work gives its thread to others after this long, if others wait.
+const TURN: Duration = Duration::from_millis(5);
+
+/// A call in the mailbox. Its place in the order is taken when it arrives, its arguments may
+/// follow.
+enum Slot {
+    Waiting(u64),
+    Ready(Call),
+}
+
+struct Inner {
+    calls: VecDeque<Slot>,
+    /// Numbers the slots that wait for arguments.
+    next_slot: u64,
+    /// Threads that run its calls, or are scheduled to.
+    active: u32,
+    /// Why it has ended, if it has.
+    ended: Option<String>,
+    /// Its end has been told to the GCS.
+    told: bool,
+    failed: bool,
+}
+
+/// A user's actor.
+pub(super) struct ActorCell {
+    pub(super) actor: ActorId,
+    pub(super) incarnation: u32,
+    class: String,
+    max_concurrency: u32,
+    worker: Arc<WorkerShared>,
+    state: RwLock<Option<Instance>>,
+    inner: Mutex<Inner>,
+}
+
+impl ActorCell {
+    pub(super) fn new(
+        actor: ActorId,
+        incarnation: u32,
+        class: String,
+        max_concurrency: u32,
+        instance: Instance,
+        worker: Arc<WorkerShared>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            actor,
+            incarnation,
+            class,
+            max_concurrency: max_concurrency.max(1),
+            worker,
+            state: RwLock::new(Some(instance)),
+            inner: Mutex::new(Inner {
+                calls: VecDeque::new(),
+                next_slot: 0,
+                active: 0,
+                ended: None,
+                told: false,
+                failed: false,
+            }),
+        })
+    }
+
+    /// Adds a call whose arguments are here; a dead actor's call is answered at once.
+    pub(super) fn push(self: &Arc<Self>, call: Call) {
+        let mut inner = self.inner.lock();
+        if let Some(why) = &inner.ended {
+            let error = self.died(why);
+            drop(inner);
+            self.worker.tell(call.client, call.spec, Ended::Failed(error), Instant::now());
+            return;
+        }
+        inner.calls.push_back(Slot::Ready(call));
+        self.activate(&mut inner);
+    }
+
+    /// Takes a place in the order for a call whose arguments are on their way.
+    pub(super) fn reserve(&self) -> u64 {
+        let mut inner = self.inner.lock();
+        let slot = inner.next_slot;
+        inner.next_slot += 1;
+        inner.calls.push_back(Slot::Waiting(slot));
+        slot
+    }
+
+    /// The call for a reserved place; `None` if it failed before it could run.
+    pub(super) fn fill(self: &Arc<Self>, slot: u64, call: Option<Call>) {
+        let mut inner = self.inner.lock();
+        let position = inner.calls.iter().position(|other| matches!(other, Slot::Waiting(other) if *other == slot));
+        match (position, call) {
+            (Some(position), Some(call)) => inner.calls[position] = Slot::Ready(call),
+            (Some(position), None) => drop(inner.calls.remove(position)),
+            (None, Some(call)) => {
+                let why = inner.ended.clone().unwrap_or_default();
+                drop(inner);
+                self.worker.tell(call.client, call.spec, Ended::Failed(self.died(&why)), Instant::now());
+                return;
+            }
+            (None, None) => {}
+        }
+        self.activate(&mut inner);
+    }
+
+    /// Ends the actor: what waits fails, what runs ends first, then the state is dropped.
+    pub(super) fn stop(self: &Arc<Self>, why: &str, failed: bool) {
+        let mut inner = self.inner.lock();
+        if inner.ended.is_some() {
+            return;
+        }
+        inner.ended = Some(why.to_owned());
+        inner.failed = failed;
+        let calls = std::mem::take(&mut inner.calls);
+        // Somebody has to drop the state, on a thread for user code.
+        if inner.active == 0 {
+            inner.active = 1;
+            self.worker.slots.schedule(self.clone());
+        }
+        drop(inner);
+        for call in calls {
+            if let Slot::Ready(call) = call {
+                self.worker.tell(call.client, call.spec, Ended::Failed(self.died(why)), Instant::now());
+            }
+        }
+    }
+
+    pub(super) fn describe(&self, out: &mut Vec<TaskInfo>) {
+        for slot in &self.inner.lock().calls {
+            if let Slot::Ready(call) = slot {
+                out.push(self.worker.describe(call, "QUEUED", 0));
+            }
+        }
+    }
+
+    pub(super) fn class(&self) -> &str {
+        &self.class
+    }
+
+    fn died(&self, why: &str) -> Error {
+        Error::ActorDied { actor: self.actor, why: why.to_owned() }
+    }
+
+    fn activate(self: &Arc<Self>, inner: &mut Inner) {
+        if inner.active < self.max_concurrency && matches!(inner.calls.front(), Some(Slot::Ready(_))) {
+            inner.active += 1;
+            self.worker.slots.schedule(self.clone());
+        }
+    }
+
+    fn next(self: &Arc<Self>) -> Option<Call> {
+        let mut inner = self.inner.lock();
+        match inner.calls.front() {
+            Some(Slot::Ready(_)) => match inner.calls.pop_front() {
+                Some(Slot::Ready(call)) => {
+                    // With room for more at once, the next call gets a thread of its own.
+                    self.activate(&mut inner);
+                    Some(call)
+                }
+                _ => None,
+            },
+            _ => {
+                inner.active -= 1;
+                if inner.active == 0 && inner.ended.is_some() && !inner.told {
+                    inner.told = true;
+                    drop(inner);
+                    self.finish();
+                }
+                None
+            }
+        }
+    }
+
+    /// Drops the state and tells the GCS.
+    fn finish(&self) {
+        let instance = self.state.write().take();
+        // A panic in the user's Drop must not take the slot thread with it.
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(instance))).is_err() {
+            tracing::warn!(actor = %self.actor, "the actor panicked while it was dropped");
+        }
+        self.worker.forget_actor(self.actor, self.incarnation);
+        let inner = self.inner.lock();
+        let exited = ActorExited {
+            actor: self.actor,
+            incarnation: self.incarnation,
+            why: inner.ended.clone().unwrap_or_default(),
+            failed: inner.failed,
+        };
+        drop(inner);
+        self.worker.endpoint.send(Some(MailboxId::WORKER), self.worker.gcs, exited, Payload::new());
+    }
+
+    fn run_call(self: &Arc<Self>, call: Call) {
+        let Call { client, spec, args } = call;
+        let start = Instant::now();
+        let ended = match self.worker.function(spec.function) {
+            Err(error) => Ended::Failed(error),
+            Ok(function) => match function.code {
+                Code::MethodMut(code) => match &mut *self.state.write() {
+                    Some(instance) => self.worker.run_values(function, || code(&mut **instance, args)),
+                    None => Ended::Failed(self.died("it has ended")),
+                },
+                Code::MethodRef(code) => match &*self.state.read() {
+                    Some(instance) => {
+                        let instance: &(dyn Any + Send + Sync) = &**instance;
+                        self.worker.run_values(function, || code(instance, args))
+                    }
+                    None => Ended::Failed(self.died("it has ended")),
+                },
+                _ => Ended::Failed(wrong_kind(function, "a method")),
+            },
+        };
+        if let Ended::Panicked(error) = &ended {
+            // Its state may be half changed: nobody may see it again.
+            self.stop(&error.to_string(), true);
+        }
+        self.worker.tell(client, spec, ended, start);
+    }
+}
+
+impl Runnable for ActorCell {
+    fn run(self: Arc<Self>) {
+        let start = Instant::now();
+        while let Some(call) = self.next() {
+            let before = current::begin(Running { slots: self.worker.slots.clone(), lease: None });
+            self.run_call(call);
+            current::end(before);
+            if self.worker.slots.has_queued() && start.elapsed() > TURN {
+                // Still active: the turn is passed on, not given up.
+                self.worker.slots.schedule(self.clone());
+                return;
+            }
+        }
+    }
+}

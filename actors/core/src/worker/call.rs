@@ -1,0 +1,199 @@
+//! One task or actor call in the worker, and running it.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
+use std::time::Instant;
+
+use mobula_transport::{Address, MailboxId, Payload};
+use smallvec::SmallVec;
+
+use super::WorkerShared;
+use crate::client::INLINE_LIMIT_BYTES;
+use crate::error::{Error, Place};
+use crate::ids::{FunctionId, ObjectId};
+use crate::messages::{ReturnSpec, TaskDone, TaskInfo, TaskOutcome, TaskSpec};
+use crate::registry::{CallError, CallResult, Code, RemoteFunction};
+use crate::value::Value;
+
+/// A task or call whose arguments are here.
+pub(super) struct Call {
+    pub(super) client: Address,
+    pub(super) spec: TaskSpec,
+    pub(super) args: Vec<Value>,
+}
+
+/// How a call ended, before it is told to anyone.
+pub(super) enum Ended {
+    Returned(Vec<Value>),
+    Failed(Error),
+    Panicked(Error),
+}
+
+thread_local! {
+    /// Set while user code runs; the hook leaves the panic's message and place in it.
+    static PANIC: RefCell<Option<Option<(String, String)>>> = const { RefCell::new(None) };
+}
+
+/// Makes panics of user code errors instead of noise on stderr; other panics are printed as ever.
+pub(super) fn install_panic_hook() {
+    static INSTALL: Once = Once::new();
+    INSTALL.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let kept = PANIC.with_borrow_mut(|panic| match panic {
+                Some(slot) => {
+                    let location = info.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
+                    *slot = Some((message_of(info.payload()), location));
+                    true
+                }
+                None => false,
+            });
+            if !kept {
+                before(info);
+            }
+        }));
+    });
+}
+
+fn message_of(payload: &dyn Any) -> String {
+    match payload.downcast_ref::<&str>() {
+        Some(text) => (*text).to_owned(),
+        None => payload.downcast_ref::<String>().cloned().unwrap_or_else(|| "a panic without a message".to_owned()),
+    }
+}
+
+impl WorkerShared {
+    /// The registered function, or why there is none.
+    pub(super) fn function(&self, id: FunctionId) -> Result<&'static RemoteFunction, Error> {
+        let unknown = || Error::UnknownFunction { function: format!("{:016x}", id.0) };
+        self.registry.function(id).ok_or_else(unknown)
+    }
+
+    fn place(&self, function: &RemoteFunction) -> Place {
+        Place { function: function.name.to_owned(), node: self.config.node_name.clone(), pid: std::process::id() }
+    }
+
+    /// Runs user code: its errors and panics become values.
+    pub(super) fn run_code<T>(
+        &self,
+        function: &'static RemoteFunction,
+        code: impl FnOnce() -> Result<T, CallError>,
+    ) -> Result<T, (Error, bool)> {
+        let _entered = self.client.enter();
+        PANIC.set(Some(None));
+        let result = catch_unwind(AssertUnwindSafe(code));
+        let panic = PANIC.take().flatten();
+        match result {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(CallError::System(error))) => Err((error, false)),
+            Ok(Err(CallError::Application { type_name, message, causes })) => {
+                Err((Error::Application { place: self.place(function), type_name, message, causes }, false))
+            }
+            Err(payload) => {
+                let (message, location) =
+                    panic.unwrap_or_else(|| (message_of(&*payload), "an unknown place".to_owned()));
+                Err((Error::Panicked { place: self.place(function), message, location }, true))
+            }
+        }
+    }
+
+    /// Runs a plain task and tells its owner how it ended.
+    pub(super) fn run_task(&self, task: Call) {
+        let Call { client, spec, args } = task;
+        let start = Instant::now();
+        let ended = match self.function(spec.function) {
+            Err(error) => Ended::Failed(error),
+            Ok(function) => match function.code {
+                Code::Task(code) => self.run_values(function, || code(args)),
+                _ => Ended::Failed(wrong_kind(function, "a task")),
+            },
+        };
+        self.tell(client, spec, ended, start);
+    }
+
+    pub(super) fn run_values(&self, function: &'static RemoteFunction, code: impl FnOnce() -> CallResult) -> Ended {
+        match self.run_code(function, code) {
+            Ok(values) => Ended::Returned(values),
+            Err((error, false)) => Ended::Failed(error),
+            Err((error, true)) => Ended::Panicked(error),
+        }
+    }
+
+    /// Tells the owner how a task or call ended; large results go into the store first.
+    pub(super) fn tell(&self, client: Address, spec: TaskSpec, ended: Ended, start: Instant) {
+        let run_us = u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX);
+        let mut payload = Payload::new();
+        let outcome = match ended {
+            Ended::Returned(values) => match self.commit(client, &spec, values, &mut payload) {
+                Ok(specs) => TaskOutcome::Returned(specs),
+                Err(error) => {
+                    payload.clear();
+                    TaskOutcome::Failed(Box::new(error))
+                }
+            },
+            Ended::Failed(error) | Ended::Panicked(error) => TaskOutcome::Failed(Box::new(error)),
+        };
+        let failed = matches!(outcome, TaskOutcome::Failed(_));
+        self.history.record(client, &spec, failed, run_us);
+        let done = TaskDone { seq: spec.seq, attempt: spec.attempt, outcome, run_us };
+        self.endpoint.send(Some(MailboxId::WORKER), client, done, payload);
+    }
+
+    fn commit(
+        &self,
+        client: Address,
+        spec: &TaskSpec,
+        values: Vec<Value>,
+        payload: &mut Payload,
+    ) -> Result<SmallVec<[ReturnSpec; 1]>, Error> {
+        if values.len() != spec.returns as usize {
+            let what = format!("the function returned {} values, {} were expected", values.len(), spec.returns);
+            return Err(Error::Invalid { what });
+        }
+        let mut inline_bytes = 0;
+        let mut specs = SmallVec::with_capacity(values.len());
+        for (index, value) in values.into_iter().enumerate() {
+            inline_bytes += value.len();
+            if inline_bytes <= INLINE_LIMIT_BYTES {
+                specs.push(ReturnSpec::Inline(value.encoding));
+                payload.push(value.data);
+            } else {
+                inline_bytes -= value.len();
+                let object = ObjectId { owner: client.process.id, seq: spec.seq, index: index as u32 };
+                specs.push(ReturnSpec::Stored(self.store.put(object, value.encoding, &[&value.data])?));
+            }
+        }
+        Ok(specs)
+    }
+
+    /// A call, for people.
+    pub(super) fn describe(&self, call: &Call, state: &str, run_us: u64) -> TaskInfo {
+        self.task_info(call.client, call.spec.seq, call.spec.function, call.spec.name.as_deref(), state, run_us)
+    }
+
+    pub(super) fn task_info(
+        &self,
+        client: Address,
+        seq: u64,
+        function: FunctionId,
+        name: Option<&str>,
+        state: &str,
+        run_us: u64,
+    ) -> TaskInfo {
+        let registered = self.registry.function(function).map_or("?", |function| function.name);
+        TaskInfo {
+            task: format!("{}-{seq}", client.process.id),
+            name: name.unwrap_or(registered).to_owned(),
+            state: state.to_owned(),
+            node: self.config.node_name.clone(),
+            pid: std::process::id(),
+            run_us,
+        }
+    }
+}
+
+pub(super) fn wrong_kind(function: &RemoteFunction, wanted: &str) -> Error {
+    Error::Invalid { what: format!("{} is not {wanted}", function.name) }
+}

@@ -1,0 +1,124 @@
+//! What the thread is running, and lending its CPU while it waits.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Wake, Waker};
+
+use super::lease::LeaseQueue;
+use super::slots::Slots;
+use crate::error::Error;
+
+/// What a slot thread runs.
+pub(super) struct Running {
+    pub(super) slots: Slots,
+    /// The lease it runs under, while it has the right to drain that lease's queue.
+    pub(super) lease: Option<Arc<LeaseQueue>>,
+}
+
+thread_local! {
+    static RUNNING: RefCell<Option<Running>> = const { RefCell::new(None) };
+}
+
+/// Marks the thread as running user code; the guard gives back what was running before.
+pub(super) fn begin(running: Running) -> Option<Running> {
+    RUNNING.replace(Some(running))
+}
+
+/// The user code is over; returns what it still had.
+pub(super) fn end(before: Option<Running>) -> Option<Running> {
+    RUNNING.replace(before)
+}
+
+/// While it lives, the thread waits and somebody else may use its CPU.
+pub(crate) struct Lent {
+    slots: Option<Slots>,
+    lease: Option<Arc<LeaseQueue>>,
+}
+
+/// Lends the CPU of the task this thread runs, if it runs one. Called when a wait has turned out
+/// to be a long one.
+pub(crate) fn lend_cpu() -> Lent {
+    RUNNING.with_borrow_mut(|running| match running {
+        None => Lent { slots: None, lease: None },
+        Some(running) => {
+            let lease = running.lease.take();
+            if let Some(lease) = &lease {
+                lease.lend();
+            }
+            running.slots.begin_waiting();
+            Lent { slots: Some(running.slots.clone()), lease }
+        }
+    })
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some(slots) = &self.slots {
+            slots.end_waiting();
+        }
+        if let Some(lease) = self.lease.take()
+            && lease.take_back()
+        {
+            RUNNING.with_borrow_mut(|running| {
+                if let Some(running) = running {
+                    running.lease = Some(lease);
+                }
+            });
+        }
+    }
+}
+
+struct ThreadWaker {
+    thread: std::thread::Thread,
+    woken: AtomicBool,
+}
+
+impl Wake for ThreadWaker {
+    fn wake(self: Arc<Self>) {
+        self.woken.store(true, Ordering::Release);
+        self.thread.unpark();
+    }
+}
+
+/// Runs an async function or method on this thread, lending the CPU while it waits. Timers,
+/// sockets and spawned futures of user code live on a runtime of their own.
+///
+/// # Errors
+/// [`Error::System`] when that runtime cannot be started.
+pub fn block_on<F: Future>(future: F) -> Result<F::Output, Error> {
+    let runtime = user_runtime()?;
+    let _entered = runtime.enter();
+    let signal = Arc::new(ThreadWaker { thread: std::thread::current(), woken: AtomicBool::new(false) });
+    let waker = Waker::from(signal.clone());
+    let mut context = Context::from_waker(&waker);
+    let mut future = pin!(future);
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
+            return Ok(output);
+        }
+        let mut lent = None;
+        let woken = || signal.woken.swap(false, Ordering::AcqRel);
+        crate::client::wait_until(woken, None, || lent = Some(lend_cpu()));
+        drop(lent);
+    }
+}
+
+fn user_runtime() -> Result<&'static tokio::runtime::Runtime, Error> {
+    static RUNTIME: OnceLock<Result<tokio::runtime::Runtime, String>> = OnceLock::new();
+    let runtime = RUNTIME.get_or_init(|| {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(threads)
+            .thread_name("mobula-async")
+            .enable_all()
+            .build()
+            .map_err(|error| error.to_string())
+    });
+    runtime.as_ref().map_err(|why| Error::System {
+        what: "starting the runtime of async functions".to_owned(),
+        why: why.clone(),
+    })
+}

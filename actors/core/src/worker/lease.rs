@@ -1,0 +1,136 @@
+//! The tasks of one lease: run one after the other, each a short-lived actor.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use mobula_transport::{Address, MailboxId, Payload};
+use parking_lot::Mutex;
+
+use super::WorkerShared;
+use super::call::Call;
+use super::current::{self, Running};
+use super::slots::Runnable;
+use crate::ids::LeaseId;
+use crate::messages::{LeaseBlocked, TaskInfo};
+
+struct Inner {
+    tasks: VecDeque<Call>,
+    /// A thread drains the queue, or is scheduled to.
+    active: bool,
+    /// How many tasks of this lease wait in `get`.
+    lent: u32,
+}
+
+/// The tasks of one lease.
+pub(crate) struct LeaseQueue {
+    lease: LeaseId,
+    raylet: Address,
+    worker: Arc<WorkerShared>,
+    inner: Mutex<Inner>,
+}
+
+impl LeaseQueue {
+    pub(super) fn new(lease: LeaseId, raylet: Address, worker: Arc<WorkerShared>) -> Arc<Self> {
+        Arc::new(Self {
+            lease,
+            raylet,
+            worker,
+            inner: Mutex::new(Inner { tasks: VecDeque::new(), active: false, lent: 0 }),
+        })
+    }
+
+    /// Adds tasks whose arguments are here.
+    pub(super) fn push(self: &Arc<Self>, tasks: impl IntoIterator<Item = Call>) {
+        let mut inner = self.inner.lock();
+        inner.tasks.extend(tasks);
+        self.activate(&mut inner);
+    }
+
+    /// Takes up to `at_most` tasks of this owner from the end.
+    pub(super) fn reclaim(&self, owner: Address, at_most: usize) -> Vec<u64> {
+        let mut inner = self.inner.lock();
+        let mut seqs = Vec::new();
+        while seqs.len() < at_most && inner.tasks.back().is_some_and(|task| task.client == owner) {
+            seqs.extend(inner.tasks.pop_back().map(|task| task.spec.seq));
+        }
+        seqs.reverse();
+        seqs
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        let inner = self.inner.lock();
+        !inner.active && inner.tasks.is_empty() && inner.lent == 0
+    }
+
+    /// The waiting tasks, for people.
+    pub(super) fn describe(&self, out: &mut Vec<TaskInfo>) {
+        let inner = self.inner.lock();
+        out.extend(inner.tasks.iter().map(|task| self.worker.describe(task, "QUEUED", 0)));
+    }
+
+    /// The running task waits: the next one may run, and the node may use the CPU elsewhere.
+    pub(super) fn lend(self: &Arc<Self>) {
+        let first = {
+            let mut inner = self.inner.lock();
+            inner.active = false;
+            self.activate(&mut inner);
+            inner.lent += 1;
+            inner.lent == 1
+        };
+        if first {
+            self.tell_raylet(true);
+        }
+    }
+
+    /// The task goes on. Returns whether its thread drains the queue again.
+    pub(super) fn take_back(&self) -> bool {
+        let (last, drains) = {
+            let mut inner = self.inner.lock();
+            inner.lent -= 1;
+            let drains = !inner.active;
+            inner.active = true;
+            (inner.lent == 0, drains)
+        };
+        if last {
+            self.tell_raylet(false);
+        }
+        drains
+    }
+
+    fn tell_raylet(&self, blocked: bool) {
+        let message = LeaseBlocked { lease: self.lease, blocked };
+        self.worker.endpoint.send(Some(MailboxId::WORKER), self.raylet, message, Payload::new());
+    }
+
+    fn activate(self: &Arc<Self>, inner: &mut Inner) {
+        if !inner.active && !inner.tasks.is_empty() {
+            inner.active = true;
+            self.worker.slots.schedule(self.clone());
+        }
+    }
+}
+
+impl Runnable for LeaseQueue {
+    fn run(self: Arc<Self>) {
+        loop {
+            let task = {
+                let mut inner = self.inner.lock();
+                match inner.tasks.pop_front() {
+                    Some(task) => task,
+                    None => {
+                        inner.active = false;
+                        return;
+                    }
+                }
+            };
+            let running = Running { slots: self.worker.slots.clone(), lease: Some(self.clone()) };
+            let before = current::begin(running);
+            self.worker.run_task(task);
+            let after = current::end(before);
+            // Without the lease, another thread took the queue over while this one waited.
+            if after.is_none_or(|running| running.lease.is_none()) {
+                return;
+            }
+        }
+    }
+}
