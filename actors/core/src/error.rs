@@ -20,7 +20,11 @@ pub struct Place {
 
 impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} on node {} (pid {})", self.function, self.node, self.pid)
+        write!(
+            f,
+            "{} on node {} (pid {})",
+            self.function, self.node, self.pid
+        )
     }
 }
 
@@ -74,7 +78,9 @@ pub enum Error {
         why: String,
     },
     /// There is no actor of this name.
-    #[error("there is no actor named {name:?}; names are given with options().name(..), and freed when the actor dies")]
+    #[error(
+        "there is no actor named {name:?}; names are given with options().name(..), and freed when the actor dies"
+    )]
     NoSuchActor {
         /// The name asked for.
         name: String,
@@ -114,7 +120,9 @@ pub enum Error {
         after: Duration,
     },
     /// The node's object store has no room.
-    #[error("the object store is full: {size_bytes} bytes asked, {free_bytes} of {capacity_bytes} free; drop references, or start the node with a larger --object-store-memory")]
+    #[error(
+        "the object store is full: {size_bytes} bytes asked, {free_bytes} of {capacity_bytes} free; drop references, or start the node with a larger --object-store-memory"
+    )]
     StoreFull {
         /// The size asked for.
         size_bytes: u64,
@@ -142,7 +150,9 @@ pub enum Error {
         why: String,
     },
     /// The function is not in the worker's registry.
-    #[error("function {function} is not registered in the worker: driver and worker were built from different sources")]
+    #[error(
+        "function {function} is not registered in the worker: driver and worker were built from different sources"
+    )]
     UnknownFunction {
         /// The function's name or number.
         function: String,
@@ -168,7 +178,10 @@ impl Error {
     /// Whether the same work, done again, may succeed: the system failed, not the user's code.
     pub fn is_retriable(&self) -> bool {
         match self {
-            Self::WorkerDied { .. } | Self::ObjectLost { .. } | Self::TimedOut { .. } | Self::StoreFull { .. } => true,
+            Self::WorkerDied { .. }
+            | Self::ObjectLost { .. }
+            | Self::TimedOut { .. }
+            | Self::StoreFull { .. } => true,
             Self::Send(error) => error.is_retriable(),
             _ => false,
         }
@@ -176,5 +189,8 @@ impl Error {
 }
 
 fn chain(causes: &[String]) -> String {
-    causes.iter().map(|cause| format!("; caused by: {cause}")).collect()
+    causes
+        .iter()
+        .map(|cause| format!("; caused by: {cause}"))
+        .collect()
 }

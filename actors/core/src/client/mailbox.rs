@@ -4,7 +4,9 @@ use std::io::{Read, Seek, SeekFrom};
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use mobula_transport::{Address, Envelope, Mailbox, MailboxId, Message, Payload, Replier, SendError, Undelivered};
+use mobula_transport::{
+    Address, Envelope, Mailbox, MailboxId, Message, Payload, Replier, SendError, Undelivered,
+};
 
 use super::entry::{Entry, ObjectHandle, Outcome};
 use super::pending::Work;
@@ -12,8 +14,8 @@ use super::{Client, Inner};
 use crate::error::Error;
 use crate::ids::ObjectId;
 use crate::messages::{
-    FetchBinary, GetObject, LeaseGranted, LeaseLost, LeasePending, LeaseRedirected, ReclaimIdle, ReturnLeases,
-    ReturnSpec, TaskDone, TaskOutcome, TasksReturned, WorkerOutput,
+    FetchBinary, GetObject, LeaseGranted, LeaseLost, LeasePending, LeaseRedirected, ReclaimIdle,
+    ReturnLeases, ReturnSpec, TaskDone, TaskOutcome, TasksReturned, WorkerOutput,
 };
 use crate::value::Value;
 
@@ -38,7 +40,10 @@ impl Mailbox for ClientMailbox {
             }
         } else if kind == LeaseGranted::KIND {
             if let Ok((granted, request)) = envelope.open::<LeaseGranted>() {
-                let raylet = Address { process: request.from().process, mailbox: MailboxId::RAYLET };
+                let raylet = Address {
+                    process: request.from().process,
+                    mailbox: MailboxId::RAYLET,
+                };
                 client.lease_granted(granted, raylet);
             }
         } else if kind == GetObject::KIND {
@@ -58,7 +63,10 @@ impl Client {
             if let Ok((redirected, request)) = envelope.open::<LeaseRedirected>()
                 && let Some(queue) = queue_of(&redirected.shape)
             {
-                let from = Address { process: request.from().process, mailbox: MailboxId::RAYLET };
+                let from = Address {
+                    process: request.from().process,
+                    mailbox: MailboxId::RAYLET,
+                };
                 queue.redirected(self, from, redirected.to, redirected.count, redirected.hops);
             }
         } else if kind == LeaseLost::KIND {
@@ -100,20 +108,26 @@ impl Client {
                 }
             }
         } else {
-            envelope.reject(SendError::UnknownMessage { kind, name: String::new() });
+            envelope.reject(SendError::UnknownMessage {
+                kind,
+                name: String::new(),
+            });
         }
     }
 
     fn task_done(&self, done: TaskDone, payload: Payload) {
-        let Some(pending) = self.0.pending.take_attempt(done.seq, done.attempt) else { return };
+        let Some(pending) = self.0.pending.take_attempt(done.seq, done.attempt) else {
+            return;
+        };
         let mut payload = payload.into_iter();
         match done.outcome {
             TaskOutcome::Returned(specs) => {
                 for (entry, spec) in pending.returns.iter().zip(specs) {
                     entry.settle(match spec {
-                        ReturnSpec::Inline(encoding) => {
-                            Outcome::Inline(Value { encoding, data: payload.next().unwrap_or_default() })
-                        }
+                        ReturnSpec::Inline(encoding) => Outcome::Inline(Value {
+                            encoding,
+                            data: payload.next().unwrap_or_default(),
+                        }),
                         ReturnSpec::Stored(stored) => Outcome::Stored(Box::new(stored)),
                     });
                 }
@@ -128,7 +142,11 @@ impl Client {
             }
         }
         match &pending.work {
-            Work::Task { queue: Some(queue), lease: Some(lease), .. } => {
+            Work::Task {
+                queue: Some(queue),
+                lease: Some(lease),
+                ..
+            } => {
                 queue.done(self, *lease, done.seq, pending.id, done.run_us);
             }
             Work::Task { .. } => {}
@@ -160,8 +178,11 @@ impl Client {
         match queue {
             Some(queue) => queue.granted(self, granted.lease, granted.worker, raylet),
             None => {
-                let back = ReturnLeases { leases: vec![granted.lease] };
-                self.endpoint().send(Some(MailboxId::CLIENT), raylet, back, Payload::new());
+                let back = ReturnLeases {
+                    leases: vec![granted.lease],
+                };
+                self.endpoint()
+                    .send(Some(MailboxId::CLIENT), raylet, back, Payload::new());
             }
         }
     }
@@ -198,7 +219,8 @@ impl Client {
                 let total = file.metadata()?.len();
                 file.seek(SeekFrom::Start(fetch.offset))?;
                 let mut piece = Vec::new();
-                file.take(fetch.length.min(BINARY_PIECE_BYTES)).read_to_end(&mut piece)?;
+                file.take(fetch.length.min(BINARY_PIECE_BYTES))
+                    .read_to_end(&mut piece)?;
                 Ok((total, piece))
             };
             match read() {

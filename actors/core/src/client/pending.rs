@@ -29,8 +29,14 @@ pub enum Arg {
 
 /// Where a piece of work goes.
 pub(crate) enum Work {
-    Task { options: Arc<TaskOptions>, queue: Option<Arc<TaskQueue>>, lease: Option<LeaseId> },
-    Call { actor: Arc<ActorQueue> },
+    Task {
+        options: Arc<TaskOptions>,
+        queue: Option<Arc<TaskQueue>>,
+        lease: Option<LeaseId>,
+    },
+    Call {
+        actor: Arc<ActorQueue>,
+    },
 }
 
 /// A task or call whose end has not been seen.
@@ -84,7 +90,9 @@ impl Pending {
                     }
                     Some(Outcome::Stored(stored)) => args.push(ArgSpec::Stored(*stored)),
                     // The callers wait for every argument and fail the work if one failed.
-                    Some(Outcome::Failed(_)) | None => unreachable!("pushed with an unsettled argument"),
+                    Some(Outcome::Failed(_)) | None => {
+                        unreachable!("pushed with an unsettled argument")
+                    }
                 },
             }
         }
@@ -151,7 +159,14 @@ impl PendingTable {
     /// Takes the work out, if this attempt is the current one.
     pub(crate) fn take_attempt(&self, seq: u64, attempt: u32) -> Option<Box<Pending>> {
         let mut shard = self.shard(seq).lock();
-        if shard.get(&seq).is_some_and(|pending| pending.attempt == attempt) { shard.remove(&seq) } else { None }
+        if shard
+            .get(&seq)
+            .is_some_and(|pending| pending.attempt == attempt)
+        {
+            shard.remove(&seq)
+        } else {
+            None
+        }
     }
 
     pub(crate) fn take(&self, seq: u64) -> Option<Box<Pending>> {
@@ -159,12 +174,19 @@ impl PendingTable {
     }
 
     pub(crate) fn with<R>(&self, seq: u64, f: impl FnOnce(&mut Pending) -> R) -> Option<R> {
-        self.shard(seq).lock().get_mut(&seq).map(|pending| f(pending))
+        self.shard(seq)
+            .lock()
+            .get_mut(&seq)
+            .map(|pending| f(pending))
     }
 
     /// Takes everything out, in the order it was submitted.
     pub(crate) fn drain(&self) -> Vec<(u64, Box<Pending>)> {
-        let mut all: Vec<_> = self.shards.iter().flat_map(|shard| std::mem::take(&mut *shard.lock())).collect();
+        let mut all: Vec<_> = self
+            .shards
+            .iter()
+            .flat_map(|shard| std::mem::take(&mut *shard.lock()))
+            .collect();
         all.sort_by_key(|(seq, _)| *seq);
         all
     }

@@ -28,29 +28,61 @@ impl std::fmt::Debug for TaskQueue {
 
 impl TaskQueue {
     pub(crate) fn new(shape: Shape, home: Address, what: String) -> Self {
-        Self { shape, submitter: Mutex::new(Submitter::new(home)), what }
+        Self {
+            shape,
+            submitter: Mutex::new(Submitter::new(home)),
+            what,
+        }
     }
 
     /// A task is ready to run.
     pub(crate) fn enqueue(self: &Arc<Self>, client: &Client, seq: u64, function: FunctionId) {
-        self.step(client, |submitter, now_us, out| submitter.enqueue(seq, function, now_us, out));
+        self.step(client, |submitter, now_us, out| {
+            submitter.enqueue(seq, function, now_us, out)
+        });
         client.arm_ticker();
     }
 
     /// A raylet granted a lease.
-    pub(crate) fn granted(self: &Arc<Self>, client: &Client, lease: LeaseId, worker: ProcessAddr, raylet: Address) {
-        self.step(client, |submitter, now_us, out| submitter.granted(lease, worker, raylet, now_us, out));
+    pub(crate) fn granted(
+        self: &Arc<Self>,
+        client: &Client,
+        lease: LeaseId,
+        worker: ProcessAddr,
+        raylet: Address,
+    ) {
+        self.step(client, |submitter, now_us, out| {
+            submitter.granted(lease, worker, raylet, now_us, out)
+        });
         client.arm_ticker();
     }
 
     /// A raylet sends us to another one.
-    pub(crate) fn redirected(self: &Arc<Self>, client: &Client, from: Address, to: Address, count: u64, hops: u8) {
-        self.step(client, |submitter, _, out| submitter.redirected(from, to, count, hops, out));
+    pub(crate) fn redirected(
+        self: &Arc<Self>,
+        client: &Client,
+        from: Address,
+        to: Address,
+        count: u64,
+        hops: u8,
+    ) {
+        self.step(client, |submitter, _, out| {
+            submitter.redirected(from, to, count, hops, out)
+        });
     }
 
     /// A task has ended.
-    pub(crate) fn done(self: &Arc<Self>, client: &Client, lease: LeaseId, seq: u64, function: FunctionId, run_us: u32) {
-        self.step(client, |submitter, now_us, out| submitter.done(lease, seq, function, run_us, now_us, out));
+    pub(crate) fn done(
+        self: &Arc<Self>,
+        client: &Client,
+        lease: LeaseId,
+        seq: u64,
+        function: FunctionId,
+        run_us: u32,
+    ) {
+        self.step(client, |submitter, now_us, out| {
+            submitter.done(lease, seq, function, run_us, now_us, out)
+        });
     }
 
     /// A worker gave tasks back.
@@ -67,7 +99,9 @@ impl TaskQueue {
                 tasks.push((*seq, function));
             }
         }
-        self.step(client, |submitter, now_us, out| submitter.reclaimed(lease, &tasks, now_us, out));
+        self.step(client, |submitter, now_us, out| {
+            submitter.reclaimed(lease, &tasks, now_us, out)
+        });
     }
 
     /// The worker of a lease is gone. The first task in flight was running and is charged with an
@@ -76,12 +110,19 @@ impl TaskQueue {
         let in_flight = self.submitter.lock().lost(lease);
         for (position, seq) in in_flight.into_iter().enumerate() {
             let again = client.0.pending.with(seq, |pending| {
-                let Work::Task { options, lease, .. } = &mut pending.work else { return None };
+                let Work::Task { options, lease, .. } = &mut pending.work else {
+                    return None;
+                };
                 *lease = None;
                 let attempts = options.max_retries.saturating_add(1);
                 if position == 0 && pending.attempt >= attempts {
                     let function = pending.function.name.to_owned();
-                    return Some(Err(Error::WorkerDied { function, why: why.to_owned(), attempt: pending.attempt, attempts }));
+                    return Some(Err(Error::WorkerDied {
+                        function,
+                        why: why.to_owned(),
+                        attempt: pending.attempt,
+                        attempts,
+                    }));
                 }
                 Some(Ok((pending.id, position == 0)))
             });
@@ -93,10 +134,17 @@ impl TaskQueue {
                     }
                 }
                 Some(Ok((function, charged))) => {
-                    tracing::warn!(task = seq, why, charged, "a worker was lost; the task runs again");
+                    tracing::warn!(
+                        task = seq,
+                        why,
+                        charged,
+                        "a worker was lost; the task runs again"
+                    );
                     if !charged {
                         // Pushing counts the attempt up again.
-                        client.0.pending.with(seq, |pending| pending.attempt = pending.attempt.saturating_sub(1));
+                        client.0.pending.with(seq, |pending| {
+                            pending.attempt = pending.attempt.saturating_sub(1)
+                        });
                     }
                     self.enqueue(client, seq, function);
                 }
@@ -110,19 +158,25 @@ impl TaskQueue {
         for lease in leases {
             self.lost(client, lease, why);
         }
-        self.step(client, |submitter, _, out| submitter.raylet_lost(process, out));
+        self.step(client, |submitter, _, out| {
+            submitter.raylet_lost(process, out)
+        });
     }
 
     /// Time passes. Returns whether another tick is needed.
     pub(crate) fn tick(self: &Arc<Self>, client: &Client) -> bool {
         let mut again = false;
-        self.step(client, |submitter, now_us, out| again = submitter.tick(now_us, out));
+        self.step(client, |submitter, now_us, out| {
+            again = submitter.tick(now_us, out)
+        });
         again
     }
 
     /// Others wait for resources.
     pub(crate) fn give_back_idle(self: &Arc<Self>, client: &Client) {
-        self.step(client, |submitter, now_us, out| submitter.give_back_idle(now_us, out));
+        self.step(client, |submitter, now_us, out| {
+            submitter.give_back_idle(now_us, out)
+        });
     }
 
     /// How many tasks wait for a lease.
@@ -135,7 +189,11 @@ impl TaskQueue {
         self.step(client, |submitter, _, out| submitter.close(out));
     }
 
-    fn step(self: &Arc<Self>, client: &Client, event: impl FnOnce(&mut Submitter, u64, &mut Vec<Effect>)) {
+    fn step(
+        self: &Arc<Self>,
+        client: &Client,
+        event: impl FnOnce(&mut Submitter, u64, &mut Vec<Effect>),
+    ) {
         let mut effects = Vec::new();
         let now_us = client.now_us();
         event(&mut self.submitter.lock(), now_us, &mut effects);
@@ -150,8 +208,17 @@ impl TaskQueue {
         let from = Some(MailboxId::CLIENT);
         let endpoint = client.endpoint();
         match effect {
-            Effect::Push { lease, worker, raylet, tasks } => self.push(client, lease, worker, raylet, &tasks),
-            Effect::Want { raylet, target, hops } => {
+            Effect::Push {
+                lease,
+                worker,
+                raylet,
+                tasks,
+            } => self.push(client, lease, worker, raylet, &tasks),
+            Effect::Want {
+                raylet,
+                target,
+                hops,
+            } => {
                 let want = WantLeases {
                     client: client.address(),
                     shape: self.shape.clone(),
@@ -162,11 +229,34 @@ impl TaskQueue {
                 endpoint.send(from, raylet, want, Payload::new());
             }
             Effect::Return { raylet, lease } => {
-                endpoint.send(from, raylet, ReturnLeases { leases: vec![lease] }, Payload::new());
+                endpoint.send(
+                    from,
+                    raylet,
+                    ReturnLeases {
+                        leases: vec![lease],
+                    },
+                    Payload::new(),
+                );
             }
-            Effect::Reclaim { lease, worker, at_most } => {
-                let reclaim = ReclaimTasks { lease, client: client.address(), at_most };
-                endpoint.send(from, Address { process: worker, mailbox: MailboxId::WORKER }, reclaim, Payload::new());
+            Effect::Reclaim {
+                lease,
+                worker,
+                at_most,
+            } => {
+                let reclaim = ReclaimTasks {
+                    lease,
+                    client: client.address(),
+                    at_most,
+                };
+                endpoint.send(
+                    from,
+                    Address {
+                        process: worker,
+                        mailbox: MailboxId::WORKER,
+                    },
+                    reclaim,
+                    Payload::new(),
+                );
             }
         }
     }
@@ -191,8 +281,19 @@ impl TaskQueue {
             });
             tasks.extend(spec);
         }
-        let push = PushTasks { client: client.address(), job: client.job(), lease, raylet, tasks };
-        let worker = Address { process: worker, mailbox: MailboxId::WORKER };
-        client.endpoint().send(Some(MailboxId::CLIENT), worker, push, payload);
+        let push = PushTasks {
+            client: client.address(),
+            job: client.job(),
+            lease,
+            raylet,
+            tasks,
+        };
+        let worker = Address {
+            process: worker,
+            mailbox: MailboxId::WORKER,
+        };
+        client
+            .endpoint()
+            .send(Some(MailboxId::CLIENT), worker, push, payload);
     }
 }

@@ -44,7 +44,6 @@ struct Inner {
 pub(super) struct ActorCell {
     pub(super) actor: ActorId,
     pub(super) incarnation: u32,
-    class: String,
     max_concurrency: u32,
     worker: Arc<WorkerShared>,
     state: RwLock<Option<Instance>>,
@@ -55,7 +54,6 @@ impl ActorCell {
     pub(super) fn new(
         actor: ActorId,
         incarnation: u32,
-        class: String,
         max_concurrency: u32,
         instance: Instance,
         worker: Arc<WorkerShared>,
@@ -63,7 +61,6 @@ impl ActorCell {
         Arc::new(Self {
             actor,
             incarnation,
-            class,
             max_concurrency: max_concurrency.max(1),
             worker,
             state: RwLock::new(Some(instance)),
@@ -84,7 +81,8 @@ impl ActorCell {
         if let Some(why) = &inner.ended {
             let error = self.died(why);
             drop(inner);
-            self.worker.tell(call.client, call.spec, Ended::Failed(error), Instant::now());
+            self.worker
+                .tell(call.client, call.spec, Ended::Failed(error), Instant::now());
             return;
         }
         inner.calls.push_back(Slot::Ready(call));
@@ -103,14 +101,22 @@ impl ActorCell {
     /// The call for a reserved place; `None` if it failed before it could run.
     pub(super) fn fill(self: &Arc<Self>, slot: u64, call: Option<Call>) {
         let mut inner = self.inner.lock();
-        let position = inner.calls.iter().position(|other| matches!(other, Slot::Waiting(other) if *other == slot));
+        let position = inner
+            .calls
+            .iter()
+            .position(|other| matches!(other, Slot::Waiting(other) if *other == slot));
         match (position, call) {
             (Some(position), Some(call)) => inner.calls[position] = Slot::Ready(call),
             (Some(position), None) => drop(inner.calls.remove(position)),
             (None, Some(call)) => {
                 let why = inner.ended.clone().unwrap_or_default();
                 drop(inner);
-                self.worker.tell(call.client, call.spec, Ended::Failed(self.died(&why)), Instant::now());
+                self.worker.tell(
+                    call.client,
+                    call.spec,
+                    Ended::Failed(self.died(&why)),
+                    Instant::now(),
+                );
                 return;
             }
             (None, None) => {}
@@ -135,7 +141,12 @@ impl ActorCell {
         drop(inner);
         for call in calls {
             if let Slot::Ready(call) = call {
-                self.worker.tell(call.client, call.spec, Ended::Failed(self.died(why)), Instant::now());
+                self.worker.tell(
+                    call.client,
+                    call.spec,
+                    Ended::Failed(self.died(why)),
+                    Instant::now(),
+                );
             }
         }
     }
@@ -148,16 +159,17 @@ impl ActorCell {
         }
     }
 
-    pub(super) fn class(&self) -> &str {
-        &self.class
-    }
-
     fn died(&self, why: &str) -> Error {
-        Error::ActorDied { actor: self.actor, why: why.to_owned() }
+        Error::ActorDied {
+            actor: self.actor,
+            why: why.to_owned(),
+        }
     }
 
     fn activate(self: &Arc<Self>, inner: &mut Inner) {
-        if inner.active < self.max_concurrency && matches!(inner.calls.front(), Some(Slot::Ready(_))) {
+        if inner.active < self.max_concurrency
+            && matches!(inner.calls.front(), Some(Slot::Ready(_)))
+        {
             inner.active += 1;
             self.worker.slots.schedule(self.clone());
         }
@@ -202,17 +214,25 @@ impl ActorCell {
             failed: inner.failed,
         };
         drop(inner);
-        self.worker.endpoint.send(Some(MailboxId::WORKER), self.worker.gcs, exited, Payload::new());
+        self.worker.endpoint.send(
+            Some(MailboxId::WORKER),
+            self.worker.gcs,
+            exited,
+            Payload::new(),
+        );
     }
 
     fn run_call(self: &Arc<Self>, call: Call) {
         let Call { client, spec, args } = call;
         let start = Instant::now();
+        self.worker.history.begin(client, &spec, start);
         let ended = match self.worker.function(spec.function) {
             Err(error) => Ended::Failed(error),
             Ok(function) => match function.code {
                 Code::MethodMut(code) => match &mut *self.state.write() {
-                    Some(instance) => self.worker.run_values(function, || code(&mut **instance, args)),
+                    Some(instance) => self
+                        .worker
+                        .run_values(function, || code(&mut **instance, args)),
                     None => Ended::Failed(self.died("it has ended")),
                 },
                 Code::MethodRef(code) => match &*self.state.read() {
@@ -237,7 +257,10 @@ impl Runnable for ActorCell {
     fn run(self: Arc<Self>) {
         let start = Instant::now();
         while let Some(call) = self.next() {
-            let before = current::begin(Running { slots: self.worker.slots.clone(), lease: None });
+            let before = current::begin(Running {
+                slots: self.worker.slots.clone(),
+                lease: None,
+            });
             self.run_call(call);
             current::end(before);
             if self.worker.slots.has_queued() && start.elapsed() > TURN {

@@ -1,6 +1,7 @@
-//! What ran lately, for people. Bounded, and cheap enough to be always on.
+//! What runs and what ran lately, for people. Bounded, and cheap enough to be always on.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Instant;
 
 use mobula_transport::Address;
 use parking_lot::Mutex;
@@ -20,23 +21,67 @@ struct Ended {
     run_us: u32,
 }
 
-/// The tasks that ended lately.
+struct Begun {
+    client: Address,
+    function: FunctionId,
+    name: Option<String>,
+    start: Instant,
+}
+
 #[derive(Default)]
-pub(super) struct History(Mutex<VecDeque<Ended>>);
+struct Inner {
+    running: BTreeMap<(Address, u64), Begun>,
+    ended: VecDeque<Ended>,
+}
+
+/// The tasks that run and those that ended lately.
+#[derive(Default)]
+pub(super) struct History(Mutex<Inner>);
 
 impl History {
+    pub(super) fn begin(&self, client: Address, spec: &TaskSpec, start: Instant) {
+        let begun = Begun {
+            client,
+            function: spec.function,
+            name: spec.name.clone(),
+            start,
+        };
+        self.0.lock().running.insert((client, spec.seq), begun);
+    }
+
     pub(super) fn record(&self, client: Address, spec: &TaskSpec, failed: bool, run_us: u32) {
-        let mut ended = self.0.lock();
+        let mut inner = self.0.lock();
+        inner.running.remove(&(client, spec.seq));
+        let ended = &mut inner.ended;
         if ended.len() == REMEMBERED {
             ended.pop_front();
         }
-        ended.push_back(Ended { client, seq: spec.seq, function: spec.function, failed, run_us });
+        ended.push_back(Ended {
+            client,
+            seq: spec.seq,
+            function: spec.function,
+            failed,
+            run_us,
+        });
     }
 
     pub(super) fn describe(&self, worker: &WorkerShared, out: &mut Vec<TaskInfo>) {
-        for ended in &*self.0.lock() {
+        let inner = self.0.lock();
+        for ((_, seq), begun) in &inner.running {
+            let run_us = begun.start.elapsed().as_micros() as u64;
+            let name = begun.name.as_deref();
+            out.push(worker.task_info(begun.client, *seq, begun.function, name, "RUNNING", run_us));
+        }
+        for ended in &inner.ended {
             let state = if ended.failed { "FAILED" } else { "FINISHED" };
-            out.push(worker.task_info(ended.client, ended.seq, ended.function, None, state, u64::from(ended.run_us)));
+            out.push(worker.task_info(
+                ended.client,
+                ended.seq,
+                ended.function,
+                None,
+                state,
+                u64::from(ended.run_us),
+            ));
         }
     }
 }

@@ -25,7 +25,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use mobula_transport::{Address, Endpoint, Envelope, Mailbox, MailboxId, Message, Payload, Replier, SendError};
+use mobula_transport::{
+    Address, Endpoint, Envelope, Mailbox, MailboxId, Message, Payload, Replier, SendError,
+};
 use parking_lot::Mutex;
 
 use self::actor::ActorCell;
@@ -37,8 +39,8 @@ use crate::client::Client;
 use crate::error::Error;
 use crate::ids::{ActorId, LeaseId};
 use crate::messages::{
-    ArgSpec, ListTasks, PushCalls, PushTasks, ReclaimTasks, StartActor, StopActor, StopWorker, TaskInfo, TaskSpec,
-    TasksReturned, WorkerConfig,
+    ArgSpec, ListTasks, PushCalls, PushTasks, ReclaimTasks, StartActor, StopActor, StopWorker,
+    TaskInfo, TaskSpec, TasksReturned, WorkerConfig,
 };
 use crate::registry::{Code, DuplicateFunction, Registry};
 use crate::store::StoreClient;
@@ -104,7 +106,9 @@ impl Worker {
             history: History::default(),
             stop: tokio::sync::watch::Sender::new(None),
         });
-        shared.endpoint.attach(MailboxId::WORKER, Arc::new(WorkerMailbox(shared.clone())));
+        shared
+            .endpoint
+            .attach(MailboxId::WORKER, Arc::new(WorkerMailbox(shared.clone())));
         Ok(Self(shared))
     }
 
@@ -120,7 +124,13 @@ impl Worker {
     /// Ends all actors and lets the threads leave. User code that runs is not interrupted.
     pub fn shutdown(&self) {
         self.0.endpoint.detach(MailboxId::WORKER);
-        let actors: Vec<_> = self.0.actors.lock().drain().map(|(_, actor)| actor).collect();
+        let actors: Vec<_> = self
+            .0
+            .actors
+            .lock()
+            .drain()
+            .map(|(_, actor)| actor)
+            .collect();
         for actor in actors {
             actor.stop("its worker was shut down", false);
         }
@@ -170,7 +180,10 @@ impl Mailbox for WorkerMailbox {
         } else if kind == mobula_transport::Undelivered::KIND {
             // An owner that is gone needs no answer.
         } else {
-            envelope.reject(SendError::UnknownMessage { kind, name: String::new() });
+            envelope.reject(SendError::UnknownMessage {
+                kind,
+                name: String::new(),
+            });
         }
     }
 }
@@ -183,14 +196,23 @@ impl WorkerShared {
         for spec in push.tasks {
             let inline: Vec<bytes::Bytes> = parts.by_ref().take(inline_count(&spec)).collect();
             if is_inline(&spec) {
-                here.push(Call { client: push.client, args: inline_values(&spec, inline), spec });
+                here.push(Call {
+                    client: push.client,
+                    args: inline_values(&spec, inline),
+                    spec,
+                });
                 continue;
             }
             let queue = queue.clone();
-            self.bring(push.client, spec, inline, move |worker, client, spec, result| match result {
-                Ok(args) => queue.push([Call { client, spec, args }]),
-                Err(error) => worker.tell(client, spec, Ended::Failed(error), Instant::now()),
-            });
+            self.bring(
+                push.client,
+                spec,
+                inline,
+                move |worker, client, spec, result| match result {
+                    Ok(args) => queue.push([Call { client, spec, args }]),
+                    Err(error) => worker.tell(client, spec, Ended::Failed(error), Instant::now()),
+                },
+            );
         }
         queue.push(here);
     }
@@ -203,23 +225,35 @@ impl WorkerShared {
             let inline: Vec<bytes::Bytes> = parts.by_ref().take(inline_count(&spec)).collect();
             let Some(cell) = &cell else {
                 let why = "it does not live in this worker any more".to_owned();
-                let error = Error::ActorDied { actor: push.actor, why };
+                let error = Error::ActorDied {
+                    actor: push.actor,
+                    why,
+                };
                 self.tell(push.client, spec, Ended::Failed(error), Instant::now());
                 continue;
             };
             if is_inline(&spec) {
-                cell.push(Call { client: push.client, args: inline_values(&spec, inline), spec });
+                cell.push(Call {
+                    client: push.client,
+                    args: inline_values(&spec, inline),
+                    spec,
+                });
                 continue;
             }
             let slot = cell.reserve();
             let cell = cell.clone();
-            self.bring(push.client, spec, inline, move |worker, client, spec, result| match result {
-                Ok(args) => cell.fill(slot, Some(Call { client, spec, args })),
-                Err(error) => {
-                    cell.fill(slot, None);
-                    worker.tell(client, spec, Ended::Failed(error), Instant::now());
-                }
-            });
+            self.bring(
+                push.client,
+                spec,
+                inline,
+                move |worker, client, spec, result| match result {
+                    Ok(args) => cell.fill(slot, Some(Call { client, spec, args })),
+                    Err(error) => {
+                        cell.fill(slot, None);
+                        worker.tell(client, spec, Ended::Failed(error), Instant::now());
+                    }
+                },
+            );
         }
     }
 
@@ -247,8 +281,10 @@ impl WorkerShared {
             let mut inline = inline.into_iter();
             for (position, arg) in spec.args.iter().enumerate() {
                 if let ArgSpec::Inline(encoding) = arg {
-                    values[position] =
-                        Some(Value { encoding: *encoding, data: inline.next().unwrap_or_default() });
+                    values[position] = Some(Value {
+                        encoding: *encoding,
+                        data: inline.next().unwrap_or_default(),
+                    });
                 }
             }
         }
@@ -269,7 +305,10 @@ impl WorkerShared {
                 {
                     let result = match failure.lock().take() {
                         Some(error) => Err(error),
-                        None => Ok(std::mem::take(&mut *values.lock()).into_iter().flatten().collect()),
+                        None => Ok(std::mem::take(&mut *values.lock())
+                            .into_iter()
+                            .flatten()
+                            .collect()),
                     };
                     then(&worker, client, spec, result);
                 }
@@ -282,14 +321,27 @@ impl WorkerShared {
         if leases.len() > LEASES_KEPT && !leases.contains_key(&lease) {
             leases.retain(|_, queue| !queue.is_idle());
         }
-        leases.entry(lease).or_insert_with(|| LeaseQueue::new(lease, raylet, self.clone())).clone()
+        leases
+            .entry(lease)
+            .or_insert_with(|| LeaseQueue::new(lease, raylet, self.clone()))
+            .clone()
     }
 
     fn reclaim(&self, reclaim: &ReclaimTasks) {
         let queue = self.leases.lock().get(&reclaim.lease).cloned();
-        let seqs = queue.map_or_else(Vec::new, |queue| queue.reclaim(reclaim.client, reclaim.at_most as usize));
-        let returned = TasksReturned { lease: reclaim.lease, seqs };
-        self.endpoint.send(Some(MailboxId::WORKER), reclaim.client, returned, Payload::new());
+        let seqs = queue.map_or_else(Vec::new, |queue| {
+            queue.reclaim(reclaim.client, reclaim.at_most as usize)
+        });
+        let returned = TasksReturned {
+            lease: reclaim.lease,
+            seqs,
+        };
+        self.endpoint.send(
+            Some(MailboxId::WORKER),
+            reclaim.client,
+            returned,
+            Payload::new(),
+        );
     }
 
     fn start_actor(
@@ -321,13 +373,18 @@ impl WorkerShared {
         if is_inline(&spec) {
             construct(self, Ok(inline_values(&spec, payload)));
         } else {
-            self.bring(owner, spec, payload, move |worker, _, _, result| construct(worker, result));
+            self.bring(owner, spec, payload, move |worker, _, _, result| {
+                construct(worker, result)
+            });
         }
     }
 
     fn forget_actor(&self, actor: ActorId, incarnation: u32) {
         let mut actors = self.actors.lock();
-        if actors.get(&actor).is_some_and(|cell| cell.incarnation == incarnation) {
+        if actors
+            .get(&actor)
+            .is_some_and(|cell| cell.incarnation == incarnation)
+        {
             actors.remove(&actor);
         }
     }
@@ -355,12 +412,18 @@ struct Construction {
 
 impl Runnable for Construction {
     fn run(self: Arc<Self>) {
-        let Some((start, args, replier)) = self.work.lock().take() else { return };
+        let Some((start, args, replier)) = self.work.lock().take() else {
+            return;
+        };
         let worker = &self.worker;
-        let built = worker.function(start.spec.constructor).and_then(|function| match function.code {
-            Code::Constructor(code) => worker.run_code(function, || code(args)).map_err(|(error, _)| error),
-            _ => Err(wrong_kind(function, "a constructor")),
-        });
+        let built = worker
+            .function(start.spec.constructor)
+            .and_then(|function| match function.code {
+                Code::Constructor(code) => worker
+                    .run_code(function, || code(args))
+                    .map_err(|(error, _)| error),
+                _ => Err(wrong_kind(function, "a constructor")),
+            });
         match built {
             Err(error) => replier.reply(Err(error)),
             Ok(instance) => {
@@ -369,7 +432,6 @@ impl Runnable for Construction {
                 let cell = ActorCell::new(
                     actor,
                     start.incarnation,
-                    spec.class,
                     spec.max_concurrency,
                     instance,
                     worker.clone(),
@@ -382,11 +444,16 @@ impl Runnable for Construction {
 }
 
 fn is_inline(spec: &TaskSpec) -> bool {
-    spec.args.iter().all(|arg| matches!(arg, ArgSpec::Inline(_)))
+    spec.args
+        .iter()
+        .all(|arg| matches!(arg, ArgSpec::Inline(_)))
 }
 
 fn inline_count(spec: &TaskSpec) -> usize {
-    spec.args.iter().filter(|arg| matches!(arg, ArgSpec::Inline(_))).count()
+    spec.args
+        .iter()
+        .filter(|arg| matches!(arg, ArgSpec::Inline(_)))
+        .count()
 }
 
 fn inline_values(spec: &TaskSpec, parts: Vec<bytes::Bytes>) -> Vec<Value> {
@@ -394,7 +461,10 @@ fn inline_values(spec: &TaskSpec, parts: Vec<bytes::Bytes>) -> Vec<Value> {
     spec.args
         .iter()
         .map(|arg| match arg {
-            ArgSpec::Inline(encoding) => Value { encoding: *encoding, data: parts.next().unwrap_or_default() },
+            ArgSpec::Inline(encoding) => Value {
+                encoding: *encoding,
+                data: parts.next().unwrap_or_default(),
+            },
             // The callers have checked that every argument is inline.
             ArgSpec::Stored(_) => unreachable!("a stored argument among inline ones"),
         })

@@ -144,7 +144,9 @@ impl Slots {
             .spawn(move || slots.work());
         match spawned {
             Ok(_) => state.threads += 1,
-            Err(error) => tracing::error!(%error, threads = state.threads, "a slot thread could not be started"),
+            Err(error) => {
+                tracing::error!(%error, threads = state.threads, "a slot thread could not be started")
+            }
         }
         if first {
             let slots = self.clone();
@@ -203,7 +205,12 @@ impl Slots {
 
     /// Polls for a moment, one thread at a time.
     fn spin(&self) {
-        if self.0.spinning.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+        if self
+            .0
+            .spinning
+            .compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed)
+            .is_err()
+        {
             return;
         }
         let start = Instant::now();
