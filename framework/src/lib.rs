@@ -1,1 +1,82 @@
-//! Placeholder.
+//! Tasks, actors, objects and datasets, on one machine or many.
+//!
+//! ```
+//! use mobula::{ObjectRef, remote};
+//!
+//! #[remote]
+//! fn add(a: i64, b: i64) -> i64 {
+//!     a + b
+//! }
+//!
+//! struct Counter {
+//!     hits: i64,
+//! }
+//!
+//! #[remote]
+//! impl Counter {
+//!     fn new(start: i64) -> Self {
+//!         Self { hits: start }
+//!     }
+//!
+//!     fn increment(&mut self) -> i64 {
+//!         self.hits += 1;
+//!         self.hits
+//!     }
+//! }
+//!
+//! let sum: ObjectRef<i64> = add.remote(1, 2); // returns at once
+//! let more = add.options().num_cpus(0.5).name("more").remote(&sum, 40);
+//! let counter = Counter::remote(0);
+//! let hits = counter.increment().remote();
+//! assert_eq!(add.call(1, 2), 3);
+//! ```
+//!
+//! | to | use |
+//! |---|---|
+//! | start a program | [`macro@main`] |
+//! | make a function a task, a struct an actor | [`macro@remote`] |
+//! | pass results on without fetching them | [`ObjectRef`] |
+//! | fetch, wait, share | [`get`], [`wait`], [`put`] |
+//! | read large values in place | [`Array`], [`Batch`], [`Bytes`] |
+//! | reach an actor by name, end one | [`get_actor`], [`kill`] |
+//!
+//! This crate is the typed face of Mobula: it turns types into bytes and function names, and
+//! bytes into types. What it does not do itself (submitting, owning, scheduling, storing) is
+//! `mobula-core`'s, whose [`Error`] it passes on.
+
+#[cfg(panic = "abort")]
+compile_error!(
+    "Mobula turns a panic in a task into that task's error, which panic = \"abort\" makes impossible: \
+     remove it from the profile in Cargo.toml"
+);
+
+// The macros name this crate `::mobula`, in its own tests too.
+#[allow(unused_extern_crates)]
+extern crate self as mobula;
+
+mod actor;
+mod argument;
+mod batch_call;
+mod call;
+mod object;
+mod options;
+mod run;
+mod value;
+
+pub use bytes::Bytes;
+pub use mobula_core::error::Error;
+pub use mobula_core::ids::NodeId;
+pub use mobula_macros::{main, remote};
+
+pub use crate::actor::{
+    ActorRef, RemoteClass, RemoteHandle, get_actor, get_actor_in, kill, kill_and_restart,
+};
+pub use crate::argument::IntoArg;
+pub use crate::batch_call::BatchCall;
+pub use crate::call::{Method, Results, Signature};
+pub use crate::object::{Get, ObjectRef, Waited, get, get_timeout, put, wait};
+pub use crate::options::{ActorOptions, TaskOptions};
+pub use crate::value::{Array, Batch, Number, Value};
+
+#[doc(hidden)]
+pub mod __private;

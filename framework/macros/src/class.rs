@@ -1,0 +1,361 @@
+//! `#[remote] impl`.
+
+use proc_macro2::TokenStream;
+use quote::{format_ident, quote, quote_spanned};
+use syn::{Error, Ident, ImplItem, ImplItemFn, ItemImpl, Result, ReturnType, Type};
+
+use crate::function::{Attributes, full_name, registered};
+use crate::options::{ACTOR_VALUES, Options};
+use crate::signature::{Remote, caught, span};
+
+/// The `impl` block as it was, the actor's handle, its code and its entries in the registry.
+pub(crate) fn expand(attributes: TokenStream, mut block: ItemImpl) -> Result<TokenStream> {
+    let options = Options::parse(attributes, ACTOR_VALUES, false)?;
+    if let Some((_, path, _)) = &block.trait_ {
+        return Err(Error::new_spanned(
+            path,
+            "an actor's methods are those of its own `impl` block, not of a trait",
+        ));
+    }
+    if !block.generics.params.is_empty() {
+        return Err(Error::new_spanned(
+            &block.generics,
+            "an actor's type cannot be generic: a worker finds it by its name alone; write one type per case",
+        ));
+    }
+    let class = (*block.self_ty).clone();
+    let name = class_name(&class)?;
+
+    let mut constructor = None;
+    let mut methods = Vec::new();
+    for item in &mut block.items {
+        let ImplItem::Fn(function) = item else {
+            continue;
+        };
+        let options = Options::take_from_method(&mut function.attrs)?;
+        if options.skip {
+            continue;
+        }
+        if function.sig.receiver().is_some() {
+            methods.push(Method::read(function, &options, &class)?);
+        } else if function.sig.ident == "new" {
+            constructor = Some(Constructor::read(function, &class)?);
+        }
+    }
+    let Some(constructor) = constructor else {
+        return Err(Error::new_spanned(
+            &block.self_ty,
+            "an actor needs a constructor: `fn new(..) -> Self` or `fn new(..) -> Result<Self, E>`",
+        ));
+    };
+
+    let shared = methods.iter().any(|method| !method.exclusive);
+    let cell = if shared {
+        quote!(Shared)
+    } else {
+        quote!(Exclusive)
+    };
+    let make = constructor.expand(&name, &class, &cell, &options);
+    let handle = handle(&name, &methods);
+    let methods = methods
+        .iter()
+        .enumerate()
+        .map(|(index, method)| method.expand(index, &name, &class, &cell));
+
+    Ok(quote! {
+        #block
+        #make
+        #handle
+        const _: () = {
+            #(#methods)*
+        };
+    })
+}
+
+/// The type's name, without its path.
+fn class_name(class: &Type) -> Result<Ident> {
+    let Type::Path(path) = class else {
+        return Err(Error::new_spanned(class, "an actor is a struct or an enum"));
+    };
+    match path.path.segments.last() {
+        Some(segment) if segment.arguments.is_none() => Ok(segment.ident.clone()),
+        _ => Err(Error::new_spanned(
+            class,
+            "an actor's type cannot be generic: a worker finds it by its name alone",
+        )),
+    }
+}
+
+/// `fn new`.
+struct Constructor {
+    function: ImplItemFn,
+    remote: Remote,
+}
+
+impl Constructor {
+    fn read(function: &ImplItemFn, class: &Type) -> Result<Self> {
+        let mut signature = function.sig.clone();
+        let fallible = match &signature.output {
+            ReturnType::Type(_, ty) => is_result(ty),
+            ReturnType::Default => {
+                return Err(Error::new(
+                    span(&signature),
+                    "a constructor returns `Self` or `Result<Self, E>`",
+                ));
+            }
+        };
+        // The state never crosses the wire, so the rules for results do not hold for it.
+        signature.output = ReturnType::Default;
+        let mut remote = Remote::read(&signature, &Options::default(), Some(class))?;
+        remote.returned.fallible = fallible;
+        Ok(Self {
+            function: function.clone(),
+            remote,
+        })
+    }
+
+    fn expand(
+        &self,
+        name: &Ident,
+        class: &Type,
+        cell: &TokenStream,
+        options: &Options,
+    ) -> TokenStream {
+        let remote = &self.remote;
+        let visibility = &self.function.vis;
+        let conditions = Attributes::split(&self.function.attrs).conditions;
+        let handle = handle_name(name);
+        let class_text = name.to_string();
+        let holders = remote.holders();
+        let remote_inputs = remote.remote_inputs();
+        let names = remote.names();
+        let builder = &options.builder;
+        let decode = remote.decode(&quote!(CONSTRUCTOR.name));
+        let passed = remote.passed();
+        let call = remote.run(quote!(<#class>::new(#(#passed),*)));
+        let state = if remote.returned.fallible {
+            let caught = caught();
+            quote!(match #call {
+                ::core::result::Result::Ok(__state) => __state,
+                ::core::result::Result::Err(__error) => return ::core::result::Result::Err(#caught),
+            })
+        } else {
+            call
+        };
+        let registered = registered(
+            &quote!(CONSTRUCTOR),
+            &format!("{name}::new"),
+            &remote.text,
+            &quote!(Constructor(construct)),
+        );
+        let class_name = full_name(&class_text);
+        let signature = quote!(fn(#(#holders),*));
+        quote! {
+            #(#conditions)*
+            #[allow(dead_code, clippy::too_many_arguments)]
+            impl #class {
+                /// Makes an actor of this type and returns its handle at once. Whatever goes
+                /// wrong, the first call says it.
+                #visibility fn remote(#remote_inputs) -> #handle {
+                    Self::__defaults().remote(#(#names),*)
+                }
+
+                /// A builder of the actor's options.
+                #visibility fn options() -> ::mobula::ActorOptions<#class, #signature> {
+                    ::core::clone::Clone::clone(Self::__defaults())
+                }
+            }
+
+            #(#conditions)*
+            const _: () = {
+                #registered
+
+                fn construct(
+                    __values: ::std::vec::Vec<::mobula::__private::Encoded>,
+                ) -> ::core::result::Result<::mobula::__private::Instance, ::mobula::__private::CallError> {
+                    #decode
+                    let __state = #state;
+                    ::core::result::Result::Ok(::std::boxed::Box::new(::mobula::__private::#cell::new(__state)))
+                }
+
+                impl #class {
+                    #[doc(hidden)]
+                    fn __defaults() -> &'static ::mobula::ActorOptions<#class, #signature> {
+                        static DEFAULTS: ::std::sync::LazyLock<::mobula::ActorOptions<#class, #signature>> =
+                            ::std::sync::LazyLock::new(|| ::mobula::ActorOptions::new(&CONSTRUCTOR) #builder);
+                        &DEFAULTS
+                    }
+                }
+
+                impl ::mobula::RemoteClass for #class {
+                    type Handle = #handle;
+                    const NAME: &'static str = #class_name;
+                }
+            };
+        }
+    }
+}
+
+/// A method with `&self` or `&mut self`.
+struct Method {
+    function: ImplItemFn,
+    remote: Remote,
+    /// `&mut self`: never beside another.
+    exclusive: bool,
+}
+
+impl Method {
+    fn read(function: &ImplItemFn, options: &Options, class: &Type) -> Result<Self> {
+        let receiver = match function.sig.receiver() {
+            Some(receiver) if receiver.reference.is_some() => receiver,
+            _ => {
+                return Err(Error::new(
+                    span(&function.sig),
+                    "an actor's method has `&self` or `&mut self`; mark it #[remote(skip)] to keep it local",
+                ));
+            }
+        };
+        let remote = Remote::read(&function.sig, options, Some(class))?;
+        Ok(Self {
+            exclusive: receiver.mutability.is_some(),
+            function: function.clone(),
+            remote,
+        })
+    }
+
+    /// Its code, its entry in the registry and its accessor on the handle.
+    fn expand(&self, index: usize, name: &Ident, class: &Type, cell: &TokenStream) -> TokenStream {
+        let remote = &self.remote;
+        let Attributes {
+            docs, conditions, ..
+        } = Attributes::split(&self.function.attrs);
+        let method = &self.function.sig.ident;
+        let visibility = &self.function.vis;
+        let handle = handle_name(name);
+        let variable = format_ident!("METHOD_{index}");
+        let run = format_ident!("run_{index}");
+        let (kind, state, borrow) = if self.exclusive {
+            (
+                quote!(MethodMut(#run)),
+                quote!(&mut (dyn ::core::any::Any + ::core::marker::Send + ::core::marker::Sync)),
+                quote!(state_mut),
+            )
+        } else {
+            (
+                quote!(MethodRef(#run)),
+                quote!(&(dyn ::core::any::Any + ::core::marker::Send + ::core::marker::Sync)),
+                quote!(state_ref),
+            )
+        };
+        let registered = registered(
+            &quote!(#variable),
+            &format!("{name}::{method}"),
+            &remote.text,
+            &kind,
+        );
+        let holders = remote.holders();
+        let refs = &remote.returned.refs;
+        let encode = &remote.returned.encode;
+        let decode = remote.decode(&quote!(#variable.name));
+        let passed = remote.passed();
+        let call = remote.run(quote!(<#class>::#method(__state, #(#passed),*)));
+        let span = method.span();
+        let accessor = quote_spanned! {span=>
+            #visibility fn #method(&self) -> ::mobula::Method<'_, fn(#(#holders),*) -> #refs> {
+                ::mobula::Method::new(&self.actor, &#variable)
+            }
+        };
+        quote! {
+            #(#conditions)*
+            const _: () = {
+                #registered
+
+                fn #run(
+                    __state: #state,
+                    __values: ::std::vec::Vec<::mobula::__private::Encoded>,
+                ) -> ::mobula::__private::CallResult {
+                    let __state = ::mobula::__private::#cell::<#class>::#borrow(__state, #variable.name)?;
+                    #decode
+                    let __result = #call;
+                    #encode
+                }
+
+                #[allow(dead_code, private_interfaces)]
+                impl #handle {
+                    #(#docs)*
+                    #[must_use = "`.remote(..)` makes the call"]
+                    #accessor
+                }
+            };
+        }
+    }
+}
+
+fn handle_name(name: &Ident) -> Ident {
+    format_ident!("{name}Handle")
+}
+
+fn handle(name: &Ident, methods: &[Method]) -> TokenStream {
+    let handle = handle_name(name);
+    let documentation = format!(
+        "A handle to a [`{name}`] actor. Clones, and handles passed to tasks and other actors, are of the same actor."
+    );
+    let ready = (!methods
+        .iter()
+        .any(|method| method.function.sig.ident == "ready"))
+    .then(|| {
+        quote! {
+            #[allow(dead_code)]
+            impl #handle {
+                /// Resolves when the constructor has returned, or to its error.
+                pub fn ready(&self) -> ::mobula::ObjectRef<()> {
+                    ::mobula::RemoteHandle::actor_ready(self)
+                }
+            }
+        }
+    });
+    quote! {
+        #[doc = #documentation]
+        #[allow(unreachable_pub, private_interfaces)]
+        #[derive(::core::clone::Clone, ::core::fmt::Debug)]
+        pub struct #handle {
+            actor: ::mobula::ActorRef,
+        }
+
+        #ready
+
+        const _: () = {
+            impl ::mobula::RemoteHandle for #handle {
+                fn from_actor(actor: ::mobula::ActorRef) -> Self {
+                    Self { actor }
+                }
+                fn actor(&self) -> &::mobula::ActorRef {
+                    &self.actor
+                }
+            }
+
+            impl ::mobula::__private::serde::Serialize for #handle {
+                fn serialize<S: ::mobula::__private::serde::Serializer>(
+                    &self,
+                    serializer: S,
+                ) -> ::core::result::Result<S::Ok, S::Error> {
+                    ::mobula::__private::serde::Serialize::serialize(&self.actor, serializer)
+                }
+            }
+
+            impl<'de> ::mobula::__private::serde::Deserialize<'de> for #handle {
+                fn deserialize<D: ::mobula::__private::serde::Deserializer<'de>>(
+                    deserializer: D,
+                ) -> ::core::result::Result<Self, D::Error> {
+                    ::core::result::Result::Ok(Self {
+                        actor: ::mobula::__private::serde::Deserialize::deserialize(deserializer)?,
+                    })
+                }
+            }
+        };
+    }
+}
+
+fn is_result(ty: &Type) -> bool {
+    matches!(ty, Type::Path(path) if path.path.segments.last().is_some_and(|segment| segment.ident == "Result"))
+}

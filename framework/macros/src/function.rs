@@ -1,0 +1,262 @@
+//! `#[remote] fn`.
+
+use proc_macro2::TokenStream;
+use quote::quote;
+use syn::{Attribute, Error, FnArg, ItemFn, Result};
+
+use crate::options::{Options, TASK_VALUES};
+use crate::signature::{Borrowed, Remote};
+
+/// The item that stands for the function, its code and its entry in the registry.
+pub(crate) fn expand(attributes: TokenStream, function: ItemFn) -> Result<TokenStream> {
+    let options = Options::parse(attributes, TASK_VALUES, true)?;
+    if let Some(receiver) = function.sig.receiver() {
+        return Err(Error::new_spanned(
+            receiver,
+            "a method is made remote by #[remote] on its whole `impl` block",
+        ));
+    }
+    let remote = Remote::read(&function.sig, &options, None)?;
+    let name = &function.sig.ident;
+    for input in &function.sig.inputs {
+        if let FnArg::Typed(input) = input
+            && matches!(&*input.pat, syn::Pat::Ident(ident) if ident.ident == *name)
+        {
+            return Err(Error::new_spanned(
+                &input.pat,
+                "a parameter cannot have the name of its remote function, which is a constant here; rename one of them",
+            ));
+        }
+    }
+
+    let Attributes {
+        docs,
+        conditions,
+        others,
+    } = Attributes::split(&function.attrs);
+    let documentation = quote!(#(#docs)*);
+    let visibility = &function.vis;
+    let asyncness = &function.sig.asyncness;
+    let inputs = &function.sig.inputs;
+    let output = &function.sig.output;
+    let block = &function.block;
+
+    let text = &remote.text;
+    let holders = remote.holders();
+    let refs = &remote.returned.refs;
+    let encode = &remote.returned.encode;
+    let remote_inputs = remote.remote_inputs();
+    let names = remote.names();
+    let builder = &options.builder;
+    let decode = remote.decode(&quote!(FUNCTION.name));
+    let passed = remote.passed();
+    let run = remote.run(quote!(#name.call(#(#passed),*)));
+    let registered = registered(
+        &quote!(FUNCTION),
+        &name.to_string(),
+        text,
+        &quote!(Task(run)),
+    );
+    let batch = batch_function(&remote, &function, &conditions);
+    let signature = quote!(fn(#(#holders),*) -> #refs);
+
+    Ok(quote! {
+        #documentation
+        #(#conditions)*
+        #[allow(non_camel_case_types, missing_docs)]
+        #[derive(::core::clone::Clone, ::core::marker::Copy, ::core::fmt::Debug)]
+        #visibility struct #name;
+
+        #(#conditions)*
+        #[allow(dead_code, clippy::too_many_arguments, clippy::unused_unit)]
+        impl #name {
+            /// Runs the function here, like any other.
+            #(#others)*
+            #visibility #asyncness fn call(self, #inputs) #output #block
+
+            /// Submits the function as a task and returns at once. Whatever goes wrong, the
+            /// references that come back say it.
+            #visibility fn remote(self, #remote_inputs) -> #refs {
+                Self::__defaults().remote(#(#names),*)
+            }
+
+            /// A builder of the call's options.
+            #visibility fn options(self) -> ::mobula::TaskOptions<#signature> {
+                ::core::clone::Clone::clone(Self::__defaults())
+            }
+        }
+
+        #(#conditions)*
+        const _: () = {
+            #registered
+
+            fn run(__values: ::std::vec::Vec<::mobula::__private::Encoded>) -> ::mobula::__private::CallResult {
+                #decode
+                let __result = #run;
+                #encode
+            }
+
+            impl #name {
+                #[doc(hidden)]
+                fn __defaults() -> &'static ::mobula::TaskOptions<#signature> {
+                    static DEFAULTS: ::std::sync::LazyLock<::mobula::TaskOptions<#signature>> =
+                        ::std::sync::LazyLock::new(|| ::mobula::TaskOptions::new(&FUNCTION) #builder);
+                    &DEFAULTS
+                }
+            }
+        };
+
+        #batch
+    })
+}
+
+/// What makes a function of one batch usable by `Dataset::map_batches`.
+fn batch_function(remote: &Remote, function: &ItemFn, conditions: &[&Attribute]) -> TokenStream {
+    let (Some(first), true) = (remote.parameters.first(), remote.returned.batch) else {
+        return TokenStream::new();
+    };
+    let Some(Borrowed(borrowed)) = first.batch else {
+        return TokenStream::new();
+    };
+    let name = &function.sig.ident;
+    let visibility = &function.vis;
+    let rest = &remote.parameters[1..];
+    let count = rest.len();
+    let inputs = rest.iter().map(|parameter| {
+        let (name, holder) = (&parameter.name, &parameter.holder);
+        quote!(#name: #holder)
+    });
+    let encodes = rest.iter().map(|parameter| {
+        let name = &parameter.name;
+        quote!(::mobula::__private::encode(#name)?)
+    });
+    let takes = rest.iter().map(|parameter| {
+        let (name, holder, variable) = (
+            parameter.name.to_string(),
+            &parameter.holder,
+            &parameter.variable,
+        );
+        quote!(let #variable: #holder = __arguments.take(#name)?;)
+    });
+    let mutable = (count > 0).then(|| quote!(mut));
+    let passed = rest.iter().map(|parameter| &parameter.pass);
+    let batch = if borrowed {
+        quote!(&__batch)
+    } else {
+        quote!(__batch)
+    };
+    let call = remote.run(quote!(#name.call(#batch, #(#passed),*)));
+    let result = if remote.returned.fallible {
+        let caught = crate::signature::caught();
+        quote!(match #call {
+            ::core::result::Result::Ok(__batch) => ::core::result::Result::Ok(__batch),
+            ::core::result::Result::Err(__error) => ::core::result::Result::Err(#caught),
+        })
+    } else {
+        quote!(::core::result::Result::Ok(#call))
+    };
+    let full_name = full_name(&name.to_string());
+    let without_parameters = (count == 0).then(|| {
+        quote! {
+            impl ::core::convert::From<#name> for ::mobula::BatchCall {
+                fn from(function: #name) -> Self {
+                    function.with()
+                }
+            }
+        }
+    });
+    quote! {
+        #(#conditions)*
+        #[allow(dead_code, clippy::too_many_arguments)]
+        impl #name {
+            /// The function with its parameters, to be mapped over the batches of a dataset.
+            #visibility fn with(self, #(#inputs),*) -> ::mobula::BatchCall {
+                ::mobula::__private::batch_call(#full_name, || ::core::result::Result::Ok(::std::vec![#(#encodes),*]))
+            }
+        }
+
+        #(#conditions)*
+        const _: () = {
+            #without_parameters
+
+            ::mobula::__private::inventory::submit! {
+                ::mobula::__private::BatchFunction { name: #full_name, call: run }
+            }
+
+            fn run(
+                __batch: ::mobula::__private::RecordBatch,
+                __values: &[::mobula::__private::Encoded],
+            ) -> ::core::result::Result<::mobula::__private::RecordBatch, ::mobula::__private::CallError> {
+                let #mutable __arguments =
+                    ::mobula::__private::Arguments::new(#full_name, __values.to_vec(), #count)?;
+                #(#takes)*
+                #result
+            }
+        };
+    }
+}
+
+/// The name a function is registered under.
+pub(crate) fn full_name(path: &str) -> TokenStream {
+    quote!(::core::concat!(
+        ::core::env!("CARGO_PKG_NAME"),
+        "@",
+        ::core::env!("CARGO_PKG_VERSION"),
+        "::",
+        ::core::module_path!(),
+        "::",
+        #path
+    ))
+}
+
+/// A static of the function and its entry in the registry.
+pub(crate) fn registered(
+    variable: &TokenStream,
+    path: &str,
+    signature: &str,
+    code: &TokenStream,
+) -> TokenStream {
+    let name = full_name(path);
+    let function = quote! {
+        ::mobula::__private::RemoteFunction {
+            name: #name,
+            signature: #signature,
+            code: ::mobula::__private::Code::#code,
+        }
+    };
+    quote! {
+        static #variable: ::mobula::__private::RemoteFunction = #function;
+        ::mobula::__private::inventory::submit! { #function }
+    }
+}
+
+/// A function's attributes, by where they belong.
+pub(crate) struct Attributes<'a> {
+    /// Its documentation and deprecation: to what stands for it.
+    pub(crate) docs: Vec<&'a Attribute>,
+    /// `cfg`: to everything generated.
+    pub(crate) conditions: Vec<&'a Attribute>,
+    /// The rest: to the function itself.
+    pub(crate) others: Vec<&'a Attribute>,
+}
+
+impl<'a> Attributes<'a> {
+    pub(crate) fn split(attributes: &'a [Attribute]) -> Self {
+        let mut split = Self {
+            docs: Vec::new(),
+            conditions: Vec::new(),
+            others: Vec::new(),
+        };
+        for attribute in attributes {
+            let path = attribute.path();
+            if path.is_ident("doc") || path.is_ident("deprecated") {
+                split.docs.push(attribute);
+            } else if path.is_ident("cfg") {
+                split.conditions.push(attribute);
+            } else {
+                split.others.push(attribute);
+            }
+        }
+        split
+    }
+}

@@ -1,0 +1,129 @@
+//! The options of an attribute: `#[remote(num_cpus = 0.5, spread)]`.
+//!
+//! An option is a call on the builder that `options()` returns, so a new builder method needs
+//! only its name in a list here.
+
+use proc_macro2::TokenStream;
+use quote::{quote, quote_spanned};
+use syn::parse::{Parse, ParseStream};
+use syn::punctuated::Punctuated;
+use syn::{Attribute, Error, Expr, Ident, LitInt, Result, Token};
+
+/// Options of a task that take a value.
+pub(crate) const TASK_VALUES: &[&str] = &["num_cpus", "num_gpus", "memory", "name", "max_retries"];
+/// Options of an actor that take a value.
+pub(crate) const ACTOR_VALUES: &[&str] = &[
+    "num_cpus",
+    "num_gpus",
+    "memory",
+    "max_restarts",
+    "max_concurrency",
+];
+/// Options of both that take none.
+pub(crate) const FLAGS: &[&str] = &["spread", "process_worker"];
+
+/// What an attribute asks for.
+#[derive(Default)]
+pub(crate) struct Options {
+    /// Calls on the builder.
+    pub(crate) builder: TokenStream,
+    /// How many references a call returns.
+    pub(crate) num_returns: Option<(usize, Ident)>,
+    /// Leave this method alone.
+    pub(crate) skip: bool,
+}
+
+/// One `name = value`, or `name`.
+struct Entry {
+    name: Ident,
+    value: Option<Expr>,
+}
+
+impl Parse for Entry {
+    fn parse(input: ParseStream<'_>) -> Result<Self> {
+        let name = input.parse()?;
+        let value = if input.peek(Token![=]) {
+            input.parse::<Token![=]>()?;
+            Some(input.parse()?)
+        } else {
+            None
+        };
+        Ok(Self { name, value })
+    }
+}
+
+impl Options {
+    /// The options of `#[remote(..)]` on a function or an `impl` block.
+    pub(crate) fn parse(attributes: TokenStream, values: &[&str], returns: bool) -> Result<Self> {
+        let entries = syn::parse::Parser::parse2(
+            Punctuated::<Entry, Token![,]>::parse_terminated,
+            attributes,
+        )?;
+        let mut options = Self::default();
+        for Entry { name, value } in entries {
+            let text = name.to_string();
+            match value {
+                Some(value) if text == "num_returns" && returns => {
+                    let number: LitInt = syn::parse2(quote!(#value))?;
+                    options.num_returns = Some((number.base10_parse()?, name));
+                }
+                Some(value) if values.contains(&text.as_str()) => {
+                    let call = quote_spanned!(name.span()=> .#name(#value));
+                    options.builder.extend(call);
+                }
+                None if FLAGS.contains(&text.as_str()) => {
+                    let call = quote_spanned!(name.span()=> .#name());
+                    options.builder.extend(call);
+                }
+                _ => {
+                    let returns = if returns { ", num_returns = .." } else { "" };
+                    return Err(Error::new_spanned(
+                        &name,
+                        format!(
+                            "unknown option: there are {} = ..{returns}, {}",
+                            values.join(" = .., "),
+                            FLAGS.join(", ")
+                        ),
+                    ));
+                }
+            }
+        }
+        Ok(options)
+    }
+
+    /// Takes `#[remote(..)]` off a method and reads it: `skip`, or `num_returns = N`.
+    pub(crate) fn take_from_method(attributes: &mut Vec<Attribute>) -> Result<Self> {
+        let mut options = Self::default();
+        let mut kept = Vec::with_capacity(attributes.len());
+        for attribute in attributes.drain(..) {
+            if attribute
+                .path()
+                .segments
+                .last()
+                .is_none_or(|segment| segment.ident != "remote")
+            {
+                kept.push(attribute);
+                continue;
+            }
+            for Entry { name, value } in
+                attribute.parse_args_with(Punctuated::<Entry, Token![,]>::parse_terminated)?
+            {
+                match value {
+                    None if name == "skip" => options.skip = true,
+                    Some(value) if name == "num_returns" => {
+                        let number: LitInt = syn::parse2(quote!(#value))?;
+                        options.num_returns = Some((number.base10_parse()?, name));
+                    }
+                    _ => {
+                        return Err(Error::new_spanned(
+                            name,
+                            "a method's options are: skip, num_returns = ..",
+                        ));
+                    }
+                }
+            }
+        }
+        *attributes = kept;
+        Ok(options)
+    }
+}

@@ -1,0 +1,15 @@
+//! What the macros' code names. Not for users; it changes without notice.
+#![allow(missing_docs)]
+
+pub use arrow::record_batch::RecordBatch;
+pub use inventory;
+pub use mobula_core::registry::{CallError, CallResult, Code, Instance, RemoteFunction};
+pub use mobula_core::value::Value as Encoded;
+pub use serde;
+
+pub use crate::batch_call::{BatchFunction, batch_call};
+pub use crate::run::{
+    Arguments, CatchDisplay, CatchError, CatchErrorRef, CatchIntoBox, Caught, Exclusive, Fallible,
+    Shared, block_on, block_on_main, returned, run_worker_if_asked,
+};
+pub use crate::value::encode;

@@ -1,0 +1,150 @@
+//! Handles to actors.
+
+use std::fmt;
+use std::sync::Arc;
+
+use mobula_core::client::ActorHandle;
+use mobula_core::error::Error;
+use mobula_core::ids::ActorId;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::object::{ObjectRef, current, unshared};
+
+/// A type made an actor by `#[remote]` on its `impl` block.
+pub trait RemoteClass {
+    /// Its handle, `CounterHandle` for `Counter`.
+    type Handle: RemoteHandle;
+    /// Its name in the registry.
+    const NAME: &'static str;
+}
+
+/// What every actor's handle is.
+pub trait RemoteHandle: Sized {
+    #[doc(hidden)]
+    fn from_actor(actor: ActorRef) -> Self;
+
+    /// The handle without the methods.
+    fn actor(&self) -> &ActorRef;
+
+    /// Resolves when the constructor has returned, or to its error. Also as `ready()` of the
+    /// handle itself.
+    fn actor_ready(&self) -> ObjectRef<()> {
+        match self.actor().handle() {
+            Ok(actor) => ObjectRef::new(actor.client().ready(actor)),
+            Err(error) => ObjectRef::failed(error),
+        }
+    }
+}
+
+/// A handle to an actor of any type.
+#[derive(Clone)]
+pub struct ActorRef(Result<ActorHandle, Arc<Error>>);
+
+impl ActorRef {
+    pub(crate) fn new(handle: ActorHandle) -> Self {
+        Self(Ok(handle))
+    }
+
+    pub(crate) fn failed(error: Arc<Error>) -> Self {
+        Self(Err(error))
+    }
+
+    /// The actor's id; `None` when the call that should have made it could not be made.
+    pub fn id(&self) -> Option<ActorId> {
+        self.0.as_ref().ok().map(ActorHandle::id)
+    }
+
+    pub(crate) fn handle(&self) -> Result<&ActorHandle, Arc<Error>> {
+        self.0.as_ref().map_err(Arc::clone)
+    }
+}
+
+impl fmt::Debug for ActorRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Ok(actor) => fmt::Debug::fmt(&actor.id(), f),
+            Err(error) => write!(f, "ActorRef(failed: {error})"),
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+enum Wire {
+    Live { actor: ActorId, class: String },
+    Failed(Error),
+}
+
+impl Serialize for ActorRef {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.0 {
+            Ok(actor) => Wire::Live {
+                actor: actor.export(),
+                class: actor.class().to_owned(),
+            }
+            .serialize(serializer),
+            Err(error) => Wire::Failed(Error::clone(error)).serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for ActorRef {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Wire::deserialize(deserializer)? {
+            Wire::Failed(error) => Ok(Self::failed(Arc::new(error))),
+            Wire::Live { actor, class } => {
+                let client = current().map_err(D::Error::custom)?;
+                Ok(Self::new(client.actor(actor, &class)))
+            }
+        }
+    }
+}
+
+/// The living actor of this name in the session's namespace: `get_actor::<Counter>("hits")`.
+///
+/// # Errors
+/// [`Error::NoSuchActor`], or [`Error::Invalid`] when the actor is of another type.
+pub fn get_actor<C: RemoteClass>(name: &str) -> Result<C::Handle, Error> {
+    find_actor::<C>(name, None)
+}
+
+/// [`get_actor`] in another namespace.
+///
+/// # Errors
+/// As [`get_actor`].
+pub fn get_actor_in<C: RemoteClass>(name: &str, namespace: &str) -> Result<C::Handle, Error> {
+    find_actor::<C>(name, Some(namespace))
+}
+
+fn find_actor<C: RemoteClass>(name: &str, namespace: Option<&str>) -> Result<C::Handle, Error> {
+    let actor = current()?.find_actor(name, namespace)?;
+    if actor.class() != C::NAME {
+        return Err(Error::Invalid {
+            what: format!(
+                "the actor named {name:?} is a {}, not a {}",
+                actor.class(),
+                C::NAME
+            ),
+        });
+    }
+    Ok(C::Handle::from_actor(ActorRef::new(actor)))
+}
+
+/// Ends an actor for good, whatever its restart policy. Its waiting calls fail; the one that runs
+/// is not interrupted, but its result is lost.
+///
+/// # Errors
+/// When the cluster cannot be reached. To kill a dead actor does nothing.
+pub fn kill<H: RemoteHandle>(actor: &H) -> Result<(), Error> {
+    let actor = actor.actor().handle().map_err(unshared)?;
+    actor.client().kill(actor, true)
+}
+
+/// Ends this life of an actor as if its worker had died: its restart policy applies.
+///
+/// # Errors
+/// As [`kill`].
+pub fn kill_and_restart<H: RemoteHandle>(actor: &H) -> Result<(), Error> {
+    let actor = actor.actor().handle().map_err(unshared)?;
+    actor.client().kill(actor, false)
+}

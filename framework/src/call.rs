@@ -1,0 +1,217 @@
+//! Calls: from typed arguments to a submission, from its handles to typed references.
+//!
+//! The shape of a call is written as a function type whose parameters are the values and whose
+//! result is what `.remote(..)` returns: `fn(i64, f64) -> ObjectRef<f64>`. Everything that
+//! depends on the number of parameters is written out here, once, by a macro.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use mobula_core::client::{Arg, ObjectHandle};
+use mobula_core::error::Error;
+use mobula_core::registry::RemoteFunction;
+use smallvec::SmallVec;
+
+use crate::actor::{ActorRef, RemoteClass, RemoteHandle};
+use crate::argument::{Argument, IntoArg};
+use crate::object::{ObjectRef, current};
+use crate::options::{ActorOptions, TaskOptions};
+use crate::value::Value;
+
+/// What `.remote(..)` returns: an [`ObjectRef`], or a tuple of them (`num_returns`).
+pub trait Results: sealed::Sealed + Sized {
+    #[doc(hidden)]
+    const COUNT: u32;
+    #[doc(hidden)]
+    fn from_handles(handles: SmallVec<[ObjectHandle; 1]>) -> Self;
+    #[doc(hidden)]
+    fn failed(error: Arc<Error>) -> Self;
+}
+
+/// The shape of a task or method: `fn(A, B) -> ObjectRef<R>`.
+pub trait Signature {
+    /// What a call of it returns.
+    type Results: Results;
+}
+
+mod sealed {
+    #[doc(hidden)]
+    pub trait Sealed {}
+}
+
+impl<T: Value> sealed::Sealed for ObjectRef<T> {}
+
+impl<T: Value> Results for ObjectRef<T> {
+    const COUNT: u32 = 1;
+
+    fn from_handles(handles: SmallVec<[ObjectHandle; 1]>) -> Self {
+        next(&mut handles.into_iter())
+    }
+
+    fn failed(error: Arc<Error>) -> Self {
+        Self::failed(error)
+    }
+}
+
+fn next<T>(handles: &mut impl Iterator<Item = ObjectHandle>) -> ObjectRef<T> {
+    match handles.next() {
+        Some(handle) => ObjectRef::new(handle),
+        None => ObjectRef::failed(Arc::new(Error::System {
+            what: "a call".to_owned(),
+            why: "the session made fewer objects than the function returns".to_owned(),
+        })),
+    }
+}
+
+macro_rules! tuple {
+    ($count:literal: $($name:ident)*) => {
+        impl<$($name: Value),*> sealed::Sealed for ($(ObjectRef<$name>,)*) {}
+
+        impl<$($name: Value),*> Results for ($(ObjectRef<$name>,)*) {
+            const COUNT: u32 = $count;
+
+            fn from_handles(handles: SmallVec<[ObjectHandle; 1]>) -> Self {
+                let mut handles = handles.into_iter();
+                ($(next::<$name>(&mut handles),)*)
+            }
+
+            fn failed(error: Arc<Error>) -> Self {
+                ($(ObjectRef::<$name>::failed(Arc::clone(&error)),)*)
+            }
+        }
+    };
+}
+
+tuple!(2: A B);
+tuple!(3: A B C);
+tuple!(4: A B C D);
+tuple!(5: A B C D E);
+tuple!(6: A B C D E F);
+tuple!(7: A B C D E F G);
+tuple!(8: A B C D E F G H);
+
+/// A method of an actor, to be called: `handle.increment().remote(..)`.
+#[must_use = "`.remote(..)` makes the call"]
+pub struct Method<'a, F> {
+    actor: &'a ActorRef,
+    function: &'static RemoteFunction,
+    signature: PhantomData<fn() -> F>,
+}
+
+impl<'a, F: Signature> Method<'a, F> {
+    #[doc(hidden)]
+    pub fn new(actor: &'a ActorRef, function: &'static RemoteFunction) -> Self {
+        Self {
+            actor,
+            function,
+            signature: PhantomData,
+        }
+    }
+}
+
+impl<F> fmt::Debug for Method<'_, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Method({} of {:?})", self.function.name, self.actor)
+    }
+}
+
+/// Everything that depends on the number of parameters.
+macro_rules! arities {
+    ($([$($name:ident: $argument:ident)*])*) => {$(
+        impl<R: Results $(, $name)*> Signature for fn($($name),*) -> R {
+            type Results = R;
+        }
+
+        impl<R: Results $(, $name)*> TaskOptions<fn($($name),*) -> R> {
+            /// Submits the task and returns at once.
+            #[allow(clippy::too_many_arguments)]
+            pub fn remote(&self $(, $argument: impl IntoArg<$name>)*) -> R {
+                submit(self.function, &self.options, [$($argument.into_argument()),*])
+            }
+        }
+
+        impl<R: Results $(, $name)*> Method<'_, fn($($name),*) -> R> {
+            /// Makes the call and returns at once. Calls from one caller arrive in the order in
+            /// which they were made.
+            #[allow(clippy::too_many_arguments)]
+            pub fn remote(self $(, $argument: impl IntoArg<$name>)*) -> R {
+                call(self.actor, self.function, [$($argument.into_argument()),*])
+            }
+        }
+
+        impl<Class: RemoteClass $(, $name)*> ActorOptions<Class, fn($($name),*)> {
+            /// Makes the actor and returns its handle at once.
+            #[allow(clippy::too_many_arguments)]
+            pub fn remote(&self $(, $argument: impl IntoArg<$name>)*) -> Class::Handle {
+                create(self.constructor, &self.options, Class::NAME, [$($argument.into_argument()),*])
+            }
+        }
+    )*};
+}
+
+arities! {
+    []
+    [A: a]
+    [A: a B: b]
+    [A: a B: b C: c]
+    [A: a B: b C: c D: d]
+    [A: a B: b C: c D: d E: e]
+    [A: a B: b C: c D: d E: e F: f]
+    [A: a B: b C: c D: d E: e F: f G: g]
+    [A: a B: b C: c D: d E: e F: f G: g H: h]
+    [A: a B: b C: c D: d E: e F: f G: g H: h I: i]
+    [A: a B: b C: c D: d E: e F: f G: g H: h I: i J: j]
+    [A: a B: b C: c D: d E: e F: f G: g H: h I: i J: j K: k]
+    [A: a B: b C: c D: d E: e F: f G: g H: h I: i J: j K: k L: l]
+}
+
+type Args = SmallVec<[Arg; 2]>;
+
+fn submit<R: Results, const LEN: usize>(
+    function: &'static RemoteFunction,
+    options: &Result<Arc<mobula_core::client::TaskOptions>, Arc<Error>>,
+    arguments: [Argument; LEN],
+) -> R {
+    let submit = || {
+        let options = options.as_ref().map_err(Arc::clone)?;
+        let arguments = collect(arguments)?;
+        Ok(current()
+            .map_err(Arc::new)?
+            .submit(function, arguments, options))
+    };
+    submit().map_or_else(R::failed, R::from_handles)
+}
+
+fn call<R: Results, const LEN: usize>(
+    actor: &ActorRef,
+    function: &'static RemoteFunction,
+    arguments: [Argument; LEN],
+) -> R {
+    let call = || {
+        let actor = actor.handle()?;
+        let arguments = collect(arguments)?;
+        Ok(actor.client().call(actor, function, arguments, R::COUNT))
+    };
+    call().map_or_else(R::failed, R::from_handles)
+}
+
+fn create<H: RemoteHandle, const LEN: usize>(
+    constructor: &'static RemoteFunction,
+    options: &Result<mobula_core::client::ActorOptions, Arc<Error>>,
+    class: &str,
+    arguments: [Argument; LEN],
+) -> H {
+    let create = || {
+        let options = options.clone()?;
+        let arguments = collect(arguments)?;
+        Ok(current()
+            .map_err(Arc::new)?
+            .create_actor(constructor, class, arguments, options))
+    };
+    H::from_actor(create().map_or_else(ActorRef::failed, ActorRef::new))
+}
+
+fn collect<const LEN: usize>(arguments: [Argument; LEN]) -> Result<Args, Arc<Error>> {
+    arguments.into_iter().map(|argument| argument.0).collect()
+}

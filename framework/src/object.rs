@@ -1,0 +1,388 @@
+//! References to objects: fetching, waiting, passing on.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::future::{Future, IntoFuture};
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mobula_core::client::{Client, ObjectHandle};
+use mobula_core::error::Error;
+use mobula_core::ids::ObjectId;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::value::{Array, Number, Parts, Value, decode, encode_parts};
+
+/// A reference to an object: the result of a task or call, or a value that was put.
+///
+/// It is had at once, long before the value. Cloning it is cheap; the object stays while any
+/// reference to it does. Pass it as an argument and the task gets the value; put it *inside* a
+/// value and it stays a reference. Fetch the value with [`get`] or, in async code, by `.await`.
+///
+/// What can go wrong (an argument that cannot be encoded, no session, an error or a panic in the
+/// task, a lost node) comes out of the `get`.
+pub struct ObjectRef<T> {
+    inner: Inner,
+    value: PhantomData<fn() -> T>,
+}
+
+#[derive(Clone)]
+enum Inner {
+    Live(ObjectHandle),
+    /// There never was an object: the call could not be made.
+    Failed(Arc<Error>),
+}
+
+impl<T> ObjectRef<T> {
+    pub(crate) fn new(handle: ObjectHandle) -> Self {
+        Self {
+            inner: Inner::Live(handle),
+            value: PhantomData,
+        }
+    }
+
+    pub(crate) fn failed(error: Arc<Error>) -> Self {
+        Self {
+            inner: Inner::Failed(error),
+            value: PhantomData,
+        }
+    }
+
+    /// The object's id; `None` when the call that should have made it could not be made.
+    pub fn id(&self) -> Option<ObjectId> {
+        match &self.inner {
+            Inner::Live(handle) => Some(handle.id()),
+            Inner::Failed(_) => None,
+        }
+    }
+
+    pub(crate) fn into_handle(self) -> Result<ObjectHandle, Arc<Error>> {
+        match self.inner {
+            Inner::Live(handle) => Ok(handle),
+            Inner::Failed(error) => Err(error),
+        }
+    }
+
+    fn handle(&self) -> Result<&ObjectHandle, &Arc<Error>> {
+        match &self.inner {
+            Inner::Live(handle) => Ok(handle),
+            Inner::Failed(error) => Err(error),
+        }
+    }
+}
+
+impl<N: Number> ObjectRef<Vec<N>> {
+    /// The same object, to be read in place instead of copied into a vector.
+    pub fn as_array(&self) -> ObjectRef<Array<N>> {
+        ObjectRef {
+            inner: self.inner.clone(),
+            value: PhantomData,
+        }
+    }
+}
+
+impl<T> Clone for ObjectRef<T> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            value: PhantomData,
+        }
+    }
+}
+
+impl<T> fmt::Display for ObjectRef<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.inner {
+            Inner::Live(handle) => fmt::Display::fmt(&handle.id(), f),
+            Inner::Failed(error) => write!(f, "failed: {error}"),
+        }
+    }
+}
+
+impl<T> fmt::Debug for ObjectRef<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ObjectRef<{}>({self})", std::any::type_name::<T>())
+    }
+}
+
+impl<T: Value> IntoFuture for ObjectRef<T> {
+    type Output = Result<T, Error>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let handle = self.into_handle().map_err(unshared)?;
+            let client = handle.client().clone();
+            let encoded = client.get_future(&handle).await?;
+            let _entered = client.enter();
+            decode(encoded)
+        })
+    }
+}
+
+impl<T: Value> IntoFuture for &ObjectRef<T> {
+    type Output = Result<T, Error>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        self.clone().into_future()
+    }
+}
+
+/// A reference inside a value, as it is written.
+#[derive(Serialize, Deserialize)]
+enum Wire {
+    Live(#[serde(with = "serde_bytes")] Vec<u8>),
+    Failed(Error),
+}
+
+/// As a part of a value a reference stays a reference; the reader becomes a borrower.
+impl<T> Serialize for ObjectRef<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.inner {
+            Inner::Live(handle) => Wire::Live(handle.to_wire().to_vec()).serialize(serializer),
+            Inner::Failed(error) => Wire::Failed(Error::clone(error)).serialize(serializer),
+        }
+    }
+}
+
+impl<'de, T> Deserialize<'de> for ObjectRef<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Wire::deserialize(deserializer)? {
+            Wire::Failed(error) => Ok(Self::failed(Arc::new(error))),
+            Wire::Live(wire) => {
+                let client = current().map_err(D::Error::custom)?;
+                client
+                    .handle_from_wire(&wire)
+                    .map(Self::new)
+                    .map_err(D::Error::custom)
+            }
+        }
+    }
+}
+
+/// What [`get`] can fetch: a reference (`&r` or `r`), a slice, vector or array of them, or a
+/// tuple of references of different types.
+pub trait Get {
+    /// What comes out: a `T`, a `Vec<T>`, or a tuple.
+    type Output;
+
+    #[doc(hidden)]
+    fn get_within(self, timeout: Option<Duration>) -> Result<Self::Output, Error>;
+}
+
+impl<T: Value> Get for &ObjectRef<T> {
+    type Output = T;
+
+    fn get_within(self, timeout: Option<Duration>) -> Result<T, Error> {
+        let handle = self.handle().map_err(|error| Error::clone(error))?;
+        let client = handle.client();
+        let encoded = client
+            .get(std::slice::from_ref(handle), timeout)?
+            .into_iter()
+            .next();
+        let encoded = encoded.ok_or_else(|| missing(1, 0))?;
+        let _entered = client.enter();
+        decode(encoded)
+    }
+}
+
+impl<T: Value> Get for ObjectRef<T> {
+    type Output = T;
+
+    fn get_within(self, timeout: Option<Duration>) -> Result<T, Error> {
+        (&self).get_within(timeout)
+    }
+}
+
+impl<T: Value> Get for &[ObjectRef<T>] {
+    type Output = Vec<T>;
+
+    fn get_within(self, timeout: Option<Duration>) -> Result<Vec<T>, Error> {
+        let handles = self.iter().map(|object| {
+            object
+                .handle()
+                .cloned()
+                .map_err(|error| Error::clone(error))
+        });
+        let handles = handles.collect::<Result<Vec<_>, _>>()?;
+        let Some(first) = handles.first() else {
+            return Ok(Vec::new());
+        };
+        let client = first.client();
+        let encoded = client.get(&handles, timeout)?;
+        if encoded.len() != handles.len() {
+            return Err(missing(handles.len(), encoded.len()));
+        }
+        let _entered = client.enter();
+        encoded.into_iter().map(decode).collect()
+    }
+}
+
+macro_rules! get_as_slice {
+    ($([$($generic:tt)*] $from:ty;)*) => {$(
+        impl<T: Value $($generic)*> Get for $from {
+            type Output = Vec<T>;
+
+            fn get_within(self, timeout: Option<Duration>) -> Result<Vec<T>, Error> {
+                self[..].get_within(timeout)
+            }
+        }
+    )*};
+}
+
+get_as_slice! {
+    [] &Vec<ObjectRef<T>>;
+    [] Vec<ObjectRef<T>>;
+    [, const LEN: usize] &[ObjectRef<T>; LEN];
+    [, const LEN: usize] [ObjectRef<T>; LEN];
+}
+
+macro_rules! get_tuple {
+    ($($name:ident: $variable:ident)*) => {
+        impl<$($name: Get),*> Get for ($($name,)*) {
+            type Output = ($($name::Output,)*);
+
+            fn get_within(self, timeout: Option<Duration>) -> Result<Self::Output, Error> {
+                let start = std::time::Instant::now();
+                let ($($variable,)*) = self;
+                Ok(($($variable.get_within(timeout.map(|timeout| timeout.saturating_sub(start.elapsed())))?,)*))
+            }
+        }
+    };
+}
+
+get_tuple!(A: a B: b);
+get_tuple!(A: a B: b C: c);
+get_tuple!(A: a B: b C: c D: d);
+
+/// The value of an object, or of several in their order; waits until they are ready.
+///
+/// A task that waits here lends its CPU to others meanwhile. In async code, await the reference
+/// instead.
+///
+/// # Errors
+/// The first failure, in the order of the references: the task's own error or panic, a lost
+/// worker, actor, object or owner.
+pub fn get<G: Get>(objects: G) -> Result<G::Output, Error> {
+    objects.get_within(None)
+}
+
+/// [`get`], but not longer than `timeout`.
+///
+/// # Errors
+/// As [`get`]; [`Error::TimedOut`] when not all were ready in time. The work goes on, and a later
+/// `get` may succeed.
+pub fn get_timeout<G: Get>(objects: G, timeout: Duration) -> Result<G::Output, Error> {
+    objects.get_within(Some(timeout))
+}
+
+/// Makes a value an object, to be passed to many tasks and fetched anywhere.
+///
+/// # Errors
+/// [`Error::Codec`], [`Error::StoreFull`], or [`Error::NoSession`].
+pub fn put<T: Value>(value: T) -> Result<ObjectRef<T>, Error> {
+    put_with(&current()?, value)
+}
+
+pub(crate) fn put_with<T: Value>(client: &Client, value: T) -> Result<ObjectRef<T>, Error> {
+    let handle = match encode_parts(value)? {
+        Parts::Whole(value) => client.put(value)?,
+        Parts::Pieces(encoding, pieces) => {
+            let pieces: Vec<&[u8]> = pieces.iter().map(|piece| &**piece).collect();
+            client.put_parts(encoding, &pieces)?
+        }
+    };
+    Ok(ObjectRef::new(handle))
+}
+
+/// References that are ready, and those that are not.
+pub type Waited<T> = (Vec<ObjectRef<T>>, Vec<ObjectRef<T>>);
+
+/// Waits until `num_returns` of the objects are ready (a failed one is ready too), or until the
+/// timeout, if there is one. Returns at most `num_returns` ready ones, and the rest, both in
+/// their order.
+///
+/// # Errors
+/// [`Error::Invalid`] when a reference comes twice, or `num_returns` is 0 or more than there are.
+pub fn wait<T>(
+    objects: &[ObjectRef<T>],
+    num_returns: usize,
+    timeout: impl Into<Option<Duration>>,
+) -> Result<Waited<T>, Error> {
+    if objects.is_empty() {
+        return Ok((Vec::new(), Vec::new()));
+    }
+    if num_returns == 0 || num_returns > objects.len() {
+        let count = objects.len();
+        return Err(Error::Invalid {
+            what: format!("wait for {num_returns} of {count} objects: ask for 1 to {count}"),
+        });
+    }
+    let mut seen = HashSet::with_capacity(objects.len());
+    if let Some(twice) = objects
+        .iter()
+        .filter_map(ObjectRef::id)
+        .find(|id| !seen.insert(*id))
+    {
+        return Err(Error::Invalid {
+            what: format!("wait: object {twice} is given twice"),
+        });
+    }
+
+    // A call that could not be made is ready; only the others are waited for.
+    let mut live = Vec::with_capacity(objects.len());
+    let mut places = Vec::with_capacity(objects.len());
+    for (place, object) in objects.iter().enumerate() {
+        if let Ok(handle) = object.handle() {
+            live.push(handle.clone());
+            places.push(place);
+        }
+    }
+    let failed = objects.len() - live.len();
+    let mut is_ready: Vec<bool> = objects
+        .iter()
+        .map(|object| object.handle().is_err())
+        .collect();
+    if let Some(first) = live.first()
+        && failed < num_returns
+    {
+        let client = first.client().clone();
+        let (ready, _) = client.wait(&live, num_returns - failed, timeout.into())?;
+        for index in ready {
+            is_ready[places[index]] = true;
+        }
+    }
+    let mut waited = (Vec::with_capacity(num_returns), Vec::new());
+    for (object, ready) in objects.iter().zip(is_ready) {
+        if ready && waited.0.len() < num_returns {
+            waited.0.push(object.clone());
+        } else {
+            waited.1.push(object.clone());
+        }
+    }
+    Ok(waited)
+}
+
+/// The client of the session this thread works for.
+pub(crate) fn current() -> Result<Client, Error> {
+    Client::current().ok_or_else(|| Error::NoSession {
+        what: "no session is running in this process: call mobula::init(Config::default()) first and keep the session"
+            .to_owned(),
+    })
+}
+
+/// The error itself, out of what is shared between the results of a call.
+pub(crate) fn unshared(error: Arc<Error>) -> Error {
+    Arc::unwrap_or_clone(error)
+}
+
+fn missing(asked: usize, got: usize) -> Error {
+    Error::System {
+        what: format!("get of {asked} objects"),
+        why: format!("the session answered with {got} values"),
+    }
+}

@@ -1,0 +1,308 @@
+//! Builders of a call's options: what a task or an actor needs and how it is treated.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use mobula_core::client;
+use mobula_core::error::Error;
+use mobula_core::ids::NodeId;
+use mobula_core::messages::{Strategy, WorkerKind};
+use mobula_core::registry::RemoteFunction;
+use mobula_core::resources::{CPU, GPU, MEMORY, Resources};
+
+use crate::call::{Results, Signature};
+
+/// The options of a task: `f.options().num_cpus(0.5).remote(..)`.
+///
+/// A value that makes no sense (a negative amount) does not fail here but in the `get` of the
+/// results. Options can be kept and used for many calls, which is a little cheaper.
+pub struct TaskOptions<F> {
+    pub(crate) function: &'static RemoteFunction,
+    pub(crate) options: Result<Arc<client::TaskOptions>, Arc<Error>>,
+    signature: PhantomData<fn() -> F>,
+}
+
+impl<F: Signature> TaskOptions<F> {
+    #[doc(hidden)]
+    pub fn new(function: &'static RemoteFunction) -> Self {
+        let mut options = client::TaskOptions::default();
+        options.returns = F::Results::COUNT;
+        Self {
+            function,
+            options: Ok(Arc::new(options)),
+            signature: PhantomData,
+        }
+    }
+}
+
+impl<F> TaskOptions<F> {
+    /// CPUs it needs while it runs; a fraction is fine, and so is 0. 1 by default.
+    #[must_use]
+    pub fn num_cpus(self, cpus: impl Into<f64>) -> Self {
+        self.resource(CPU, cpus)
+    }
+
+    /// GPUs it needs while it runs; a fraction shares one.
+    #[must_use]
+    pub fn num_gpus(self, gpus: impl Into<f64>) -> Self {
+        self.resource(GPU, gpus)
+    }
+
+    /// Bytes of heap it needs while it runs: for placement, not a limit.
+    #[must_use]
+    pub fn memory(self, bytes: u64) -> Self {
+        self.resource(MEMORY, bytes as f64)
+    }
+
+    /// An amount of any resource, named as the nodes that have it name it.
+    #[must_use]
+    pub fn resource(self, name: &str, amount: impl Into<f64>) -> Self {
+        let amount = amount.into();
+        self.change(|options| set_resource(&mut options.demand, name, amount))
+    }
+
+    /// A name for people: in lists, logs and errors.
+    #[must_use]
+    pub fn name(self, name: impl Into<String>) -> Self {
+        self.set(|options| options.name = Some(name.into()))
+    }
+
+    /// How often it is run again when its worker or node is lost; 3 by default. Its own errors
+    /// are not retried.
+    #[must_use]
+    pub fn max_retries(self, retries: u32) -> Self {
+        self.set(|options| options.max_retries = retries)
+    }
+
+    /// Spread such tasks over the nodes instead of filling one first.
+    #[must_use]
+    pub fn spread(self) -> Self {
+        self.set(|options| options.strategy = Strategy::Spread)
+    }
+
+    /// Run it on this node, or fail when the node is gone.
+    #[must_use]
+    pub fn on_node(self, node: NodeId) -> Self {
+        self.set(|options| options.strategy = Strategy::NodeAffinity { node, soft: false })
+    }
+
+    /// Run it on this node while that is possible, elsewhere otherwise.
+    #[must_use]
+    pub fn prefer_node(self, node: NodeId) -> Self {
+        self.set(|options| options.strategy = Strategy::NodeAffinity { node, soft: true })
+    }
+
+    /// Run it in a process of its own.
+    #[must_use]
+    pub fn process_worker(self) -> Self {
+        self.set(|options| options.kind = WorkerKind::Process)
+    }
+
+    fn set(self, set: impl FnOnce(&mut client::TaskOptions)) -> Self {
+        self.change(|options| {
+            set(options);
+            Ok(())
+        })
+    }
+
+    fn change(
+        mut self,
+        change: impl FnOnce(&mut client::TaskOptions) -> Result<(), Error>,
+    ) -> Self {
+        if let Ok(options) = &mut self.options
+            && let Err(error) = change(Arc::make_mut(options))
+        {
+            self.options = Err(Arc::new(error));
+        }
+        self
+    }
+}
+
+impl<F> Clone for TaskOptions<F> {
+    fn clone(&self) -> Self {
+        Self {
+            function: self.function,
+            options: self.options.clone(),
+            signature: PhantomData,
+        }
+    }
+}
+
+impl<F> fmt::Debug for TaskOptions<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TaskOptions of {}: ", self.function.name)?;
+        fmt::Debug::fmt(&self.options, f)
+    }
+}
+
+/// The options of an actor: `Counter::options().name("hits").remote(..)`.
+///
+/// As with [`TaskOptions`], a value that makes no sense fails the first call.
+pub struct ActorOptions<C, F> {
+    pub(crate) constructor: &'static RemoteFunction,
+    pub(crate) options: Result<client::ActorOptions, Arc<Error>>,
+    class: PhantomData<fn() -> (C, F)>,
+}
+
+impl<C, F> ActorOptions<C, F> {
+    #[doc(hidden)]
+    pub fn new(constructor: &'static RemoteFunction) -> Self {
+        Self {
+            constructor,
+            options: Ok(client::ActorOptions::default()),
+            class: PhantomData,
+        }
+    }
+
+    /// CPUs it holds while it lives. Unless given, it needs one to be placed and holds none.
+    #[must_use]
+    pub fn num_cpus(self, cpus: impl Into<f64>) -> Self {
+        let cpus = cpus.into();
+        self.change(|options| {
+            set_resource(&mut options.placement_demand, CPU, cpus)?;
+            set_resource(&mut options.demand, CPU, cpus)
+        })
+    }
+
+    /// GPUs it holds while it lives; a fraction shares one.
+    #[must_use]
+    pub fn num_gpus(self, gpus: impl Into<f64>) -> Self {
+        self.resource(GPU, gpus)
+    }
+
+    /// Bytes of heap it needs: for placement, not a limit.
+    #[must_use]
+    pub fn memory(self, bytes: u64) -> Self {
+        self.resource(MEMORY, bytes as f64)
+    }
+
+    /// An amount of any resource, named as the nodes that have it name it.
+    #[must_use]
+    pub fn resource(self, name: &str, amount: impl Into<f64>) -> Self {
+        if name == CPU {
+            return self.num_cpus(amount);
+        }
+        let amount = amount.into();
+        self.change(|options| {
+            set_resource(&mut options.placement_demand, name, amount)?;
+            set_resource(&mut options.demand, name, amount)
+        })
+    }
+
+    /// A name by which [`get_actor`](crate::get_actor) finds it, unique in its namespace while it
+    /// lives.
+    #[must_use]
+    pub fn name(self, name: impl Into<String>) -> Self {
+        self.set(|options| options.name = Some(name.into()))
+    }
+
+    /// The namespace of its name; the session's by default.
+    #[must_use]
+    pub fn namespace(self, namespace: impl Into<String>) -> Self {
+        self.set(|options| options.namespace = Some(namespace.into()))
+    }
+
+    /// Take the living actor of this name, if there is one, instead of failing.
+    #[must_use]
+    pub fn get_if_exists(self) -> Self {
+        self.set(|options| options.get_if_exists = true)
+    }
+
+    /// Let it outlive the program that made it; end it with [`kill`](crate::kill).
+    #[must_use]
+    pub fn detached(self) -> Self {
+        self.set(|options| options.detached = true)
+    }
+
+    /// How many `&self` calls may run at once; 1 by default. `&mut self` calls always run alone.
+    #[must_use]
+    pub fn max_concurrency(self, calls: u32) -> Self {
+        self.change(|options| {
+            options.max_concurrency = calls;
+            if calls > 0 {
+                return Ok(());
+            }
+            Err(Error::Invalid {
+                what: "max_concurrency 0: an actor that runs no call is of no use".to_owned(),
+            })
+        })
+    }
+
+    /// How often it is made anew (by its constructor) when its worker or node is lost; 0 by
+    /// default, -1 without end.
+    #[must_use]
+    pub fn max_restarts(self, restarts: i32) -> Self {
+        self.set(|options| options.max_restarts = restarts)
+    }
+
+    /// Spread such actors over the nodes instead of filling one first.
+    #[must_use]
+    pub fn spread(self) -> Self {
+        self.set(|options| options.strategy = Strategy::Spread)
+    }
+
+    /// Let it live on this node only.
+    #[must_use]
+    pub fn on_node(self, node: NodeId) -> Self {
+        self.set(|options| options.strategy = Strategy::NodeAffinity { node, soft: false })
+    }
+
+    /// Let it live on this node while that is possible, elsewhere otherwise.
+    #[must_use]
+    pub fn prefer_node(self, node: NodeId) -> Self {
+        self.set(|options| options.strategy = Strategy::NodeAffinity { node, soft: true })
+    }
+
+    /// Give it a process of its own.
+    #[must_use]
+    pub fn process_worker(self) -> Self {
+        self.set(|options| options.kind = WorkerKind::Process)
+    }
+
+    fn set(self, set: impl FnOnce(&mut client::ActorOptions)) -> Self {
+        self.change(|options| {
+            set(options);
+            Ok(())
+        })
+    }
+
+    fn change(
+        mut self,
+        change: impl FnOnce(&mut client::ActorOptions) -> Result<(), Error>,
+    ) -> Self {
+        if let Ok(options) = &mut self.options
+            && let Err(error) = change(options)
+        {
+            self.options = Err(Arc::new(error));
+        }
+        self
+    }
+}
+
+impl<C, F> Clone for ActorOptions<C, F> {
+    fn clone(&self) -> Self {
+        Self {
+            constructor: self.constructor,
+            options: self.options.clone(),
+            class: PhantomData,
+        }
+    }
+}
+
+impl<C, F> fmt::Debug for ActorOptions<C, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ActorOptions of {}: ", self.constructor.name)?;
+        fmt::Debug::fmt(&self.options, f)
+    }
+}
+
+fn set_resource(demand: &mut Resources, name: &str, amount: f64) -> Result<(), Error> {
+    let set = std::mem::take(demand)
+        .with(name, amount)
+        .map_err(|error| Error::Invalid {
+            what: error.to_string(),
+        })?;
+    *demand = set;
+    Ok(())
+}
