@@ -390,12 +390,25 @@ message!(CreateActor => Result<(), Error>);
 pub struct LeaseActor {
     /// The actor.
     pub actor: ActorId,
+    /// Which incarnation of it.
+    pub incarnation: u32,
     /// Its shape.
     pub shape: Shape,
     /// What must be free to place it.
     pub placement_demand: Resources,
 }
 message!(LeaseActor => Result<ActorLease, LeaseActorError>);
+
+/// GCS to raylet, one way: the actor needs no worker any more; a request that waits is given up,
+/// a lease that was already granted is taken back.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CancelActorLease {
+    /// The actor.
+    pub actor: ActorId,
+    /// Which incarnation of it.
+    pub incarnation: u32,
+}
+message!(CancelActorLease);
 
 /// A worker for an actor.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -591,10 +604,47 @@ pub struct PendingDemand {
 pub struct RegisterNode {
     /// The node.
     pub info: NodeInfo,
-    /// The actors that live on it, with their incarnations and workers (after a restart of the head).
-    pub actors: Vec<(ActorId, u32, ProcessAddr)>,
+    /// The actors that hold a lease on it (after a restart of the head).
+    pub actors: Vec<HostedActor>,
+    /// Its worker processes.
+    pub processes: Vec<ProcessAddr>,
 }
 message!(RegisterNode => Result<ClusterView, String>);
+
+/// An actor that holds a lease on a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostedActor {
+    /// The actor.
+    pub actor: ActorId,
+    /// Which incarnation of it.
+    pub incarnation: u32,
+    /// Its lease.
+    pub lease: LeaseId,
+    /// Its worker.
+    pub worker: ProcessAddr,
+}
+
+/// Raylet to GCS, one way: a worker process has registered on the node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ProcessUp {
+    /// The node.
+    pub node: NodeId,
+    /// The worker.
+    pub process: ProcessAddr,
+}
+message!(ProcessUp);
+
+/// Raylet to GCS, one way: a worker process of the node has ended.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ProcessDown {
+    /// The node.
+    pub node: NodeId,
+    /// The worker.
+    pub process: ProcessAddr,
+    /// How it ended.
+    pub why: String,
+}
+message!(ProcessDown);
 
 /// Raylet to GCS, every second: alive, and this much is free.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -696,6 +746,14 @@ pub struct FinishJob {
 }
 message!(FinishJob => ());
 
+/// Driver to GCS, every second: the program still runs. False when the GCS has ended the job.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JobHeartbeat {
+    /// The job.
+    pub job: JobId,
+}
+message!(JobHeartbeat => bool);
+
 /// A job, as the GCS knows it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct JobInfo {
@@ -740,6 +798,15 @@ pub enum ClusterEvent {
         /// The node.
         node: NodeInfo,
         /// Why.
+        why: String,
+        /// Its worker processes; they are dead too.
+        processes: Vec<ProcessAddr>,
+    },
+    /// A worker process ended, its node lives on.
+    ProcessDied {
+        /// The process.
+        process: ProcessAddr,
+        /// How it ended.
         why: String,
     },
     /// A job ended; its workers and actors are to be ended.

@@ -1,0 +1,109 @@
+//! Jobs: one driver's connection each, from `init` to `shutdown`.
+
+use std::time::Duration;
+
+use super::state::{Asker, Effect, Gcs, Job, Reply, Write};
+use crate::error::Error;
+use crate::ids::{ActorId, JobId};
+use crate::messages::{ClusterEvent, JobInfo, JobRegistered, RegisterJob};
+
+/// Ended jobs that are remembered.
+const ENDED_JOBS_KEPT: usize = 1_000;
+/// Jobs that run at once.
+const MAX_RUNNING_JOBS: usize = 10_000;
+
+impl Gcs {
+    /// A driver connects. `job` is the id it will have.
+    pub fn register_job(&mut self, job: JobId, request: RegisterJob, now: Duration, asker: Asker) {
+        if self.jobs.len() - self.ended_jobs.len() >= MAX_RUNNING_JOBS {
+            let what = format!("the cluster runs {MAX_RUNNING_JOBS} jobs, which is its limit; end one first");
+            return self.emit(Effect::Answer(asker, Reply::Job(Box::new(Err(Error::Invalid { what })))));
+        }
+        let info = JobInfo {
+            job,
+            name: request.name,
+            driver: request.driver,
+            binary: request.binary,
+            digest: request.digest,
+            namespace: request.namespace.unwrap_or_else(|| job.to_string()),
+            started_unix_s: self.unix_s(now),
+            ended_unix_s: None,
+        };
+        self.emit(Effect::Write(Write::Job(Box::new(info.clone()))));
+        self.jobs.insert(job, Job { info, seen: now });
+        let view = self.view();
+        self.emit(Effect::Answer(asker, Reply::Job(Box::new(Ok(JobRegistered { job, view })))));
+    }
+
+    /// The driver lives. False when its job is not running.
+    pub fn job_heartbeat(&mut self, job: JobId, now: Duration) -> bool {
+        match self.jobs.get_mut(&job).filter(|job| job.info.ended_unix_s.is_none()) {
+            Some(job) => {
+                job.seen = now;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The driver is done.
+    pub fn finish_job(&mut self, job: JobId, now: Duration, asker: Asker) {
+        self.end_job(job, "its job finished", now);
+        self.emit(Effect::Answer(asker, Reply::Finished));
+        self.place_actors(now);
+    }
+
+    /// A job, if it is known.
+    pub fn job(&self, job: JobId) -> Option<&JobInfo> {
+        self.jobs.get(&job).map(|job| &job.info)
+    }
+
+    pub(super) fn end_job(&mut self, id: JobId, why: &str, now: Duration) {
+        let unix_s = self.unix_s(now);
+        let Some(job) = self.jobs.get_mut(&id).filter(|job| job.info.ended_unix_s.is_none()) else { return };
+        job.info.ended_unix_s = Some(unix_s);
+        let info = job.info.clone();
+        self.emit(Effect::Write(Write::Job(Box::new(info))));
+        let bound: Vec<ActorId> = self
+            .actors
+            .values()
+            .filter(|actor| actor.spec.job == id && !actor.spec.detached && !actor.is_dead())
+            .map(|actor| actor.spec.actor)
+            .collect();
+        for actor in bound {
+            self.end_actor(actor, why, now);
+        }
+        self.emit(Effect::Publish(ClusterEvent::JobFinished(id)));
+        self.ended_jobs.push_back(id);
+        if self.ended_jobs.len() > ENDED_JOBS_KEPT
+            && let Some(oldest) = self.ended_jobs.pop_front()
+        {
+            self.jobs.remove(&oldest);
+            self.emit(Effect::Write(Write::ForgetJob(oldest)));
+        }
+    }
+
+    fn unix_s(&self, now: Duration) -> u64 {
+        self.config.epoch_unix_s + now.as_secs()
+    }
+
+    pub(super) fn expire_jobs(&mut self, now: Duration) {
+        let silent: Vec<JobId> = self
+            .jobs
+            .values()
+            .filter(|job| job.info.ended_unix_s.is_none() && job.info.driver.id != self.config.process)
+            .filter(|job| now.saturating_sub(job.seen) > self.config.dead_after)
+            .map(|job| job.info.job)
+            .collect();
+        for job in silent {
+            self.end_job(job, "its driver was not heard of for too long", now);
+        }
+    }
+
+    pub(super) fn restore_job(&mut self, info: JobInfo, now: Duration) {
+        if info.ended_unix_s.is_some() {
+            self.ended_jobs.push_back(info.job);
+        }
+        self.jobs.insert(info.job, Job { info, seen: now });
+    }
+}

@@ -1,0 +1,155 @@
+//! Nodes: registration, heartbeats, death.
+
+use std::time::Duration;
+
+use mobula_transport::{Address, MailboxId, ProcessAddr};
+
+use super::state::{Effect, Gcs, Node};
+use crate::ids::NodeId;
+use crate::messages::{ClusterEvent, ClusterView, Heartbeat, HeartbeatReply, NodeInfo, RegisterNode};
+use crate::resources::Resources;
+
+/// Dead nodes that are remembered, for people and to refuse their return.
+const DEAD_NODES_KEPT: usize = 100;
+/// Nodes a cluster can have.
+const MAX_NODES: usize = 10_000;
+
+impl Gcs {
+    /// A node joins, or reports itself again after a restart of the head.
+    ///
+    /// # Errors
+    /// Why it may not: it was declared dead (others have taken over its actors), or there are too
+    /// many.
+    pub fn register_node(&mut self, request: RegisterNode, now: Duration) -> Result<ClusterView, String> {
+        let RegisterNode { mut info, actors, processes } = request;
+        match self.nodes.get(&info.node) {
+            Some(known) if !known.info.alive => {
+                return Err(format!(
+                    "node {} was declared dead ({}); restart it to join again",
+                    info.name,
+                    known.info.death_reason.as_deref().unwrap_or("no reason kept")
+                ));
+            }
+            None if self.nodes.len() - self.dead_nodes.len() >= MAX_NODES => {
+                return Err(format!("the cluster has {MAX_NODES} nodes, which is its limit"));
+            }
+            _ => {}
+        }
+        info.alive = true;
+        info.death_reason = None;
+        let (node, known) = (info.node, self.nodes.contains_key(&info.node));
+        self.nodes.insert(
+            node,
+            Node {
+                info: info.clone(),
+                seen: now,
+                pending: Vec::new(),
+                processes: processes.into_iter().collect(),
+                promised: Resources::new(),
+            },
+        );
+        self.version += 1;
+        if !known {
+            self.emit(Effect::Publish(ClusterEvent::NodeJoined(info)));
+        }
+        self.reattach(node, actors, now);
+        self.open_queues(node);
+        self.place_actors(now);
+        Ok(self.view())
+    }
+
+    /// A node lives.
+    pub fn heartbeat(&mut self, beat: Heartbeat, now: Duration) -> HeartbeatReply {
+        let Some(node) = self.nodes.get_mut(&beat.node).filter(|node| node.info.alive) else {
+            return HeartbeatReply::Unknown;
+        };
+        node.seen = now;
+        node.pending = beat.pending;
+        if node.info.available != beat.available {
+            node.info.available = beat.available.clone();
+            self.version += 1;
+            self.emit(Effect::Publish(ClusterEvent::Resources(vec![(beat.node, beat.available)])));
+        }
+        self.open_queues(beat.node);
+        self.place_actors(now);
+        HeartbeatReply::Known((beat.view_version != self.version).then(|| self.view()))
+    }
+
+    /// A worker process has registered on a node.
+    pub fn process_up(&mut self, node: NodeId, process: ProcessAddr) {
+        if let Some(node) = self.nodes.get_mut(&node) {
+            node.processes.insert(process);
+        }
+    }
+
+    /// A worker process of a node has ended.
+    pub fn process_down(&mut self, node: NodeId, process: ProcessAddr, why: &str, now: Duration) {
+        let Some(node) = self.nodes.get_mut(&node) else { return };
+        if node.processes.remove(&process) {
+            self.emit(Effect::MarkGone(process.id, why.to_owned()));
+            self.emit(Effect::Publish(ClusterEvent::ProcessDied { process, why: why.to_owned() }));
+        }
+        self.forget_waiters(process.id);
+        self.worker_lost(|spot| spot.worker.id == process.id, why, now);
+        self.place_actors(now);
+    }
+
+    /// A node leaves of its own will, or was seen to be dead.
+    pub fn node_died(&mut self, id: NodeId, why: &str, now: Duration) {
+        let Some(node) = self.nodes.get_mut(&id).filter(|node| node.info.alive) else { return };
+        node.info.alive = false;
+        node.info.death_reason = Some(why.to_owned());
+        node.info.available = Resources::new();
+        node.pending.clear();
+        node.promised = Resources::new();
+        let processes: Vec<ProcessAddr> = std::mem::take(&mut node.processes).into_iter().collect();
+        let info = node.info.clone();
+        self.version += 1;
+        for process in &processes {
+            self.emit(Effect::MarkGone(process.id, format!("its node {} died: {why}", info.name)));
+            self.forget_waiters(process.id);
+        }
+        if info.process.id != self.config.process {
+            self.emit(Effect::MarkGone(info.process.id, why.to_owned()));
+        }
+        let reason = format!("node {} died: {why}", info.name);
+        self.emit(Effect::Publish(ClusterEvent::NodeDied { node: info, why: why.to_owned(), processes }));
+        self.dead_nodes.push_back(id);
+        if self.dead_nodes.len() > DEAD_NODES_KEPT
+            && let Some(oldest) = self.dead_nodes.pop_front()
+        {
+            self.nodes.remove(&oldest);
+        }
+        self.worker_lost(|spot| spot.node == id, &reason, now);
+        self.lease_requests_lost(id, now);
+        self.place_actors(now);
+    }
+
+    /// All nodes and what they have.
+    pub fn view(&self) -> ClusterView {
+        ClusterView { version: self.version, nodes: self.nodes.values().map(|node| node.info.clone()).collect() }
+    }
+
+    /// A node's name, for people.
+    pub(super) fn node_name(&self, node: NodeId) -> Option<String> {
+        self.nodes.get(&node).map(|node| node.info.name.clone())
+    }
+
+    pub(super) fn expire_nodes(&mut self, now: Duration) {
+        let silent: Vec<(NodeId, Duration)> = self
+            .nodes
+            .values()
+            .filter(|n| n.info.alive && n.info.process.id != self.config.process)
+            .map(|n| (n.info.node, now.saturating_sub(n.seen)))
+            .filter(|(_, silence)| *silence > self.config.dead_after)
+            .collect();
+        for (node, silence) in silent {
+            self.node_died(node, &format!("no heartbeat for {:.1} s", silence.as_secs_f64()), now);
+        }
+    }
+}
+
+/// A node's raylet.
+pub(super) fn raylet(info: &NodeInfo) -> Address {
+    Address { process: info.process, mailbox: MailboxId::RAYLET }
+}

@@ -1,0 +1,305 @@
+//! The pure core: what the GCS knows, and the effects it asks its shell for.
+//!
+//! The families of events are in files of their own: `nodes`, `jobs`, `actors`, `kv`.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use mobula_transport::{Address, Payload, ProcessAddr, ProcessId};
+use serde::{Deserialize, Serialize};
+
+use super::actors::{ActorEntry, PlaceKey, PlaceQueue, Spot};
+use crate::error::Error;
+use crate::ids::{ActorId, JobId, LeaseId, NodeId};
+use crate::messages::{
+    ActorLocation, ActorSpec, ClusterEvent, ClusterStatus, JobInfo, JobRegistered, LeaseActor, NodeInfo, PendingDemand,
+};
+use crate::resources::Resources;
+
+/// Names a request that waits for its answer; the shell keeps the way back under this number.
+pub type Asker = u64;
+
+/// How the GCS judges.
+#[derive(Clone, Debug)]
+pub struct GcsConfig {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The process the GCS runs in; a node or driver in the same process cannot be dead.
+    pub process: ProcessId,
+    /// A node or a driver that was silent for so long is dead.
+    pub dead_after: Duration,
+    /// How long after a restart of the head the nodes have to report the actors they run.
+    pub reattach_within: Duration,
+    /// The wall clock's seconds since 1970 at the time zero of the events.
+    pub epoch_unix_s: u64,
+}
+
+impl GcsConfig {
+    /// The defaults of DESIGN: dead after five seconds without a heartbeat.
+    pub fn new(cluster: impl Into<String>, process: ProcessId) -> Self {
+        Self {
+            cluster: cluster.into(),
+            process,
+            dead_after: Duration::from_secs(5),
+            reattach_within: Duration::from_secs(10),
+            epoch_unix_s: 0,
+        }
+    }
+}
+
+/// What the shell is to do.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Answer a request. If the same event asked for a [`Effect::Write`], after its commit.
+    Answer(Asker, Reply),
+    /// Ask a raylet for a worker; its answer goes to [`Gcs::actor_leased`].
+    LeaseActor {
+        /// The raylet.
+        raylet: Address,
+        /// What to ask.
+        request: LeaseActor,
+    },
+    /// Take back what was asked by [`Effect::LeaseActor`].
+    CancelActorLease {
+        /// The raylet.
+        raylet: Address,
+        /// The actor.
+        actor: ActorId,
+        /// Its incarnation.
+        incarnation: u32,
+    },
+    /// Have the actor made; the answer goes to [`Gcs::actor_started`].
+    StartActor {
+        /// The worker.
+        worker: ProcessAddr,
+        /// What to make.
+        spec: Box<ActorSpec>,
+        /// Which incarnation.
+        incarnation: u32,
+        /// Its lease.
+        lease: LeaseId,
+        /// The constructor's inline arguments.
+        payload: Payload,
+    },
+    /// Tell the worker to end the actor.
+    StopActor {
+        /// The worker.
+        worker: ProcessAddr,
+        /// The actor.
+        actor: ActorId,
+        /// Why.
+        why: String,
+    },
+    /// Give a lease back.
+    ReturnLease {
+        /// The raylet.
+        raylet: Address,
+        /// The lease.
+        lease: LeaseId,
+    },
+    /// Tell the subscribers.
+    Publish(ClusterEvent),
+    /// The process is dead: requests to it are to fail at once.
+    MarkGone(ProcessId, String),
+    /// Store this.
+    Write(Write),
+}
+
+/// The answer to a request that had to wait.
+#[derive(Clone, Debug)]
+pub enum Reply {
+    /// To `CreateActor` and `KillActor`.
+    Done(Result<(), Error>),
+    /// To `ResolveActor`.
+    Located(ActorLocation),
+    /// To `RegisterJob`.
+    Job(Box<Result<JobRegistered, Error>>),
+    /// To `FinishJob`.
+    Finished,
+    /// To `KvPut` and `KvDelete`.
+    Changed(Result<bool, Error>),
+}
+
+/// A change to what survives a restart.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Write {
+    /// An actor was created.
+    Actor(Box<ActorSpec>, Vec<serde_bytes::ByteBuf>),
+    /// Its state changed.
+    ActorState(ActorId, ActorState),
+    /// It has fallen out of the history.
+    ForgetActor(ActorId),
+    /// A job began or ended.
+    Job(Box<JobInfo>),
+    /// It has fallen out of the history.
+    ForgetJob(JobId),
+    /// A value was set or removed.
+    Kv {
+        /// The namespace.
+        namespace: String,
+        /// The key.
+        key: String,
+        /// The value, none to remove it.
+        value: Option<serde_bytes::ByteBuf>,
+    },
+}
+
+/// What is stored of an actor besides its making.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ActorState {
+    /// The incarnation that lives or is being made.
+    pub incarnation: u32,
+    /// Restarts charged to its policy.
+    pub restarts: u32,
+    /// The incarnation whose constructor has returned, if that is the present one.
+    pub started: Option<u32>,
+    /// Why it is dead, if it is.
+    pub dead: Option<Error>,
+}
+
+/// What a restarted head begins with.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Actors, dead ones too.
+    pub actors: Vec<(ActorSpec, Vec<serde_bytes::ByteBuf>, ActorState)>,
+    /// Jobs, ended ones too.
+    pub jobs: Vec<JobInfo>,
+    /// Namespace, key, value.
+    pub kv: Vec<(String, String, serde_bytes::ByteBuf)>,
+}
+
+/// A node, as the GCS knows it.
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    pub(super) info: NodeInfo,
+    pub(super) seen: Duration,
+    pub(super) pending: Vec<PendingDemand>,
+    pub(super) processes: BTreeSet<ProcessAddr>,
+    /// Asked for actors and not answered yet.
+    pub(super) promised: Resources,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Job {
+    pub(super) info: JobInfo,
+    pub(super) seen: Duration,
+}
+
+/// The GCS's pure core. Every method takes the time since an arbitrary start; effects gather
+/// until [`Gcs::take_effects`].
+#[derive(Debug)]
+pub struct Gcs {
+    pub(super) config: GcsConfig,
+    pub(super) version: u64,
+    pub(super) nodes: BTreeMap<NodeId, Node>,
+    pub(super) dead_nodes: VecDeque<NodeId>,
+    pub(super) jobs: BTreeMap<JobId, Job>,
+    pub(super) ended_jobs: VecDeque<JobId>,
+    pub(super) actors: BTreeMap<ActorId, ActorEntry>,
+    pub(super) dead_actors: VecDeque<ActorId>,
+    /// Namespace and name to the living actor that bears it.
+    pub(super) names: BTreeMap<(String, String), ActorId>,
+    /// Which actor holds a lease.
+    pub(super) leases: BTreeMap<LeaseId, (ActorId, u32)>,
+    /// Incarnations that were told to stop and have not said that they did.
+    pub(super) lingering: BTreeMap<(ActorId, u32), Spot>,
+    pub(super) queues: BTreeMap<PlaceKey, PlaceQueue>,
+    /// Actors that wait for a time: a retry, or their node's report.
+    pub(super) delayed: BTreeSet<(Duration, ActorId)>,
+    pub(super) last_spread: Option<NodeId>,
+    /// Asked for before they were created, or never created.
+    pub(super) unknown: BTreeMap<ActorId, (Duration, Vec<(ProcessId, Asker)>)>,
+    pub(super) kv: BTreeMap<(String, String), serde_bytes::ByteBuf>,
+    pub(super) effects: Vec<Effect>,
+}
+
+impl Gcs {
+    /// An empty cluster.
+    pub fn new(config: GcsConfig) -> Self {
+        Self {
+            config,
+            version: 1,
+            nodes: BTreeMap::new(),
+            dead_nodes: VecDeque::new(),
+            jobs: BTreeMap::new(),
+            ended_jobs: VecDeque::new(),
+            actors: BTreeMap::new(),
+            dead_actors: VecDeque::new(),
+            names: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            lingering: BTreeMap::new(),
+            queues: BTreeMap::new(),
+            delayed: BTreeSet::new(),
+            last_spread: None,
+            unknown: BTreeMap::new(),
+            kv: BTreeMap::new(),
+            effects: Vec::new(),
+        }
+    }
+
+    /// A cluster as it was stored. Living actors wait for their nodes to report them; nodes are
+    /// unknown until they register again.
+    pub fn restore(config: GcsConfig, snapshot: Snapshot, now: Duration) -> Self {
+        let mut gcs = Self::new(config);
+        for job in snapshot.jobs {
+            gcs.restore_job(job, now);
+        }
+        for (spec, payload, state) in snapshot.actors {
+            gcs.restore_actor(spec, payload, state, now);
+        }
+        for (namespace, key, value) in snapshot.kv {
+            gcs.kv.insert((namespace, key), value);
+        }
+        gcs
+    }
+
+    /// What is to be done, in order.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Time has passed: declares the silent dead, retries what waited.
+    pub fn tick(&mut self, now: Duration) {
+        self.expire_nodes(now);
+        self.expire_jobs(now);
+        self.expire_actors(now);
+        self.place_actors(now);
+    }
+
+    /// A process is known to be dead, and not by this GCS's own judgement.
+    pub fn process_gone(&mut self, process: ProcessId, why: &str, now: Duration) {
+        let drivers: Vec<JobId> = self
+            .jobs
+            .values()
+            .filter(|job| job.info.ended_unix_s.is_none() && job.info.driver.id == process)
+            .map(|job| job.info.job)
+            .collect();
+        for job in drivers {
+            self.end_job(job, &format!("its driver is gone: {why}"), now);
+        }
+        if let Some(node) = self.nodes.values().find(|n| n.info.alive && n.info.process.id == process) {
+            let node = node.info.node;
+            self.node_died(node, why, now);
+        }
+        self.forget_waiters(process);
+        self.place_actors(now);
+    }
+
+    /// The state for people and programs. `uptime` is the head's.
+    pub fn status(&self, uptime: Duration) -> ClusterStatus {
+        let mut pending: Vec<PendingDemand> =
+            self.nodes.values().filter(|n| n.info.alive).flat_map(|n| n.pending.iter().cloned()).collect();
+        pending.extend(self.pending_actors());
+        ClusterStatus {
+            cluster: self.config.cluster.clone(),
+            view: self.view(),
+            pending,
+            jobs: self.jobs.values().map(|job| job.info.clone()).collect(),
+            uptime_s: uptime.as_secs(),
+        }
+    }
+
+    pub(super) fn emit(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+}
