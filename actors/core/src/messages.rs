@@ -606,8 +606,8 @@ pub struct RegisterNode {
     pub info: NodeInfo,
     /// The actors that hold a lease on it (after a restart of the head).
     pub actors: Vec<HostedActor>,
-    /// Its worker processes.
-    pub processes: Vec<ProcessAddr>,
+    /// Its worker processes and their operating system ids.
+    pub processes: Vec<(ProcessAddr, u32)>,
 }
 message!(RegisterNode => Result<ClusterView, String>);
 
@@ -624,6 +624,16 @@ pub struct HostedActor {
     pub worker: ProcessAddr,
 }
 
+/// Raylet to GCS: the node has drained and leaves of its own will.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NodeLeaves {
+    /// The node.
+    pub node: NodeId,
+    /// Why.
+    pub why: String,
+}
+message!(NodeLeaves);
+
 /// Raylet to GCS, one way: a worker process has registered on the node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ProcessUp {
@@ -631,6 +641,8 @@ pub struct ProcessUp {
     pub node: NodeId,
     /// The worker.
     pub process: ProcessAddr,
+    /// Its operating system id.
+    pub pid: u32,
 }
 message!(ProcessUp);
 

@@ -193,7 +193,10 @@ impl Gcs {
         };
         match waiters.iter_mut().find(|(process, _)| *process == from) {
             // The asker's own deadline has passed, or it would not ask again.
-            Some(waiter) => waiter.1 = asker,
+            Some(waiter) => {
+                let before = std::mem::replace(&mut waiter.1, asker);
+                self.emit(Effect::Forget(before));
+            }
             None => waiters.push((from, asker)),
         }
     }
@@ -251,7 +254,7 @@ impl Gcs {
             name: actor.spec.name.clone(),
             state: state.to_owned(),
             node: actor.spot().and_then(|spot| self.node_name(spot.node)),
-            process: actor.spot().map(|spot| spot.worker),
+            pid: actor.spot().and_then(|spot| self.pid(spot.node, spot.worker)),
             restarts: actor.restarts,
             reason: reason.filter(|reason| !reason.is_empty()),
             job: actor.spec.job,
@@ -393,13 +396,24 @@ impl Gcs {
 
     /// A raylet says that a lease is over: its worker died.
     pub fn lease_lost(&mut self, lease: LeaseId, why: &str, now: Duration) {
-        self.worker_lost(|spot| spot.lease == lease, why, now);
+        let Some((id, incarnation)) = self.leases.remove(&lease) else { return };
+        if self.lingering.remove(&(id, incarnation)).is_none()
+            && self.actors.get(&id).and_then(ActorEntry::spot).is_some_and(|spot| spot.lease == lease)
+        {
+            self.fail_incarnation(id, why, true);
+        }
         self.place_actors(now);
     }
 
     /// Incarnations for which `lost` holds are dead with their worker.
     pub(super) fn worker_lost(&mut self, lost: impl Fn(&Spot) -> bool, why: &str, _now: Duration) {
-        self.lingering.retain(|_, spot| !lost(spot));
+        let gone: Vec<(ActorId, u32)> =
+            self.lingering.iter().filter(|(_, spot)| lost(spot)).map(|(key, _)| *key).collect();
+        for key in gone {
+            if let Some(spot) = self.lingering.remove(&key) {
+                self.leases.remove(&spot.lease);
+            }
+        }
         let dead: Vec<(ActorId, LeaseId)> = self
             .actors
             .values()
@@ -507,11 +521,12 @@ impl Gcs {
                 demand: actor.spec.demand.clone(),
                 strategy: actor.spec.strategy.clone(),
                 kind: actor.spec.kind,
+                near: None,
             },
             placement_demand: actor.spec.placement_demand.clone(),
         };
         let raylet = raylet(&target.info);
-        self.emit(Effect::LeaseActor { raylet, request });
+        self.emit(Effect::LeaseActor { raylet, node, request });
     }
 
     /// Undoes the bookkeeping of [`Gcs::ask_for_lease`]; the caller sets the next phase.
@@ -774,12 +789,13 @@ impl Gcs {
     }
 
     pub(super) fn forget_waiters(&mut self, process: ProcessId) {
-        for actor in self.actors.values_mut().filter(|actor| !actor.waiters.is_empty()) {
-            actor.waiters.retain(|(waiting, _)| *waiting != process);
+        let of_actors = self.actors.values_mut().map(|actor| &mut actor.waiters);
+        let of_unknown = self.unknown.values_mut().map(|(_, waiters)| waiters);
+        let mut forgotten = Vec::new();
+        for waiters in of_actors.chain(of_unknown).filter(|waiters| !waiters.is_empty()) {
+            forgotten.extend(waiters.extract_if(.., |(waiting, _)| *waiting == process).map(|(_, asker)| asker));
         }
-        for (_, waiters) in self.unknown.values_mut() {
-            waiters.retain(|(waiting, _)| *waiting != process);
-        }
+        self.effects.extend(forgotten.into_iter().map(Effect::Forget));
     }
 }
 

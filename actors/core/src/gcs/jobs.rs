@@ -83,6 +83,15 @@ impl Gcs {
         }
     }
 
+    /// A job ends with its driver's process.
+    pub(super) fn driver_died(&mut self, id: JobId, why: &str, now: Duration) {
+        let Some(driver) = self.jobs.get(&id).map(|job| job.info.driver) else { return };
+        self.end_job(id, why, now);
+        self.emit(Effect::MarkGone(driver.id, why.to_owned()));
+        self.emit(Effect::Publish(ClusterEvent::ProcessDied { process: driver, why: why.to_owned() }));
+        self.forget_waiters(driver.id);
+    }
+
     fn unix_s(&self, now: Duration) -> u64 {
         self.config.epoch_unix_s + now.as_secs()
     }
@@ -96,7 +105,7 @@ impl Gcs {
             .map(|job| job.info.job)
             .collect();
         for job in silent {
-            self.end_job(job, "its driver was not heard of for too long", now);
+            self.driver_died(job, "its driver was not heard of for too long", now);
         }
     }
 

@@ -76,16 +76,16 @@ impl Gcs {
     }
 
     /// A worker process has registered on a node.
-    pub fn process_up(&mut self, node: NodeId, process: ProcessAddr) {
+    pub fn process_up(&mut self, node: NodeId, process: ProcessAddr, pid: u32) {
         if let Some(node) = self.nodes.get_mut(&node) {
-            node.processes.insert(process);
+            node.processes.insert(process, pid);
         }
     }
 
     /// A worker process of a node has ended.
     pub fn process_down(&mut self, node: NodeId, process: ProcessAddr, why: &str, now: Duration) {
         let Some(node) = self.nodes.get_mut(&node) else { return };
-        if node.processes.remove(&process) {
+        if node.processes.remove(&process).is_some() {
             self.emit(Effect::MarkGone(process.id, why.to_owned()));
             self.emit(Effect::Publish(ClusterEvent::ProcessDied { process, why: why.to_owned() }));
         }
@@ -102,15 +102,14 @@ impl Gcs {
         node.info.available = Resources::new();
         node.pending.clear();
         node.promised = Resources::new();
-        let processes: Vec<ProcessAddr> = std::mem::take(&mut node.processes).into_iter().collect();
+        let processes: Vec<ProcessAddr> = std::mem::take(&mut node.processes).into_keys().collect();
         let info = node.info.clone();
         self.version += 1;
-        for process in &processes {
-            self.emit(Effect::MarkGone(process.id, format!("its node {} died: {why}", info.name)));
+        for process in processes.iter().chain([&info.process]) {
+            if process.id != self.config.process {
+                self.emit(Effect::MarkGone(process.id, format!("its node {} died: {why}", info.name)));
+            }
             self.forget_waiters(process.id);
-        }
-        if info.process.id != self.config.process {
-            self.emit(Effect::MarkGone(info.process.id, why.to_owned()));
         }
         let reason = format!("node {} died: {why}", info.name);
         self.emit(Effect::Publish(ClusterEvent::NodeDied { node: info, why: why.to_owned(), processes }));
@@ -128,6 +127,11 @@ impl Gcs {
     /// All nodes and what they have.
     pub fn view(&self) -> ClusterView {
         ClusterView { version: self.version, nodes: self.nodes.values().map(|node| node.info.clone()).collect() }
+    }
+
+    /// A worker's operating system id.
+    pub(super) fn pid(&self, node: NodeId, process: ProcessAddr) -> Option<u32> {
+        self.nodes.get(&node)?.processes.get(&process).copied()
     }
 
     /// A node's name, for people.

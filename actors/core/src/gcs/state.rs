@@ -56,6 +56,8 @@ pub enum Effect {
     LeaseActor {
         /// The raylet.
         raylet: Address,
+        /// Its node.
+        node: NodeId,
         /// What to ask.
         request: LeaseActor,
     },
@@ -97,6 +99,8 @@ pub enum Effect {
         /// The lease.
         lease: LeaseId,
     },
+    /// The request is not answered any more: a later one took its place, or the asker is dead.
+    Forget(Asker),
     /// Tell the subscribers.
     Publish(ClusterEvent),
     /// The process is dead: requests to it are to fail at once.
@@ -174,7 +178,7 @@ pub(super) struct Node {
     pub(super) info: NodeInfo,
     pub(super) seen: Duration,
     pub(super) pending: Vec<PendingDemand>,
-    pub(super) processes: BTreeSet<ProcessAddr>,
+    pub(super) processes: BTreeMap<ProcessAddr, u32>,
     /// Asked for actors and not answered yet.
     pub(super) promised: Resources,
 }
@@ -275,7 +279,7 @@ impl Gcs {
             .map(|job| job.info.job)
             .collect();
         for job in drivers {
-            self.end_job(job, &format!("its driver is gone: {why}"), now);
+            self.driver_died(job, &format!("its driver is gone: {why}"), now);
         }
         if let Some(node) = self.nodes.values().find(|n| n.info.alive && n.info.process.id == process) {
             let node = node.info.node;

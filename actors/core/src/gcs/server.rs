@@ -1,0 +1,368 @@
+//! The GCS as an actor: feeds the core, carries out its effects.
+//!
+//! Answers that must not be forgotten wait for the commit of what they promise; everything else
+//! goes out at once. Subscribers have a bounded queue each; one that does not keep up loses its
+//! stream, and begins again with the present view.
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use mobula_transport::{
+    Actor, Address, Context, Endpoint, Handlers, MailboxId, PeerEvent, Replier, ReplySink, Runner, SendError,
+};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::state::{Asker, Effect, Gcs, GcsConfig, Reply, Snapshot, Write};
+use super::storage::Storage;
+use crate::error::Error;
+use crate::ids::JobId;
+use crate::messages::*;
+
+/// How often time is told to the core.
+const TICK: Duration = Duration::from_millis(250);
+/// Events that may wait for one subscriber.
+const SUBSCRIBER_QUEUE: usize = 8_192;
+/// Subscribers there can be.
+const MAX_SUBSCRIBERS: usize = 10_000;
+/// How long a raylet may take to start a worker process for an actor, binary and all.
+const LEASE_WITHIN: Duration = Duration::from_secs(180);
+/// How long a constructor may run; its worker's death ends it earlier.
+const START_WITHIN: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Answers that wait for their commit; with more, changes are refused until the disk has caught up.
+const MAX_UNCOMMITTED: usize = 100_000;
+
+/// Starts the GCS at [`MailboxId::GCS`] of the endpoint.
+pub fn start(endpoint: &Endpoint, mut config: GcsConfig, snapshot: Snapshot, storage: Box<dyn Storage>) -> Address {
+    config.epoch_unix_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    endpoint.spawn(Some(MailboxId::GCS), Runner::Arbiter, move || GcsServer {
+        core: Gcs::restore(config, snapshot, Duration::ZERO),
+        epoch: Instant::now(),
+        storage,
+        ways: HashMap::new(),
+        next_asker: 0,
+        uncommitted: 0,
+        subscribers: Vec::new(),
+    })
+}
+
+/// The way back of an answer.
+enum Way {
+    Done(Replier<Result<(), Error>>),
+    Located(Replier<ActorLocation>),
+    Job(Replier<Result<JobRegistered, Error>>),
+    Finished(Replier<()>),
+    Changed(Replier<Result<bool, Error>>),
+}
+
+struct GcsServer {
+    core: Gcs,
+    epoch: Instant,
+    storage: Box<dyn Storage>,
+    /// Only looked up by key, never iterated.
+    ways: HashMap<Asker, Way>,
+    next_asker: Asker,
+    uncommitted: usize,
+    subscribers: Vec<mpsc::Sender<ClusterEvent>>,
+}
+
+impl Actor for GcsServer {
+    const NAME: &'static str = "gcs";
+
+    fn handlers(table: &mut Handlers<Self>) {
+        nodes(table);
+        jobs(table);
+        actors(table);
+        kv(table);
+    }
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        self.epoch = ctx.now();
+        ctx.every(TICK, |gcs, ctx| {
+            let now = gcs.now(ctx);
+            gcs.core.tick(now);
+            gcs.act(ctx);
+        });
+        let poster = ctx.poster();
+        ctx.endpoint().watch_peers(move |event| {
+            if let PeerEvent::Gone { process, why, .. } = event {
+                poster.post(move |gcs, ctx| {
+                    let now = gcs.now(ctx);
+                    gcs.core.process_gone(process, &why, now);
+                    gcs.act(ctx);
+                });
+            }
+        });
+        self.act(ctx);
+    }
+}
+
+fn nodes(table: &mut Handlers<GcsServer>) {
+    table.on::<RegisterNode>(|gcs, message, request, ctx| {
+        let name = message.info.name.clone();
+        let now = gcs.now(ctx);
+        let answer = gcs.core.register_node(message, now);
+        match &answer {
+            Ok(_) => tracing::info!(node = %name, "node registered"),
+            Err(why) => tracing::warn!(node = %name, %why, "node refused"),
+        }
+        request.reply(answer);
+        gcs.act(ctx);
+    });
+    table.on::<Heartbeat>(|gcs, message, request, ctx| {
+        let now = gcs.now(ctx);
+        request.reply(gcs.core.heartbeat(message, now));
+        gcs.act(ctx);
+    });
+    table.on::<NodeLeaves>(|gcs, message, request, ctx| {
+        let now = gcs.now(ctx);
+        gcs.core.node_died(message.node, &message.why, now);
+        gcs.act(ctx);
+        request.reply(());
+    });
+    table.on::<ProcessUp>(|gcs, message, _, ctx| {
+        gcs.core.process_up(message.node, message.process, message.pid);
+        gcs.act(ctx);
+    });
+    table.on::<ProcessDown>(|gcs, message, _, ctx| {
+        let now = gcs.now(ctx);
+        gcs.core.process_down(message.node, message.process, &message.why, now);
+        gcs.act(ctx);
+    });
+    table.on::<GetClusterStatus>(|gcs, _, request, ctx| {
+        let uptime = gcs.now(ctx);
+        request.reply(gcs.core.status(uptime));
+    });
+    table.on::<Subscribe>(|gcs, _, request, ctx| gcs.subscribe(request.into_stream(), ctx));
+}
+
+fn jobs(table: &mut Handlers<GcsServer>) {
+    table.on::<RegisterJob>(|gcs, message, request, ctx| {
+        let asker = gcs.way(Way::Job(request.into_replier()));
+        let now = gcs.now(ctx);
+        if gcs.may_write(asker) {
+            gcs.core.register_job(JobId::random(), message, now, asker);
+        }
+        gcs.act(ctx);
+    });
+    table.on::<JobHeartbeat>(|gcs, message, request, ctx| {
+        let now = gcs.now(ctx);
+        request.reply(gcs.core.job_heartbeat(message.job, now));
+    });
+    table.on::<FinishJob>(|gcs, message, request, ctx| {
+        let asker = gcs.way(Way::Finished(request.into_replier()));
+        let now = gcs.now(ctx);
+        gcs.core.finish_job(message.job, now, asker);
+        gcs.act(ctx);
+    });
+    table.on::<GetJob>(|gcs, message, request, _| request.reply(gcs.core.job(message.job).cloned()));
+}
+
+fn actors(table: &mut Handlers<GcsServer>) {
+    table.on::<CreateActor>(|gcs, message, mut request, ctx| {
+        let payload = request.take_payload();
+        let asker = gcs.way(Way::Done(request.into_replier()));
+        let now = gcs.now(ctx);
+        if gcs.may_write(asker) {
+            gcs.core.create_actor(message.spec, payload, now, asker);
+        }
+        gcs.act(ctx);
+    });
+    table.on::<ResolveActor>(|gcs, message, request, ctx| {
+        let from = request.from().process.id;
+        let asker = gcs.way(Way::Located(request.into_replier()));
+        let now = gcs.now(ctx);
+        gcs.core.resolve_actor(message.actor, from, now, asker);
+        gcs.act(ctx);
+    });
+    table.on::<FindActor>(|gcs, message, request, _| {
+        request.reply(gcs.core.find_actor(&message.name, &message.namespace));
+    });
+    table.on::<KillActor>(|gcs, message, request, ctx| {
+        let asker = gcs.way(Way::Done(request.into_replier()));
+        let now = gcs.now(ctx);
+        gcs.core.kill_actor(message.actor, message.no_restart, &message.why, now, asker);
+        gcs.act(ctx);
+    });
+    table.on::<ActorExited>(|gcs, message, _, ctx| {
+        let now = gcs.now(ctx);
+        gcs.core.actor_exited(message.actor, message.incarnation, &message.why, message.failed, now);
+        gcs.act(ctx);
+    });
+    table.on::<LeaseLost>(|gcs, message, _, ctx| {
+        let now = gcs.now(ctx);
+        gcs.core.lease_lost(message.lease, &message.why, now);
+        gcs.act(ctx);
+    });
+    table.on::<ListActors>(|gcs, _, request, _| request.reply(gcs.core.list_actors()));
+}
+
+fn kv(table: &mut Handlers<GcsServer>) {
+    table.on::<KvPut>(|gcs, message, request, ctx| {
+        let asker = gcs.way(Way::Changed(request.into_replier()));
+        if gcs.may_write(asker) {
+            let value = serde_bytes::ByteBuf::from(message.value);
+            gcs.core.kv_put(message.namespace, message.key, value, message.overwrite, asker);
+        }
+        gcs.act(ctx);
+    });
+    table.on::<KvDelete>(|gcs, message, request, ctx| {
+        let asker = gcs.way(Way::Changed(request.into_replier()));
+        if gcs.may_write(asker) {
+            gcs.core.kv_delete(message.namespace, message.key, asker);
+        }
+        gcs.act(ctx);
+    });
+    table.on::<KvGet>(|gcs, message, request, _| request.reply(gcs.core.kv_get(&message.namespace, &message.key)));
+    table.on::<KvKeys>(|gcs, message, request, _| {
+        request.reply(gcs.core.kv_keys(&message.namespace, &message.prefix));
+    });
+}
+
+impl GcsServer {
+    fn now(&self, ctx: &Context<Self>) -> Duration {
+        ctx.now().duration_since(self.epoch)
+    }
+
+    fn way(&mut self, way: Way) -> Asker {
+        self.next_asker += 1;
+        self.ways.insert(self.next_asker, way);
+        self.next_asker
+    }
+
+    /// Refuses a change while too many wait for the disk.
+    fn may_write(&mut self, asker: Asker) -> bool {
+        if self.uncommitted < MAX_UNCOMMITTED {
+            return true;
+        }
+        self.refuse(asker, SendError::MailboxFull { limit: MAX_UNCOMMITTED });
+        false
+    }
+
+    fn refuse(&mut self, asker: Asker, error: SendError) {
+        match self.ways.remove(&asker) {
+            None => {}
+            Some(Way::Done(replier)) => replier.fail(error),
+            Some(Way::Located(replier)) => replier.fail(error),
+            Some(Way::Job(replier)) => replier.fail(error),
+            Some(Way::Finished(replier)) => replier.fail(error),
+            Some(Way::Changed(replier)) => replier.fail(error),
+        }
+    }
+
+    fn act(&mut self, ctx: &mut Context<Self>) {
+        let effects = self.core.take_effects();
+        if effects.is_empty() {
+            return;
+        }
+        let mut writes: Vec<Write> = Vec::new();
+        let mut answers: Vec<(Asker, Reply)> = Vec::new();
+        for effect in effects {
+            match effect {
+                Effect::Write(write) => writes.push(write),
+                Effect::Answer(asker, reply) => answers.push((asker, reply)),
+                other => self.carry_out(other, ctx),
+            }
+        }
+        if writes.is_empty() {
+            return self.answer_all(answers);
+        }
+        let waiting = answers.len();
+        self.uncommitted += waiting;
+        let poster = ctx.poster();
+        let done = Box::new(move |result: Result<(), String>| {
+            poster.post(move |gcs, _| gcs.committed(answers, result));
+        });
+        if let Some(done) = self.storage.commit(writes, done) {
+            done(Ok(()));
+        }
+    }
+
+    fn committed(&mut self, answers: Vec<(Asker, Reply)>, result: Result<(), String>) {
+        self.uncommitted -= answers.len();
+        match result {
+            Ok(()) => self.answer_all(answers),
+            Err(why) => {
+                for (asker, _) in answers {
+                    self.refuse(asker, SendError::Refused { why: format!("the head could not store it: {why}") });
+                }
+            }
+        }
+    }
+
+    fn answer_all(&mut self, answers: Vec<(Asker, Reply)>) {
+        for (asker, reply) in answers {
+            match (self.ways.remove(&asker), reply) {
+                (Some(Way::Done(replier)), Reply::Done(reply)) => replier.reply(reply),
+                (Some(Way::Located(replier)), Reply::Located(reply)) => replier.reply(reply),
+                (Some(Way::Job(replier)), Reply::Job(reply)) => replier.reply(*reply),
+                (Some(Way::Finished(replier)), Reply::Finished) => replier.reply(()),
+                (Some(Way::Changed(replier)), Reply::Changed(reply)) => replier.reply(reply),
+                (None, _) => {}
+                (Some(_), reply) => tracing::error!(?reply, "an answer of the wrong kind"),
+            }
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect, ctx: &mut Context<Self>) {
+        match effect {
+            Effect::Write(_) | Effect::Answer(..) => {}
+            Effect::Forget(asker) => drop(self.ways.remove(&asker)),
+            Effect::LeaseActor { raylet, node, request } => {
+                let (actor, incarnation) = (request.actor, request.incarnation);
+                ctx.request(raylet, request, Vec::new(), LEASE_WITHIN, move |gcs, answer, ctx| {
+                    let now = gcs.now(ctx);
+                    gcs.core.actor_leased(actor, incarnation, node, answer.map(|(answer, _)| answer), now);
+                    gcs.act(ctx);
+                });
+            }
+            Effect::CancelActorLease { raylet, actor, incarnation } => {
+                ctx.send(raylet, CancelActorLease { actor, incarnation });
+            }
+            Effect::StartActor { worker, spec, incarnation, lease, payload } => {
+                let actor = spec.actor;
+                let to = Address { process: worker, mailbox: MailboxId::WORKER };
+                let start = StartActor { spec: *spec, incarnation, lease };
+                ctx.request(to, start, payload, START_WITHIN, move |gcs, answer, ctx| {
+                    let now = gcs.now(ctx);
+                    gcs.core.actor_started(actor, incarnation, answer.map(|(answer, _)| answer), now);
+                    gcs.act(ctx);
+                });
+            }
+            Effect::StopActor { worker, actor, why } => {
+                ctx.send(Address { process: worker, mailbox: MailboxId::WORKER }, StopActor { actor, why });
+            }
+            Effect::ReturnLease { raylet, lease } => ctx.send(raylet, ReturnLeases { leases: vec![lease] }),
+            Effect::Publish(event) => self.publish(&event),
+            Effect::MarkGone(process, why) => ctx.endpoint().mark_gone(process, why),
+        }
+    }
+
+    fn subscribe(&mut self, mut sink: ReplySink<ClusterEvent>, ctx: &mut Context<Self>) {
+        self.subscribers.retain(|subscriber| !subscriber.is_closed());
+        if self.subscribers.len() >= MAX_SUBSCRIBERS {
+            return sink.fail(SendError::MailboxFull { limit: MAX_SUBSCRIBERS });
+        }
+        let (queue, mut events) = mpsc::channel(SUBSCRIBER_QUEUE);
+        self.subscribers.push(queue);
+        ctx.spawn(async move {
+            while let Some(event) = events.recv().await {
+                if sink.send(event).await.is_err() {
+                    return;
+                }
+            }
+            sink.end();
+        });
+    }
+
+    fn publish(&mut self, event: &ClusterEvent) {
+        self.subscribers.retain(|subscriber| match subscriber.try_send(event.clone()) {
+            Ok(()) => true,
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                tracing::warn!("a subscriber of the cluster's events does not keep up and is dropped");
+                false
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => false,
+        });
+    }
+}

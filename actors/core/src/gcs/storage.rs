@@ -1,0 +1,260 @@
+//! What survives a restart of the head: [`Storage`], with redb behind it.
+//!
+//! Commits run on a thread of their own and are grouped: everything that arrived while the last
+//! commit was being synced goes into the next one. A head without a directory keeps nothing.
+
+use std::path::Path;
+use std::sync::mpsc;
+
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_bytes::ByteBuf;
+use uuid::Uuid;
+
+use super::state::{ActorState, Snapshot, Write};
+use crate::messages::{ActorSpec, JobInfo};
+
+/// The layout of the tables; a file of another version is refused.
+const FORMAT: u64 = 1;
+/// Commits are grouped up to so many writes.
+const MAX_GROUP: usize = 4_096;
+
+const META: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("meta");
+const ACTORS: TableDefinition<'static, u128, &[u8]> = TableDefinition::new("actors");
+const ACTOR_STATES: TableDefinition<'static, u128, &[u8]> = TableDefinition::new("actor_states");
+const JOBS: TableDefinition<'static, u128, &[u8]> = TableDefinition::new("jobs");
+const KV: TableDefinition<'static, (&str, &str), &[u8]> = TableDefinition::new("kv");
+
+/// The state cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StorageError {
+    /// The database refused.
+    #[error("the head's state at {path}: {source}; another head may be using it, or the disk may be full")]
+    Database {
+        /// The file.
+        path: String,
+        /// What redb said.
+        #[source]
+        source: redb::Error,
+    },
+    /// A record is of another version.
+    #[error("the head's state at {path} was written by another version ({what}); start with another --dir")]
+    Format {
+        /// The file.
+        path: String,
+        /// What did not fit.
+        what: String,
+    },
+    /// The committing thread could not be started.
+    #[error("cannot start the thread that stores the head's state: {0}")]
+    Thread(#[source] std::io::Error),
+}
+
+/// Called when a group of writes is on disk, or with why it is not.
+pub type Committed = Box<dyn FnOnce(Result<(), String>) + Send>;
+
+/// Where writes go.
+pub trait Storage: Send {
+    /// Stores `writes`, in the order of the calls, and then calls `done`, on another thread. Hands
+    /// `done` back when there is nothing to wait for.
+    fn commit(&mut self, writes: Vec<Write>, done: Committed) -> Option<Committed>;
+}
+
+/// Keeps nothing: for a head that ends with its process.
+#[derive(Debug, Default)]
+pub struct Volatile;
+
+impl Storage for Volatile {
+    fn commit(&mut self, _writes: Vec<Write>, done: Committed) -> Option<Committed> {
+        Some(done)
+    }
+}
+
+type Group = (Vec<Write>, Committed);
+
+/// redb in a file.
+#[derive(Debug)]
+pub struct Durable {
+    queue: Option<mpsc::Sender<Group>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Durable {
+    /// Opens or makes the file, and reads what is in it, with the numbers by which the head is
+    /// known: the cluster's id and the GCS's process, the same ones after every restart.
+    ///
+    /// # Errors
+    /// [`StorageError`] when another head has it open, or it cannot be read.
+    pub fn open(path: &Path) -> Result<(Self, Snapshot, HeadIds), StorageError> {
+        let shown = path.display().to_string();
+        let failed = |source: redb::Error| StorageError::Database { path: shown.clone(), source };
+        let database = Database::create(path).map_err(|error| failed(error.into()))?;
+        let ids = prepare(&database, &shown)?;
+        let snapshot = load(&database, &shown)?;
+        let (queue, groups) = mpsc::channel();
+        let thread = std::thread::Builder::new()
+            .name("mobula-gcs-disk".to_owned())
+            .spawn(move || write_groups(&database, &groups))
+            .map_err(StorageError::Thread)?;
+        Ok((Self { queue: Some(queue), thread: Some(thread) }, snapshot, ids))
+    }
+}
+
+impl Storage for Durable {
+    fn commit(&mut self, writes: Vec<Write>, done: Committed) -> Option<Committed> {
+        let queue = self.queue.as_ref()?;
+        if let Err(mpsc::SendError((_, done))) = queue.send((writes, done)) {
+            done(Err("the thread that stores the head's state has ended".to_owned()));
+        }
+        None
+    }
+}
+
+impl Drop for Durable {
+    fn drop(&mut self) {
+        self.queue = None;
+        if let Some(thread) = self.thread.take() {
+            // It ends when it has written what was queued; a panic there was reported by it.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// By what a head is known to others; kept over restarts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadIds {
+    /// The cluster.
+    pub cluster: Uuid,
+    /// The GCS's process: its address stays good when the head restarts.
+    pub process: Uuid,
+}
+
+fn prepare(database: &Database, path: &str) -> Result<HeadIds, StorageError> {
+    let failed = |source: redb::Error| StorageError::Database { path: path.to_owned(), source };
+    let write = database.begin_write().map_err(|error| failed(error.into()))?;
+    let ids = {
+        let mut meta = write.open_table(META).map_err(|error| failed(error.into()))?;
+        let mut number = |key: &str, fresh: [u8; 16]| -> Result<[u8; 16], StorageError> {
+            if let Some(found) = meta.get(key).map_err(|error| failed(error.into()))? {
+                return found.value().try_into().map_err(|_| StorageError::Format {
+                    path: path.to_owned(),
+                    what: format!("{key} has another length"),
+                });
+            }
+            meta.insert(key, fresh.as_slice()).map_err(|error| failed(error.into()))?;
+            Ok(fresh)
+        };
+        let format = u128::from_le_bytes(number("format", u128::from(FORMAT).to_le_bytes())?);
+        if format != u128::from(FORMAT) {
+            return Err(StorageError::Format { path: path.to_owned(), what: format!("format {format}, not {FORMAT}") });
+        }
+        HeadIds {
+            cluster: Uuid::from_bytes(number("cluster", Uuid::new_v4().into_bytes())?),
+            process: Uuid::from_bytes(number("process", Uuid::new_v4().into_bytes())?),
+        }
+    };
+    for table in [ACTORS, ACTOR_STATES, JOBS] {
+        write.open_table(table).map_err(|error| failed(error.into()))?;
+    }
+    write.open_table(KV).map_err(|error| failed(error.into()))?;
+    write.commit().map_err(|error| failed(error.into()))?;
+    Ok(ids)
+}
+
+fn load(database: &Database, path: &str) -> Result<Snapshot, StorageError> {
+    let failed = |source: redb::Error| StorageError::Database { path: path.to_owned(), source };
+    let read = database.begin_read().map_err(|error| failed(error.into()))?;
+    let mut snapshot = Snapshot::default();
+    let states = read.open_table(ACTOR_STATES).map_err(|error| failed(error.into()))?;
+    let actors = read.open_table(ACTORS).map_err(|error| failed(error.into()))?;
+    for record in actors.iter().map_err(|error| failed(error.into()))? {
+        let (id, bytes) = record.map_err(|error| failed(error.into()))?;
+        let (spec, payload): (ActorSpec, Vec<ByteBuf>) = decode(bytes.value(), path)?;
+        let state = match states.get(id.value()).map_err(|error| failed(error.into()))? {
+            Some(bytes) => decode(bytes.value(), path)?,
+            None => ActorState::default(),
+        };
+        snapshot.actors.push((spec, payload, state));
+    }
+    let jobs = read.open_table(JOBS).map_err(|error| failed(error.into()))?;
+    for record in jobs.iter().map_err(|error| failed(error.into()))? {
+        let (_, bytes) = record.map_err(|error| failed(error.into()))?;
+        snapshot.jobs.push(decode::<JobInfo>(bytes.value(), path)?);
+    }
+    let kv = read.open_table(KV).map_err(|error| failed(error.into()))?;
+    for record in kv.iter().map_err(|error| failed(error.into()))? {
+        let (key, value) = record.map_err(|error| failed(error.into()))?;
+        let (namespace, key) = key.value();
+        snapshot.kv.push((namespace.to_owned(), key.to_owned(), ByteBuf::from(value.value().to_vec())));
+    }
+    Ok(snapshot)
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8], path: &str) -> Result<T, StorageError> {
+    rmp_serde::from_slice(bytes)
+        .map_err(|error| StorageError::Format { path: path.to_owned(), what: error.to_string() })
+}
+
+fn write_groups(database: &Database, groups: &mpsc::Receiver<Group>) {
+    while let Ok((mut writes, done)) = groups.recv() {
+        let mut waiting = vec![done];
+        while writes.len() < MAX_GROUP
+            && let Ok((more, done)) = groups.try_recv()
+        {
+            writes.extend(more);
+            waiting.push(done);
+        }
+        let result = write_group(database, writes).map_err(|error| error.to_string());
+        if let Err(error) = &result {
+            tracing::error!(%error, "the head's state could not be stored");
+        }
+        for done in waiting {
+            done(result.clone());
+        }
+    }
+}
+
+fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, redb::Error> {
+    rmp_serde::to_vec(value).map_err(|error| redb::Error::Io(std::io::Error::other(error)))
+}
+
+fn write_group(database: &Database, writes: Vec<Write>) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    {
+        let mut actors = transaction.open_table(ACTORS)?;
+        let mut states = transaction.open_table(ACTOR_STATES)?;
+        let mut jobs = transaction.open_table(JOBS)?;
+        let mut kv = transaction.open_table(KV)?;
+        for write in writes {
+            match write {
+                Write::Actor(spec, payload) => {
+                    let id = spec.actor.0.as_u128();
+                    actors.insert(id, encode(&(spec, payload))?.as_slice())?;
+                }
+                Write::ActorState(actor, state) => {
+                    states.insert(actor.0.as_u128(), encode(&state)?.as_slice())?;
+                }
+                Write::ForgetActor(actor) => {
+                    actors.remove(actor.0.as_u128())?;
+                    states.remove(actor.0.as_u128())?;
+                }
+                Write::Job(info) => {
+                    jobs.insert(info.job.0.as_u128(), encode(&info)?.as_slice())?;
+                }
+                Write::ForgetJob(job) => {
+                    jobs.remove(job.0.as_u128())?;
+                }
+                Write::Kv { namespace, key, value: Some(value) } => {
+                    kv.insert((namespace.as_str(), key.as_str()), value.as_slice())?;
+                }
+                Write::Kv { namespace, key, value: None } => {
+                    kv.remove((namespace.as_str(), key.as_str()))?;
+                }
+            }
+        }
+    }
+    transaction.commit()?;
+    Ok(())
+}

@@ -1,0 +1,497 @@
+//! The scheduler's state and its events: wants, leases, lending, deaths.
+//!
+//! Who is served next is in `line`, which node in `redirect`, which worker in `pool`.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mobula_transport::{Address, ProcessAddr, ProcessId};
+
+use super::line::{ActorWant, Ticket, Want};
+use super::pool::{Pool, WorkerSlot};
+use super::redirect::Remotes;
+use crate::ids::{ActorId, JobId, LeaseId, NodeId};
+use crate::messages::{
+    ActorLease, HostedActor, LeaseActor, LeaseActorError, LeaseGranted, LeaseLost, LeasePending, LeaseRedirected,
+    PendingDemand, Shape, WantLeases, WorkerInfo, WorkerKind,
+};
+use crate::resources::{CPU, Resources};
+
+/// Task leases that need nothing: a node holds so many of them at once.
+pub(super) const MAX_ZERO_DEMAND_LEASES: usize = 256;
+/// Needs (one for each client and shape) that a node keeps.
+const MAX_WANTS: usize = 100_000;
+/// Jobs whose end is remembered, so that late messages of theirs are dropped.
+const ENDED_JOBS_KEPT: usize = 1_000;
+
+/// Names a request that waits for its answer; the shell keeps the way back under this number.
+pub type Asker = u64;
+
+/// What a node is.
+#[derive(Clone, Debug)]
+pub struct SchedulerConfig {
+    /// Its id.
+    pub node: NodeId,
+    /// Its name, for people.
+    pub name: String,
+    /// The raylet's process.
+    pub process: ProcessAddr,
+    /// What it has.
+    pub total: Resources,
+    /// Whether tasks run in the raylet's own process, once a worker there has registered.
+    pub in_process: bool,
+}
+
+/// What the shell is to do.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Tell a client that it has a lease.
+    Grant(Address, LeaseGranted),
+    /// Send a client to another raylet.
+    Redirect(Address, LeaseRedirected),
+    /// Tell a client that its lease is over.
+    Lost(Address, LeaseLost),
+    /// Tell a client why it waits.
+    Pending(Address, LeasePending),
+    /// Ask a client for leases it has no use for.
+    ReclaimIdle(Address),
+    /// Answer the GCS's request for an actor's worker.
+    ActorLeased(Asker, Result<ActorLease, LeaseActorError>),
+    /// That request is not answered any more.
+    ForgetAsker(Asker),
+    /// Start a worker process; what becomes of it goes to [`Scheduler::worker_ready`] or
+    /// [`Scheduler::worker_failed`].
+    StartWorker {
+        /// The number it registers with.
+        start: u64,
+        /// Whose binary.
+        job: JobId,
+        /// Of which kind.
+        kind: WorkerKind,
+    },
+    /// End a worker process, gently or not.
+    StopWorker {
+        /// The worker.
+        worker: ProcessAddr,
+        /// Why.
+        why: String,
+        /// Whether it is killed at once: nobody waits for what runs in it.
+        kill: bool,
+    },
+    /// End a worker process that has not registered yet.
+    AbortStart(u64),
+}
+
+/// A lease that is out, or whose worker process is starting.
+#[derive(Clone, Debug)]
+pub(super) struct Lease {
+    pub(super) client: Address,
+    pub(super) shape: Arc<Shape>,
+    pub(super) actor: Option<(ActorId, u32)>,
+    /// None while its process starts.
+    pub(super) worker: Option<ProcessAddr>,
+    /// Its task waits in `get`: its CPU is free for others.
+    pub(super) lent: bool,
+}
+
+impl Lease {
+    /// What it holds now.
+    pub(super) fn charged(&self) -> Resources {
+        let mut charged = self.shape.demand.clone();
+        if self.lent {
+            charged.set(CPU, 0);
+        }
+        charged
+    }
+}
+
+/// The raylet's pure core. Times are durations since an arbitrary start; effects gather until
+/// [`Scheduler::take_effects`].
+#[derive(Debug)]
+pub struct Scheduler {
+    pub(super) config: SchedulerConfig,
+    pub(super) available: Resources,
+    pub(super) wants: BTreeMap<(Address, Arc<Shape>), Want>,
+    pub(super) actor_wants: BTreeMap<(ActorId, u32), ActorWant>,
+    pub(super) line: VecDeque<Ticket>,
+    pub(super) leases: BTreeMap<u64, Lease>,
+    pub(super) next_lease: u64,
+    /// Leases of tasks that need nothing.
+    pub(super) zero_leases: usize,
+    pub(super) pool: Pool,
+    pub(super) remotes: Remotes,
+    pub(super) ended_jobs: VecDeque<JobId>,
+    /// When a client was last asked for idle leases.
+    pub(super) reclaimed: BTreeMap<Address, Duration>,
+    pub(super) effects: Vec<Effect>,
+}
+
+impl Scheduler {
+    /// A node with everything free.
+    pub fn new(config: SchedulerConfig) -> Self {
+        Self {
+            available: config.total.clone(),
+            pool: Pool::new(config.in_process),
+            remotes: Remotes::default(),
+            config,
+            wants: BTreeMap::new(),
+            actor_wants: BTreeMap::new(),
+            line: VecDeque::new(),
+            leases: BTreeMap::new(),
+            next_lease: 0,
+            zero_leases: 0,
+            ended_jobs: VecDeque::new(),
+            reclaimed: BTreeMap::new(),
+            effects: Vec::new(),
+        }
+    }
+
+    /// What is to be done, in order.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// What is free; negative where lent resources were taken back.
+    pub fn available(&self) -> &Resources {
+        &self.available
+    }
+
+    /// Whether someone waits, so that [`Scheduler::tick`] has something to do.
+    pub fn is_busy(&self) -> bool {
+        !self.line.is_empty()
+    }
+
+    /// A client tells how many leases of a shape it wants.
+    pub fn want(&mut self, request: WantLeases, now: Duration) {
+        let WantLeases { client, shape, target, what, hops } = request;
+        if self.ended_jobs.contains(&shape.job) {
+            return;
+        }
+        let key = (client, Arc::new(shape));
+        if !self.wants.contains_key(&key) && self.wants.len() >= MAX_WANTS {
+            let shape = Shape::clone(&key.1);
+            let why = format!("the node keeps {MAX_WANTS} different needs, which is its limit; use fewer shapes");
+            return self.effects.push(Effect::Pending(client, LeasePending { shape, infeasible: true, why }));
+        }
+        let want = self.wants.entry(key.clone()).or_insert_with(|| Want::new(now));
+        if want.need() == 0 {
+            want.since = now;
+            want.told = None;
+        }
+        want.target = target;
+        want.what = what;
+        want.hops = hops;
+        if want.need() == 0 {
+            return;
+        }
+        self.place(&key, now);
+        let waits = self.wants.get(&key).is_some_and(|want| want.need() > 0 && !want.in_line);
+        if waits {
+            if let Some(want) = self.wants.get_mut(&key) {
+                want.in_line = true;
+            }
+            self.line.push_back(Ticket::Client(key.0, key.1));
+        }
+        self.serve(now);
+    }
+
+    /// The GCS wants a worker for an actor.
+    pub fn lease_actor(&mut self, client: Address, request: LeaseActor, now: Duration, asker: Asker) {
+        let key = (request.actor, request.incarnation);
+        if let Some(known) = self.actor_wants.get_mut(&key) {
+            // The GCS lost our answer's way back and asks again.
+            let before = std::mem::replace(&mut known.asker, asker);
+            return self.effects.push(Effect::ForgetAsker(before));
+        }
+        if let Some((seq, worker)) =
+            self.leases.iter().find(|(_, lease)| lease.actor == Some(key)).map(|(seq, lease)| (*seq, lease.worker))
+        {
+            if let Some(worker) = worker {
+                let lease = ActorLease { lease: self.lease_id(seq), worker };
+                self.effects.push(Effect::ActorLeased(asker, Ok(lease)));
+            }
+            return;
+        }
+        let want = ActorWant::new(client, request, asker, now);
+        if !self.config.total.covers(&want.need) {
+            let error = self.no_room(&want.need);
+            return self.effects.push(Effect::ActorLeased(asker, Err(error)));
+        }
+        self.actor_wants.insert(key, want);
+        self.line.push_back(Ticket::Actor(key.0, key.1));
+        self.serve(now);
+    }
+
+    /// The GCS wants it no more.
+    pub fn cancel_actor(&mut self, actor: ActorId, incarnation: u32, now: Duration) {
+        let key = (actor, incarnation);
+        if let Some(want) = self.actor_wants.remove(&key) {
+            self.effects.push(Effect::ForgetAsker(want.asker));
+        }
+        let held: Vec<u64> =
+            self.leases.iter().filter(|(_, lease)| lease.actor == Some(key)).map(|(seq, _)| *seq).collect();
+        for seq in held {
+            self.release(seq, "the actor was ended");
+        }
+        self.serve(now);
+    }
+
+    /// Leases come back.
+    pub fn return_leases(&mut self, leases: &[LeaseId], now: Duration) {
+        let node = self.config.node;
+        for lease in leases.iter().filter(|lease| lease.node == node) {
+            self.release(lease.seq, "its lease was returned");
+        }
+        self.serve(now);
+    }
+
+    /// A task waits in `get`, or goes on.
+    pub fn lease_blocked(&mut self, id: LeaseId, blocked: bool, now: Duration) {
+        let Some(lease) = self.leases.get_mut(&id.seq).filter(|_| id.node == self.config.node) else { return };
+        if lease.lent == blocked {
+            return;
+        }
+        lease.lent = blocked;
+        let mut cpu = Resources::new();
+        cpu.set(CPU, lease.shape.demand.fractions(CPU));
+        if blocked {
+            self.available.add(&cpu);
+            self.serve(now);
+        } else {
+            self.available.subtract(&cpu);
+        }
+    }
+
+    /// A client process is dead: it wants and holds nothing any more.
+    pub fn client_died(&mut self, process: ProcessId, now: Duration) {
+        self.drop_clients(|client, _| client.process.id == process, "its client died");
+        self.serve(now);
+    }
+
+    /// A job has ended: its clients want and hold nothing any more, and its worker leaves when no
+    /// detached actor lives there.
+    pub fn job_finished(&mut self, job: JobId, now: Duration) {
+        if self.ended_jobs.contains(&job) {
+            return;
+        }
+        self.ended_jobs.push_back(job);
+        if self.ended_jobs.len() > ENDED_JOBS_KEPT {
+            self.ended_jobs.pop_front();
+        }
+        self.drop_clients(|_, shape| shape.job == job, "its job finished");
+        if self.pool.shared_start(job).is_some_and(|_| !self.job_has_actor_wants(job))
+            && let Some(start) = self.pool.abort_shared_start(job)
+        {
+            self.effects.push(Effect::AbortStart(start));
+        }
+        if let Some(worker) = self.pool.shared_worker(job).filter(|worker| self.pool.lease_count(worker.id) == 0) {
+            self.retire(worker, "its job finished");
+        }
+        self.serve(now);
+    }
+
+    fn drop_clients(&mut self, dead: impl Fn(&Address, &Shape) -> bool, why: &str) {
+        self.wants.retain(|(client, shape), _| !dead(client, shape));
+        self.reclaimed.retain(|client, _| self.wants.keys().any(|(waiting, _)| waiting == client));
+        let held: Vec<u64> = self
+            .leases
+            .iter()
+            .filter(|(_, lease)| lease.actor.is_none() && dead(&lease.client, &lease.shape))
+            .map(|(seq, _)| *seq)
+            .collect();
+        for seq in held {
+            self.release(seq, why);
+        }
+    }
+
+    fn job_has_actor_wants(&self, job: JobId) -> bool {
+        self.actor_wants.values().any(|want| want.shape.job == job)
+    }
+
+    /// A worker process has registered. False when its start number is not awaited: it is to leave.
+    pub fn worker_ready(&mut self, start: u64, worker: ProcessAddr, pid: u32, now: Duration) -> bool {
+        let Some(lease) = self.pool.ready(start, worker, pid) else { return false };
+        match lease {
+            None => {}
+            // Its lease was given up while it started.
+            Some(seq) if !self.leases.contains_key(&seq) => {
+                self.retire(worker, "its lease was given up");
+            }
+            Some(seq) => self.hand_over(seq, worker),
+        }
+        self.serve(now);
+        true
+    }
+
+    /// A worker process did not come up. `for_good` when trying again is of no use.
+    pub fn worker_failed(&mut self, start: u64, why: &str, for_good: bool, now: Duration) {
+        let Some((job, kind, lease)) = self.pool.failed(start, why, for_good, now) else { return };
+        if let Some(seq) = lease
+            && let Some(lease) = self.leases.remove(&seq)
+        {
+            self.available.add(&lease.charged());
+            self.count_zero(&lease, -1);
+            match lease.actor {
+                Some(actor) => self.fail_actor(actor, why),
+                None => self.back_in_line(&lease),
+            }
+        }
+        let actors: Vec<(ActorId, u32)> = self
+            .actor_wants
+            .iter()
+            .filter(|(_, want)| want.shape.job == job && want.shape.kind == kind && !want.starting)
+            .map(|(key, _)| *key)
+            .collect();
+        for actor in actors {
+            self.fail_actor(actor, why);
+        }
+        self.serve(now);
+        self.tell_pending(now, true);
+    }
+
+    fn fail_actor(&mut self, actor: (ActorId, u32), why: &str) {
+        if let Some(want) = self.actor_wants.remove(&actor) {
+            let error = LeaseActorError::WorkerFailed(why.to_owned());
+            self.effects.push(Effect::ActorLeased(want.asker, Err(error)));
+        }
+    }
+
+    fn back_in_line(&mut self, lease: &Lease) {
+        let key = (lease.client, lease.shape.clone());
+        if let Some(want) = self.wants.get_mut(&key) {
+            want.starting = want.starting.saturating_sub(1);
+            if want.need() > 0 && !want.in_line {
+                want.in_line = true;
+                self.line.push_back(Ticket::Client(key.0, key.1));
+            }
+        }
+    }
+
+    /// A worker process has ended: its leases are lost. False when it was not known.
+    pub fn worker_died(&mut self, process: ProcessId, why: &str, now: Duration) -> bool {
+        let Some(WorkerSlot { worker, leases, .. }) = self.pool.died(process) else { return false };
+        for seq in leases {
+            if let Some(lease) = self.leases.remove(&seq) {
+                self.available.add(&lease.charged());
+                self.count_zero(&lease, -1);
+                let lost = LeaseLost { lease: self.lease_id(seq), worker, why: why.to_owned() };
+                self.effects.push(Effect::Lost(lease.client, lost));
+            }
+        }
+        // What it wanted and held itself, for the tasks it had submitted.
+        self.client_died(process, now);
+        true
+    }
+
+    /// Time has passed: gives up on actors that waited too long for room, tells who waits why, and
+    /// asks for idle leases.
+    pub fn tick(&mut self, now: Duration) {
+        self.expire_actor_wants(now);
+        self.serve(now);
+        self.tell_pending(now, false);
+        self.ask_for_idle(now);
+    }
+
+    /// What waits here, by shape, with reasons.
+    pub fn pending(&self, now: Duration) -> Vec<PendingDemand> {
+        let mut by_shape: BTreeMap<&Shape, PendingDemand> = BTreeMap::new();
+        for ((_, shape), want) in self.wants.iter().filter(|(_, want)| want.need() > 0) {
+            let line = by_shape.entry(shape).or_insert_with(|| {
+                let (infeasible, reason) = self.why_waiting(shape, &shape.demand, now).into_words();
+                PendingDemand {
+                    demand: shape.demand.clone(),
+                    count: 0,
+                    what: want.what.clone(),
+                    reason,
+                    infeasible,
+                    node: self.config.name.clone(),
+                }
+            });
+            line.count += want.need();
+        }
+        by_shape.into_values().collect()
+    }
+
+    /// The actors that hold a lease and have a worker.
+    pub fn hosted_actors(&self) -> Vec<HostedActor> {
+        self.leases
+            .iter()
+            .filter_map(|(seq, lease)| {
+                let (actor, incarnation) = lease.actor?;
+                Some(HostedActor { actor, incarnation, lease: self.lease_id(*seq), worker: lease.worker? })
+            })
+            .collect()
+    }
+
+    /// The jobs that want or hold something here.
+    pub fn jobs(&self) -> BTreeSet<JobId> {
+        let wanted = self.wants.keys().map(|(_, shape)| shape.job);
+        wanted.chain(self.leases.values().map(|lease| lease.shape.job)).collect()
+    }
+
+    /// The worker processes and their operating system ids.
+    pub fn processes(&self) -> Vec<(ProcessAddr, u32)> {
+        self.pool.workers().map(|slot| (slot.worker, slot.pid)).collect()
+    }
+
+    /// The workers, for people.
+    pub fn list_workers(&self) -> Vec<WorkerInfo> {
+        self.pool.describe(&self.config.name)
+    }
+
+    pub(super) fn lease_id(&self, seq: u64) -> LeaseId {
+        LeaseId { node: self.config.node, seq }
+    }
+
+    pub(super) fn no_room(&self, need: &Resources) -> LeaseActorError {
+        LeaseActorError::NoRoom {
+            node: self.config.name.clone(),
+            free: self.available.clone(),
+            demand: need.clone(),
+        }
+    }
+
+    pub(super) fn count_zero(&mut self, lease: &Lease, change: isize) {
+        if lease.actor.is_none() && lease.shape.demand.is_empty() {
+            self.zero_leases = self.zero_leases.saturating_add_signed(change);
+        }
+    }
+
+    /// Takes a lease back from whoever had it.
+    pub(super) fn release(&mut self, seq: u64, why: &str) {
+        let Some(lease) = self.leases.remove(&seq) else { return };
+        self.available.add(&lease.charged());
+        self.count_zero(&lease, -1);
+        let Some(worker) = lease.worker else {
+            // Its process is still starting.
+            if let Some(start) = self.pool.abort_process_start(seq) {
+                self.effects.push(Effect::AbortStart(start));
+            }
+            return;
+        };
+        self.pool.detach(worker.id, seq);
+        let own_process = lease.shape.kind == WorkerKind::Process;
+        let unused = self.pool.lease_count(worker.id) == 0;
+        if unused && (own_process || self.ended_jobs.contains(&lease.shape.job)) {
+            self.retire(worker, why);
+        }
+    }
+
+    fn retire(&mut self, worker: ProcessAddr, why: &str) {
+        if let Some(kill) = self.pool.stop(worker.id) {
+            self.effects.push(Effect::StopWorker { worker, why: why.to_owned(), kill });
+        }
+    }
+
+    /// Everything the invariants of the tests need.
+    #[cfg(test)]
+    pub(super) fn charged(&self) -> Resources {
+        let mut sum = Resources::new();
+        for lease in self.leases.values() {
+            sum.add(&lease.charged());
+        }
+        sum
+    }
+
+}
