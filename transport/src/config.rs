@@ -12,6 +12,9 @@ use crate::identity::Credentials;
 pub struct EndpointConfig {
     /// Where to listen and dial from; `None` means 127.0.0.1 and a free port.
     pub listen: Option<SocketAddr>,
+    /// Where others reach this endpoint, if not where it listens; an endpoint that listens on
+    /// every interface (0.0.0.0) and says nothing here is reached over loopback only.
+    pub advertise: Option<SocketAddr>,
     /// The process's certificate; without it no connection can be made.
     pub credentials: Option<Credentials>,
     /// Seed of the endpoint's random numbers (reconnect jitter, actors); `None`: from the system.

@@ -4,8 +4,9 @@
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
@@ -16,15 +17,18 @@ use tokio::time::Instant;
 use crate::actor::{Actor, Handlers};
 use crate::address::{MailboxId, ProcessAddr, ProcessId, Sender};
 use crate::arbiter::Arbiters;
-use crate::config::{Limits, RuntimeChoice};
+use crate::asker::Asker;
+use crate::config::{EndpointConfig, Limits, RuntimeChoice};
 use crate::endpoint::Mailbox;
-use crate::envelope::{Asker, Body, Envelope, RawReply};
+use crate::envelope::{Body, Envelope, RawReply};
 use crate::error::{SendError, Undelivered};
-use crate::message::Payload;
-use crate::message::Message;
+use crate::message::{Message, Payload};
+use crate::link::Links;
 use crate::metrics::Metrics;
+use crate::network::Network;
 use crate::peers::{PeerEvent, Peers};
 use crate::pending::{NEVER_US, Pending, Waiter};
+use crate::quic::QuicNetwork;
 use crate::runtime::Runtime;
 use crate::stream::Sinks;
 
@@ -47,19 +51,20 @@ pub(crate) struct Core {
     pub(crate) runtime: Runtime,
     pub(crate) limits: Limits,
     pub(crate) metrics: Metrics,
+    pub(crate) links: Links,
+    pub(crate) network: OnceLock<Arc<dyn Network>>,
+    /// The same network, where it is QUIC: for joins and bulk.
+    pub(crate) quic: Mutex<Option<Arc<QuicNetwork>>>,
     seed: u64,
     closed: AtomicBool,
 }
 
 impl Core {
-    pub(crate) fn new(
-        process: ProcessAddr,
-        runtime: Runtime,
-        choice: RuntimeChoice,
-        arbiters: usize,
-        limits: Limits,
-        seed: u64,
-    ) -> Arc<Self> {
+    /// A core whose process others dial at `socket`.
+    pub(crate) fn new(runtime: Runtime, config: &EndpointConfig, socket: SocketAddr) -> Arc<Self> {
+        let process =
+            ProcessAddr { id: config.process.unwrap_or_else(ProcessId::random), socket };
+        let borrowed = config.runtime == RuntimeChoice::Current;
         let core = Arc::new(Self {
             process,
             mailboxes: std::array::from_fn(|_| RwLock::default()),
@@ -70,15 +75,24 @@ impl Core {
             started_at: Instant::now(),
             handlers: Mutex::default(),
             peers: Peers::default(),
-            arbiters: Arbiters::new(arbiters, choice == RuntimeChoice::Current),
+            arbiters: Arbiters::new(config.arbiters, borrowed),
             runtime,
-            limits,
+            limits: config.limits,
             metrics: Metrics::default(),
-            seed,
+            links: Links::default(),
+            network: OnceLock::new(),
+            quic: Mutex::default(),
+            seed: config.seed.unwrap_or_else(rand::random),
             closed: AtomicBool::new(false),
         });
         core.spawn_task(sweep(Arc::downgrade(&core), core.sweeper.clone()));
         core
+    }
+
+    /// Gives the core its network; once.
+    pub(crate) fn set_network(&self, network: Arc<dyn Network>) {
+        let first = self.network.set(network).is_ok();
+        debug_assert!(first, "an endpoint has one network");
     }
 
     pub(crate) fn process(&self) -> ProcessAddr {
@@ -256,28 +270,18 @@ impl Core {
         }
     }
 
-    /// Tells the producer of stream `id` that `items` were read.
-    pub(crate) fn stream_credit(&self, producer: ProcessId, id: u64, items: u32) {
-        if producer == self.process.id {
-            self.sinks.credit((producer, id), items);
-        }
-    }
-
-    /// Tells the producer of stream `id` that nobody reads it.
-    pub(crate) fn stream_cancel(&self, producer: ProcessId, id: u64) {
-        if producer == self.process.id {
-            self.sinks.close((producer, id));
-        }
-    }
-
     // --- peers ---
 
     /// `process` is dead: what waits for it and what is sent to it fails at once.
-    pub(crate) fn mark_gone(&self, process: ProcessId, why: String) {
+    pub(crate) fn mark_gone(self: &Arc<Self>, process: ProcessId, why: String) {
         if process == self.process.id || !self.peers.mark_gone(process, &why) {
             return;
         }
-        self.fail_pending(Some(process), &SendError::Gone { process, why: why.clone() });
+        let error = SendError::Gone { process, why: why.clone() };
+        match self.links.get(process) {
+            Some(link) => self.link_ended(&link, &error),
+            None => self.fail_pending(Some(process), &error),
+        }
         self.peers.tell(&PeerEvent::Gone { process, why });
     }
 

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,14 +15,20 @@ use tokio::task::AbortHandle;
 
 use crate::actor::{Actor, Runner};
 use crate::address::{Address, MailboxId, ProcessAddr, ProcessId, Sender};
-use crate::config::EndpointConfig;
+use crate::asker::Asker;
+use crate::config::{EndpointConfig, RuntimeChoice};
 use crate::core::Core;
-use crate::envelope::{Asker, Body, Envelope, RawReply};
+use crate::envelope::{Body, Envelope, RawReply};
 use crate::error::{SendError, Undelivered};
+use crate::frame::{FrameType, Head};
+use crate::identity::{IdentityError, JoinPolicy};
+use crate::lane::lane_of;
 use crate::message::{Message, Payload};
 use crate::metrics::MetricsSnapshot;
 use crate::peers::PeerEvent;
+use crate::network::Network;
 use crate::pending::Waiter;
+use crate::quic::QuicNetwork;
 use crate::runtime::Runtime;
 use crate::stream::{ReplyStream, StreamInbox};
 
@@ -41,6 +48,9 @@ pub trait Mailbox: Send + Sync {
     fn close(&self) {}
 }
 
+/// How much longer than its drain time a shutdown may take.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Why an endpoint could not be set up.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -48,20 +58,55 @@ pub enum BindError {
     /// A thread or runtime could not be made.
     #[error("cannot start the endpoint's thread: {0}")]
     Thread(#[source] io::Error),
+    /// The UDP socket could not be bound.
+    #[error("cannot listen on {listen}: {source}; is the port taken?")]
+    Socket {
+        /// Where.
+        listen: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// No credentials were given.
+    #[error("an endpoint that talks to other processes needs credentials")]
+    NoCredentials,
+    /// The credentials are of no use.
+    #[error(transparent)]
+    Credentials(#[from] IdentityError),
 }
 
 impl Endpoint {
     /// An endpoint of this process alone.
     pub fn in_process(config: EndpointConfig) -> Result<Self, BindError> {
-        let runtime =
-            Runtime::start(config.runtime, "mobula-net").map_err(BindError::Thread)?;
-        let process = ProcessAddr {
-            id: config.process.unwrap_or_else(ProcessId::random),
-            socket: ProcessAddr::IN_PROCESS,
+        let runtime = Runtime::start(config.runtime, "mobula-net").map_err(BindError::Thread)?;
+        let core = Core::new(runtime, &config, ProcessAddr::IN_PROCESS);
+        Ok(Self { core })
+    }
+
+    /// An endpoint that talks to other processes over QUIC. It listens where it dials from.
+    pub fn bind(config: EndpointConfig) -> Result<Self, BindError> {
+        let credentials = config.credentials.clone().ok_or(BindError::NoCredentials)?;
+        let runtime = Runtime::start(config.runtime, "mobula-net").map_err(BindError::Thread)?;
+        let (network, local) = {
+            let _inside = runtime.handle().enter();
+            QuicNetwork::bind(config.listen, credentials, config.limits)?
         };
-        let seed = config.seed.unwrap_or_else(rand::random);
-        let core =
-            Core::new(process, runtime, config.runtime, config.arbiters, config.limits, seed);
+        let core = Core::new(runtime, &config, config.advertise.unwrap_or_else(|| dialable(local)));
+        core.set_network(network.clone());
+        *core.quic.lock() = Some(network.clone());
+        core.spawn_task(network.listen(core.clone()));
+        Ok(Self { core })
+    }
+
+    /// An endpoint over another network than QUIC, on the current runtime.
+    pub(crate) fn over(
+        network: Arc<dyn Network>,
+        config: &EndpointConfig,
+        socket: SocketAddr,
+    ) -> Result<Self, BindError> {
+        let runtime =
+            Runtime::start(RuntimeChoice::Current, "").map_err(BindError::Thread)?;
+        let core = Core::new(runtime, config, socket);
+        core.set_network(network);
         Ok(Self { core })
     }
 
@@ -123,15 +168,53 @@ impl Endpoint {
         message: M,
         payload: Payload,
     ) {
-        if let Err(error) = self.refusal(to.process.id) {
-            self.bounce(from, to, M::KIND, error);
-            return;
+        if let Err(error) = self.send_or_fail(from, to, message, payload)
+            && let Some(from) = from
+        {
+            self.core.undelivered(from, Undelivered { to, kind: M::KIND, error });
+        }
+    }
+
+    fn send_or_fail<M: Message>(
+        &self,
+        from: Option<MailboxId>,
+        to: Address,
+        message: M,
+        payload: Payload,
+    ) -> Result<(), SendError> {
+        if self.core.is_closed() {
+            return Err(SendError::Closed);
+        }
+        if to.process.id != self.process().id {
+            return self.transmit(FrameType::Tell, 0, from, to, &message, payload);
         }
         let asker = match from {
             Some(from) => Asker::local_sender(self.core.clone(), from, to, M::KIND),
             None => Asker::nobody(),
         };
         self.core.deliver(self.envelope(from, to, message, payload, asker));
+        Ok(())
+    }
+
+    /// Queues a frame for another process.
+    fn transmit<M: Message>(
+        &self,
+        frame_type: FrameType,
+        correlation: u64,
+        from: Option<MailboxId>,
+        to: Address,
+        message: &M,
+        payload: Payload,
+    ) -> Result<(), SendError> {
+        let link = self.core.link(to.process)?;
+        let head = Head {
+            frame_type,
+            kind: M::KIND,
+            mailbox: to.mailbox.0,
+            sender: from.map_or(0, |from| from.0),
+            correlation,
+        };
+        self.core.transmit(&link, lane_of(from, Some(to.mailbox)), head, Some(message), payload)
     }
 
     /// Asks and returns the answer as a future, which needs no particular runtime. Dropping the
@@ -213,14 +296,24 @@ impl Endpoint {
         let inbox = Arc::new(StreamInbox::default());
         let id = self.core.expect(to.process.id, None, Waiter::Stream(inbox.clone()));
         let stream = ReplyStream::new(self.core.clone(), id, M::NAME, to.process.id, inbox);
-        match self.refusal(to.process.id) {
-            Err(error) => self.core.answer(id, RawReply::Failed(error)),
-            Ok(()) => {
-                let asker = Asker::local(self.core.clone(), id, true);
-                self.core.deliver(self.envelope(None, to, message, payload, asker));
-            }
-        }
+        self.dispatch(id, true, None, to, message, payload);
         stream
+    }
+
+    /// Finds out which process listens at `socket`, connecting to it; tries again with backoff
+    /// until `deadline`.
+    pub async fn discover(
+        &self,
+        socket: SocketAddr,
+        deadline: Duration,
+    ) -> Result<ProcessAddr, SendError> {
+        self.core.discover(socket, deadline).await
+    }
+
+    /// Lets processes without a certificate join by the policy's tokens; for the head.
+    pub fn serve_join(&self, policy: Arc<JoinPolicy>) -> Result<(), BindError> {
+        let network = self.core.quic.lock().clone().ok_or(BindError::NoCredentials)?;
+        Ok(network.serve_join(policy)?)
     }
 
     /// Declares a process dead: requests to it, pending and later, fail at once with
@@ -254,9 +347,22 @@ impl Endpoint {
     /// requests ([`SendError::Closed`]) and threads. Blocks up to `drain`, except on the
     /// endpoint's own thread and in simulations, where it does not wait.
     pub fn shutdown(&self, drain: Duration) {
-        if self.core.close() {
-            self.core.end(drain);
+        if !self.core.close() {
+            return;
         }
+        if let Some(network) = self.core.network.get().cloned() {
+            let core = self.core.clone();
+            let (tell, told) = mpsc::channel();
+            self.core.spawn_task(async move {
+                network.close(core, drain).await;
+                let _ = tell.send(());
+            });
+            if self.core.runtime.may_wait_for() {
+                // Closing keeps to the drain time by itself; the rest is for its last words.
+                let _ = told.recv_timeout(drain + CLOSE_PATIENCE);
+            }
+        }
+        self.core.end(drain.max(CLOSE_PATIENCE));
     }
 
     pub(crate) fn seed_of(&self, salt: u64) -> u64 {
@@ -273,14 +379,34 @@ impl Endpoint {
         done: impl FnOnce(Result<(M::Reply, Payload), SendError>) + Send + 'static,
     ) -> u64 {
         let waiter = Waiter::Once(Box::new(move |raw| done(raw.open::<M::Reply>(M::NAME))));
-        if let Err(error) = self.refusal(to.process.id) {
-            waiter.fail(error);
-            return 0;
-        }
         let id = self.core.expect(to.process.id, Some(deadline), waiter);
-        let asker = Asker::local(self.core.clone(), id, false);
-        self.core.deliver(self.envelope(from, to, message, payload, asker));
+        self.dispatch(id, false, from, to, message, payload);
         id
+    }
+
+    /// Sends the request `id` on its way; if it cannot go, its waiter hears of it.
+    fn dispatch<M: Message>(
+        &self,
+        id: u64,
+        stream: bool,
+        from: Option<MailboxId>,
+        to: Address,
+        message: M,
+        payload: Payload,
+    ) {
+        let sent = if self.core.is_closed() {
+            Err(SendError::Closed)
+        } else if to.process.id == self.process().id {
+            let asker = Asker::local(self.core.clone(), id, stream);
+            self.core.deliver(self.envelope(from, to, message, payload, asker));
+            Ok(())
+        } else {
+            let frame_type = if stream { FrameType::AskStream } else { FrameType::Ask };
+            self.transmit(frame_type, id, from, to, &message, payload)
+        };
+        if let Err(error) = sent {
+            self.core.answer(id, RawReply::Failed(error));
+        }
     }
 
     fn envelope<M: Message>(
@@ -300,31 +426,24 @@ impl Endpoint {
             asker,
         }
     }
-
-    /// Why nothing can be sent to `process` from here, if so.
-    fn refusal(&self, process: ProcessId) -> Result<(), SendError> {
-        if self.core.is_closed() {
-            return Err(SendError::Closed);
-        }
-        if process == self.process().id {
-            return Ok(());
-        }
-        Err(self.core.peers.gone(process).unwrap_or_else(|| SendError::Unreachable {
-            process,
-            why: "this endpoint has no network".into(),
-        }))
-    }
-
-    fn bounce(&self, from: Option<MailboxId>, to: Address, kind: u32, error: SendError) {
-        if let Some(from) = from {
-            self.core.undelivered(from, Undelivered { to, kind, error });
-        }
-    }
 }
 
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Endpoint({})", self.process())
+    }
+}
+
+/// Where others dial an endpoint that listens on `local`.
+fn dialable(local: SocketAddr) -> SocketAddr {
+    match local {
+        SocketAddr::V4(addr) if addr.ip().is_unspecified() => {
+            (Ipv4Addr::LOCALHOST, addr.port()).into()
+        }
+        SocketAddr::V6(addr) if addr.ip().is_unspecified() => {
+            (Ipv6Addr::LOCALHOST, addr.port()).into()
+        }
+        addr => addr,
     }
 }
 

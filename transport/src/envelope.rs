@@ -8,15 +8,14 @@
 use std::any::Any;
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::address::{Address, MailboxId, Sender};
-use crate::core::Core;
-use crate::error::{SendError, Undelivered};
+use crate::address::{MailboxId, Sender};
+use crate::asker::Asker;
+use crate::error::SendError;
 use crate::message::{Message, Payload, decode};
 use crate::stream::ReplySink;
 
@@ -228,114 +227,6 @@ impl RawReply {
                 Err(SendError::UnknownMessage { kind, name: name.to_owned() })
             }
             Self::Failed(error) => Err(error),
-        }
-    }
-}
-
-/// Who waits for the fate of a message, and how to tell them. Tells them exactly once.
-pub(crate) struct Asker(Option<Waiting>);
-
-enum Waiting {
-    /// A one-way message of an actor of this process.
-    LocalSender { core: Arc<Core>, sender: MailboxId, to: Address, kind: u32 },
-    /// A request of this process.
-    Local { core: Arc<Core>, id: u64, stream: bool },
-}
-
-impl Asker {
-    /// A one-way message nobody wants back.
-    pub(crate) fn nobody() -> Self {
-        Self(None)
-    }
-
-    /// A one-way message to be returned to `sender` if it cannot be delivered.
-    pub(crate) fn local_sender(core: Arc<Core>, sender: MailboxId, to: Address, kind: u32) -> Self {
-        Self(Some(Waiting::LocalSender { core, sender, to, kind }))
-    }
-
-    /// A request waiting in this process's table.
-    pub(crate) fn local(core: Arc<Core>, id: u64, stream: bool) -> Self {
-        Self(Some(Waiting::Local { core, id, stream }))
-    }
-
-    pub(crate) fn wants_reply(&self) -> bool {
-        matches!(self.0, Some(Waiting::Local { .. }))
-    }
-
-    pub(crate) fn wants_stream(&self) -> bool {
-        matches!(self.0, Some(Waiting::Local { stream: true, .. }))
-    }
-
-    /// The single answer; on a stream its only item.
-    pub(crate) fn reply<R: Serialize + Send + 'static>(mut self, reply: R, payload: Payload) {
-        match self.0.take() {
-            None | Some(Waiting::LocalSender { .. }) => {}
-            Some(Waiting::Local { core, id, stream: false }) => {
-                core.answer(id, RawReply::Local(Box::new(reply), payload));
-            }
-            Some(Waiting::Local { core, id, stream: true }) => {
-                core.stream_item(id, RawReply::Local(Box::new(reply), payload));
-                core.stream_end(id, None);
-            }
-        }
-    }
-
-    /// Tells the asker that there will be no answer.
-    pub(crate) fn fail(mut self, error: SendError) {
-        self.fail_in_place(error);
-    }
-
-    fn fail_in_place(&mut self, error: SendError) {
-        match self.0.take() {
-            None => {}
-            Some(Waiting::LocalSender { core, sender, to, kind }) => {
-                core.undelivered(sender, Undelivered { to, kind, error });
-            }
-            Some(Waiting::Local { core, id, .. }) => core.answer(id, RawReply::Failed(error)),
-        }
-    }
-
-    /// One item of a stream.
-    pub(crate) fn item<R: Serialize + Send + 'static>(
-        &self,
-        reply: R,
-        payload: Payload,
-    ) -> Result<(), SendError> {
-        match &self.0 {
-            Some(Waiting::Local { core, id, stream: true }) => {
-                if core.stream_item(*id, RawReply::Local(Box::new(reply), payload)) {
-                    Ok(())
-                } else {
-                    Err(SendError::Closed)
-                }
-            }
-            _ => Err(SendError::Closed),
-        }
-    }
-
-    /// The end of a stream.
-    pub(crate) fn end(mut self) {
-        if let Some(Waiting::Local { core, id, .. }) = self.0.take() {
-            core.stream_end(id, None);
-        }
-    }
-
-    /// The endpoint and key a stream's producer is registered under.
-    pub(crate) fn producer(&self) -> Option<(Arc<Core>, crate::stream::ProducerKey)> {
-        match &self.0 {
-            Some(Waiting::Local { core, id, .. }) => {
-                Some((core.clone(), (core.process().id, *id)))
-            }
-            _ => None,
-        }
-    }
-}
-
-impl Drop for Asker {
-    fn drop(&mut self) {
-        // A one-way message was delivered all the same; only a request is owed an answer.
-        if self.wants_reply() {
-            self.fail_in_place(SendError::Dropped);
         }
     }
 }

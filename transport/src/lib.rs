@@ -14,19 +14,27 @@
 mod actor;
 mod address;
 mod arbiter;
+mod asker;
+mod backoff;
 mod config;
 mod core;
 mod endpoint;
 mod envelope;
 mod error;
+mod frame;
 pub mod identity;
 mod inline;
+mod lane;
+mod link;
 mod message;
 mod metrics;
+mod network;
 mod peers;
 mod pending;
+mod quic;
 mod runtime;
 mod stream;
+mod wire;
 
 pub use actor::{Actor, Context, Handlers, Poster, Runner, TimerId};
 pub use address::{Address, MailboxId, ProcessAddr, ProcessId, Sender};

@@ -23,8 +23,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::address::ProcessId;
+use crate::asker::Asker;
 use crate::core::Core;
-use crate::envelope::{Asker, RawReply};
+use crate::envelope::RawReply;
 use crate::error::SendError;
 use crate::message::Payload;
 use crate::pending::Inbox;
@@ -66,10 +67,9 @@ impl<R: Serialize + DeserializeOwned + Send + 'static> ReplySink<R> {
     /// Sends one item with bytes beside it.
     pub async fn send_with(&mut self, item: R, payload: Payload) -> Result<(), SendError> {
         poll_fn(|cx| self.window.poll_credit(cx)).await?;
-        match &self.asker {
-            Some(asker) => asker.item(item, payload),
-            None => Err(SendError::Closed),
-        }
+        let Some(asker) = &self.asker else { return Err(SendError::Closed) };
+        poll_fn(|cx| asker.poll_room(cx)).await;
+        asker.item(item, payload)
     }
 
     /// Whether the asker has gone.

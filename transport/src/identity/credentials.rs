@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// Only the owner may read the files.
 const FILE_MODE: u32 = 0o600;
-const CA_FILE: &str = "ca.pem";
+pub(super) const CA_FILE: &str = "ca.pem";
 const CERT_FILE: &str = "cert.pem";
 const KEY_FILE: &str = "key.pem";
 const CLUSTER_FILE: &str = "cluster-id";
@@ -26,10 +26,10 @@ pub struct Credentials {
     pub cluster_id: String,
 }
 
-/// Why credentials could not be read or written.
+/// Why credentials or an authority could not be made, read or written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum CredentialsError {
+pub enum IdentityError {
     /// A file could not be read or written.
     #[error("credentials file {path}: {source}")]
     File {
@@ -44,13 +44,34 @@ pub enum CredentialsError {
         /// The directory.
         path: PathBuf,
     },
+    /// A certificate, key or request cannot be read.
+    #[error("malformed {what}: {why}")]
+    Malformed {
+        /// What it should be.
+        what: &'static str,
+        /// What the parser said.
+        why: String,
+    },
+    /// The cryptography library refused.
+    #[error("cannot make {what}: {why}")]
+    Crypto {
+        /// What was being made.
+        what: &'static str,
+        /// What the library said.
+        why: String,
+    },
 }
 
 impl Credentials {
+    /// Whether `dir` holds credentials.
+    pub fn exist_in(dir: &Path) -> bool {
+        dir.join(KEY_FILE).exists()
+    }
+
     /// Writes the credentials into `dir`, readable by the owner alone.
-    pub fn save(&self, dir: &Path) -> Result<(), CredentialsError> {
+    pub fn save(&self, dir: &Path) -> Result<(), IdentityError> {
         fs::create_dir_all(dir)
-            .map_err(|source| CredentialsError::File { path: dir.to_owned(), source })?;
+            .map_err(|source| IdentityError::File { path: dir.to_owned(), source })?;
         write_private(&dir.join(CA_FILE), &self.ca_pem)?;
         write_private(&dir.join(CERT_FILE), &self.cert_pem)?;
         write_private(&dir.join(KEY_FILE), &self.key_pem)?;
@@ -58,9 +79,9 @@ impl Credentials {
     }
 
     /// Reads what [`save`](Self::save) wrote.
-    pub fn load(dir: &Path) -> Result<Self, CredentialsError> {
-        if !dir.join(KEY_FILE).exists() {
-            return Err(CredentialsError::Missing { path: dir.to_owned() });
+    pub fn load(dir: &Path) -> Result<Self, IdentityError> {
+        if !Self::exist_in(dir) {
+            return Err(IdentityError::Missing { path: dir.to_owned() });
         }
         Ok(Self {
             ca_pem: read(&dir.join(CA_FILE))?,
@@ -79,8 +100,8 @@ impl fmt::Debug for Credentials {
 }
 
 /// Writes a file that only its owner can read, replacing an older one whole.
-pub(super) fn write_private(path: &Path, text: &str) -> Result<(), CredentialsError> {
-    let failed = |source| CredentialsError::File { path: path.to_owned(), source };
+pub(super) fn write_private(path: &Path, text: &str) -> Result<(), IdentityError> {
+    let failed = |source| IdentityError::File { path: path.to_owned(), source };
     let temporary = path.with_extension("new");
     // A leftover of a crash may have other permissions; `mode` counts only for new files.
     match fs::remove_file(&temporary) {
@@ -97,9 +118,9 @@ pub(super) fn write_private(path: &Path, text: &str) -> Result<(), CredentialsEr
     fs::rename(&temporary, path).map_err(failed)
 }
 
-pub(super) fn read(path: &Path) -> Result<String, CredentialsError> {
+pub(super) fn read(path: &Path) -> Result<String, IdentityError> {
     fs::read_to_string(path)
-        .map_err(|source| CredentialsError::File { path: path.to_owned(), source })
+        .map_err(|source| IdentityError::File { path: path.to_owned(), source })
 }
 
 #[cfg(test)]
@@ -123,6 +144,6 @@ mod tests {
         assert_eq!(mode & 0o777, FILE_MODE);
         assert!(!format!("{credentials:?}").contains("key"));
         let empty = dir.path().join("empty");
-        assert!(matches!(Credentials::load(&empty), Err(CredentialsError::Missing { .. })));
+        assert!(matches!(Credentials::load(&empty), Err(IdentityError::Missing { .. })));
     }
 }

@@ -1,10 +1,15 @@
 //! Messages and actors the tests share.
 #![allow(missing_docs)]
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytes::Bytes;
-use mobula_transport::{Actor, Context, Handlers, Undelivered, message};
+use mobula_transport::identity::{ClusterAuthority, Role};
+use mobula_transport::{
+    Actor, Address, Context, Endpoint, EndpointConfig, Handlers, Limits, Message, SendError,
+    Undelivered, message,
+};
 use serde::{Deserialize, Serialize};
 
 /// No test waits for this long unless something is broken.
@@ -59,7 +64,7 @@ message!(Stranger => ());
 
 /// Sends a note to the given address, from the actor.
 #[derive(Serialize, Deserialize, Debug)]
-pub struct Forward(pub mobula_transport::Address, pub u64);
+pub struct Forward(pub Address, pub u64);
 message!(Forward => ());
 
 /// What came back undelivered.
@@ -141,4 +146,50 @@ impl Actor for Probe {
 /// Runs a future that needs no runtime.
 pub fn block_on<F: Future>(future: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+}
+
+/// One authority for all tests of this binary.
+pub fn authority() -> &'static ClusterAuthority {
+    static AUTHORITY: OnceLock<ClusterAuthority> = OnceLock::new();
+    AUTHORITY.get_or_init(|| ClusterAuthority::create("test").unwrap())
+}
+
+pub fn config() -> EndpointConfig {
+    EndpointConfig {
+        credentials: Some(authority().credentials(Role::Node).unwrap()),
+        ..Default::default()
+    }
+}
+
+/// Bounds under which a dead peer is noticed in about a second.
+pub fn impatient() -> EndpointConfig {
+    let limits = Limits {
+        reconnect_window: Duration::from_millis(600),
+        connect_timeout: Duration::from_millis(300),
+        idle_timeout: Duration::from_millis(1000),
+        keep_alive: Duration::from_millis(200),
+        ..Limits::default()
+    };
+    EndpointConfig { limits, ..config() }
+}
+
+pub fn bind() -> Endpoint {
+    Endpoint::bind(config()).unwrap()
+}
+
+pub fn ask<M: Message>(
+    endpoint: &Endpoint,
+    to: Address,
+    message: M,
+) -> Result<M::Reply, SendError> {
+    endpoint.request_blocking(to, message, vec![], LONG).map(|(reply, _)| reply)
+}
+
+/// Waits until `condition` holds; only a broken endpoint makes this give up.
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let begun = std::time::Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < LONG, "never: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }

@@ -20,10 +20,6 @@ fn endpoint() -> Endpoint {
     Endpoint::in_process(EndpointConfig::default()).unwrap()
 }
 
-fn ask<M: Message>(endpoint: &Endpoint, to: Address, message: M) -> Result<M::Reply, SendError> {
-    endpoint.request_blocking(to, message, vec![], LONG).map(|(reply, _)| reply)
-}
-
 #[test]
 fn requests_are_answered_by_both_runners() {
     for runner in BOTH {

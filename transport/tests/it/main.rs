@@ -3,4 +3,6 @@
 #![allow(unreachable_pub)]
 
 mod common;
+mod identity;
 mod local;
+mod quic;

@@ -1,0 +1,224 @@
+//! Joining a cluster: exchanging a token for a certificate.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use quinn::crypto::rustls::QuicClientConfig;
+use serde::{Deserialize, Serialize};
+
+use super::authority::{ClusterAuthority, KeyRequest, Role, cluster_id_of};
+use super::credentials::{Credentials, IdentityError};
+use super::tls::{PinnedAuthority, SERVER_NAME, joining_client};
+use super::token::JoinToken;
+
+/// How long a join may take, on either side.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// The largest request or answer.
+const JOIN_MAX_BYTES: usize = 64 * 1024;
+/// Tokens a head keeps; the oldest is dropped for a new one.
+const MAX_TOKENS: usize = 64;
+
+/// Why joining failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// The token has ended.
+    #[error("the join token has expired; ask the head for a new one")]
+    Expired,
+    /// The address is answered by another cluster (or by an impostor).
+    #[error("the process at {addr} does not belong to the token's cluster; check the address")]
+    WrongCluster {
+        /// Who was asked.
+        addr: SocketAddr,
+    },
+    /// The head refused.
+    #[error("the head refused: {0}")]
+    Refused(JoinRefusal),
+    /// Nobody answered.
+    #[error("no head answers at {addr}: {why}")]
+    Unreachable {
+        /// Who was asked.
+        addr: SocketAddr,
+        /// What the network said.
+        why: String,
+    },
+    /// No key could be made, or the certificate is of no use.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+}
+
+/// Why a head refused a joiner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum JoinRefusal {
+    /// No token with this secret.
+    #[error("the token is not known to this head (it may have been restarted)")]
+    UnknownToken,
+    /// The token has ended.
+    #[error("the token has expired; ask for a new one")]
+    Expired,
+    /// The request makes no sense.
+    #[error("malformed request: {0}")]
+    Malformed(String),
+}
+
+/// Who may join: what a head serves with
+/// [`Endpoint::serve_join`](crate::Endpoint::serve_join).
+#[derive(Debug)]
+pub struct JoinPolicy {
+    authority: ClusterAuthority,
+    role: Role,
+    tokens: Mutex<Vec<JoinToken>>,
+}
+
+impl JoinPolicy {
+    /// Issues certificates of `authority` for `role`; no token is known yet.
+    pub fn new(authority: ClusterAuthority, role: Role) -> Self {
+        Self { authority, role, tokens: Mutex::default() }
+    }
+
+    /// Makes `token` known.
+    pub fn allow(&self, token: JoinToken) {
+        let mut tokens = self.tokens.lock();
+        tokens.retain(|known| !known.is_expired());
+        if tokens.len() >= MAX_TOKENS {
+            tokens.remove(0);
+        }
+        tokens.push(token);
+    }
+
+    /// Makes a new token and makes it known.
+    pub fn new_token(&self, valid: Duration) -> JoinToken {
+        let token = self.authority.token(valid);
+        self.allow(token.clone());
+        token
+    }
+
+    /// The authority behind it.
+    pub fn authority(&self) -> &ClusterAuthority {
+        &self.authority
+    }
+
+    fn answer(&self, request: &JoinRequest) -> JoinAnswer {
+        // Every token is compared, so that time does not tell which one nearly matched.
+        let known = self
+            .tokens
+            .lock()
+            .iter()
+            .fold(None, |found, token| {
+                if token.has_secret(&request.secret) { Some(token.is_expired()) } else { found }
+            });
+        match known {
+            None => JoinAnswer::Refused(JoinRefusal::UnknownToken),
+            Some(true) => JoinAnswer::Refused(JoinRefusal::Expired),
+            Some(false) => match self.authority.issue(&request.request_pem, self.role) {
+                Ok(cert_pem) => {
+                    JoinAnswer::Granted { cert_pem, ca_pem: self.authority.ca_pem().to_owned() }
+                }
+                Err(error) => JoinAnswer::Refused(JoinRefusal::Malformed(error.to_string())),
+            },
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct JoinRequest {
+    secret: [u8; 32],
+    request_pem: String,
+}
+
+#[derive(Serialize, Deserialize)]
+enum JoinAnswer {
+    Granted { cert_pem: String, ca_pem: String },
+    Refused(JoinRefusal),
+}
+
+/// Exchanges `token` for credentials with the head at `addr`. Blocks, for seconds at most.
+pub fn join(addr: SocketAddr, token: &JoinToken) -> Result<Credentials, JoinError> {
+    if token.is_expired() {
+        return Err(JoinError::Expired);
+    }
+    let unreachable = |why: String| JoinError::Unreachable { addr, why };
+    let token = token.clone();
+    // A thread of its own, so that callers inside a runtime may join too.
+    let worker = thread::Builder::new().name("mobula-join".into()).spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| JoinError::Unreachable { addr, why: error.to_string() })?;
+        runtime.block_on(async {
+            tokio::time::timeout(JOIN_TIMEOUT, exchange(addr, &token)).await.unwrap_or_else(|_| {
+                Err(JoinError::Unreachable { addr, why: format!("no answer in {JOIN_TIMEOUT:?}") })
+            })
+        })
+    });
+    worker
+        .map_err(|error| unreachable(error.to_string()))?
+        .join()
+        .unwrap_or_else(|_| Err(unreachable("the joining thread failed".into())))
+}
+
+async fn exchange(addr: SocketAddr, token: &JoinToken) -> Result<Credentials, JoinError> {
+    let unreachable = |error: &dyn std::fmt::Display| JoinError::Unreachable {
+        addr,
+        why: error.to_string(),
+    };
+    let key = KeyRequest::new()?;
+    let verifier = Arc::new(PinnedAuthority::new(token.ca_fingerprint));
+    let tls = QuicClientConfig::try_from(joining_client(verifier.clone())?)
+        .map_err(|error| unreachable(&error))?;
+    let local: SocketAddr = match addr {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let mut endpoint = quinn::Endpoint::client(local).map_err(|error| unreachable(&error))?;
+    endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(tls)));
+    let connecting = endpoint.connect(addr, SERVER_NAME).map_err(|error| unreachable(&error))?;
+    let connection = match connecting.await {
+        Ok(connection) => connection,
+        Err(_) if verifier.was_refused() => return Err(JoinError::WrongCluster { addr }),
+        Err(error) => return Err(unreachable(&error)),
+    };
+    let answer = async {
+        let (mut send, mut receive) = connection.open_bi().await?;
+        let request = JoinRequest { secret: token.secret, request_pem: key.request_pem.clone() };
+        send.write_all(&rmp_serde::to_vec(&request)?).await?;
+        send.finish()?;
+        let answer = receive.read_to_end(JOIN_MAX_BYTES).await?;
+        Ok::<JoinAnswer, Box<dyn std::error::Error + Send + Sync>>(rmp_serde::from_slice(&answer)?)
+    }
+    .await
+    .map_err(|error| unreachable(&error))?;
+    connection.close(0u32.into(), b"joined");
+    endpoint.wait_idle().await;
+    match answer {
+        JoinAnswer::Granted { cert_pem, ca_pem } => {
+            Ok(key.into_credentials(cert_pem, ca_pem, cluster_id_of(&token.ca_fingerprint)))
+        }
+        JoinAnswer::Refused(JoinRefusal::Expired) => Err(JoinError::Expired),
+        JoinAnswer::Refused(why) => Err(JoinError::Refused(why)),
+    }
+}
+
+/// The head's side of one join; `false` if the joiner was refused or made no sense.
+pub(crate) async fn serve(policy: &JoinPolicy, connection: quinn::Connection) -> bool {
+    let served = tokio::time::timeout(JOIN_TIMEOUT, async {
+        let (mut send, mut receive) = connection.accept_bi().await?;
+        let request = receive.read_to_end(JOIN_MAX_BYTES).await?;
+        let answer = match rmp_serde::from_slice::<JoinRequest>(&request) {
+            Ok(request) => policy.answer(&request),
+            Err(error) => JoinAnswer::Refused(JoinRefusal::Malformed(error.to_string())),
+        };
+        send.write_all(&rmp_serde::to_vec(&answer)?).await?;
+        send.finish()?;
+        // The joiner closes when it has read the answer.
+        connection.closed().await;
+        Ok::<bool, Box<dyn std::error::Error + Send + Sync>>(matches!(answer, JoinAnswer::Granted { .. }))
+    })
+    .await;
+    connection.close(0u32.into(), b"");
+    matches!(served, Ok(Ok(true)))
+}

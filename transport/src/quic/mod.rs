@@ -1,0 +1,336 @@
+//! The QUIC network: one UDP socket per endpoint, which both dials and listens, and one mutually
+//! authenticated connection per pair of processes.
+//!
+//! Everything runs on the endpoint's own thread. Messages travel in a few long-lived streams per
+//! direction (lanes), written in batches; see `lane.rs`.
+
+mod config;
+mod connection;
+mod hello;
+mod refusals;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::address::ProcessAddr;
+use crate::config::Limits;
+use crate::core::Core;
+use crate::endpoint::BindError;
+use crate::identity::tls::{self, ALPN_JOIN, SERVER_NAME};
+use crate::identity::{Credentials, IdentityError, JoinPolicy, serve_join};
+use crate::link::Link;
+use crate::network::{Attempt, Network};
+use refusals::Refusals;
+
+pub(crate) use config::{bind, window_bytes};
+pub(crate) use hello::{HELLO_MAX_BYTES, Hello, HelloAnswer, decode, encode};
+
+/// Connections that may be in their handshake at once; more wait.
+const MAX_HANDSHAKES: usize = 256;
+/// How long the last words of a closed endpoint may take to leave.
+const CLOSE_GRACE: Duration = Duration::from_millis(50);
+
+/// Application codes of closed connections.
+pub(crate) mod code {
+    /// The process has ended for good.
+    pub(crate) const SHUT_DOWN: u32 = 1;
+    /// The connection is not needed.
+    pub(crate) const UNWANTED: u32 = 2;
+    /// The peer sent what is not a frame or not a hello.
+    pub(crate) const BAD_FRAME: u32 = 3;
+    /// The peer has no certificate, or asks for what is not served.
+    pub(crate) const REFUSED: u32 = 4;
+}
+
+/// The QUIC configurations of one protocol: for loopback peers and for others.
+pub(crate) struct Sides {
+    client_loopback: quinn::ClientConfig,
+    client_far: quinn::ClientConfig,
+    server_loopback: Arc<quinn::ServerConfig>,
+    server_far: Arc<quinn::ServerConfig>,
+}
+
+impl Sides {
+    pub(crate) fn new(
+        credentials: &Credentials,
+        protocol: &[u8],
+        joins: bool,
+        limits: &Limits,
+        window_bytes: usize,
+        uni_streams: u32,
+    ) -> Result<Self, IdentityError> {
+        let crypto = |error: quinn::crypto::rustls::NoInitialCipherSuite| IdentityError::Crypto {
+            what: "the QUIC set-up",
+            why: error.to_string(),
+        };
+        let client = Arc::new(
+            QuicClientConfig::try_from(tls::client(credentials, protocol)?).map_err(crypto)?,
+        );
+        let server = Arc::new(
+            QuicServerConfig::try_from(tls::server(credentials, protocol, joins)?)
+                .map_err(crypto)?,
+        );
+        let tuning = |loopback| config::transport(limits, window_bytes, uni_streams, loopback);
+        let client_with = |loopback| {
+            let mut config = quinn::ClientConfig::new(client.clone());
+            config.transport_config(tuning(loopback));
+            config
+        };
+        let server_with = |loopback| {
+            let mut config = quinn::ServerConfig::with_crypto(server.clone());
+            config.transport_config(tuning(loopback));
+            Arc::new(config)
+        };
+        Ok(Self {
+            client_loopback: client_with(true),
+            client_far: client_with(false),
+            server_loopback: server_with(true),
+            server_far: server_with(false),
+        })
+    }
+
+    pub(crate) fn server(&self, peer: SocketAddr) -> Arc<quinn::ServerConfig> {
+        if peer.ip().is_loopback() { self.server_loopback.clone() } else { self.server_far.clone() }
+    }
+
+    pub(crate) fn client(&self, peer: SocketAddr) -> quinn::ClientConfig {
+        if peer.ip().is_loopback() { self.client_loopback.clone() } else { self.client_far.clone() }
+    }
+}
+
+/// Makes quinn's endpoint on a socket; call it inside the runtime that will drive it.
+pub(crate) fn quinn_endpoint(
+    socket: std::net::UdpSocket,
+    sides: &Sides,
+) -> std::io::Result<quinn::Endpoint> {
+    quinn::Endpoint::new(
+        config::endpoint(),
+        Some((*sides.server_far).clone()),
+        socket,
+        Arc::new(quinn::TokioRuntime),
+    )
+}
+
+/// What an endpoint needs to talk over QUIC.
+pub(crate) struct QuicNetwork {
+    endpoint: quinn::Endpoint,
+    sides: Mutex<Arc<Sides>>,
+    credentials: Credentials,
+    limits: Limits,
+    window_bytes: usize,
+    joins: Mutex<Option<Arc<JoinPolicy>>>,
+    refusals: Refusals,
+    handshakes: Arc<Semaphore>,
+    /// Held by every writer; when the last one drops it, everything queued has left.
+    writers: Mutex<Option<mpsc::Sender<()>>>,
+    writers_done: Mutex<Option<mpsc::Receiver<()>>>,
+}
+
+impl QuicNetwork {
+    /// Binds to `listen`; must run inside the endpoint's runtime.
+    pub(crate) fn bind(
+        listen: Option<SocketAddr>,
+        credentials: Credentials,
+        limits: Limits,
+    ) -> Result<(Arc<Self>, SocketAddr), BindError> {
+        let listen = listen.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, 0).into());
+        let failed = |source| BindError::Socket { listen, source };
+        let socket = bind(listen).map_err(failed)?;
+        let local = socket.local_addr().map_err(failed)?;
+        let window_bytes = window_bytes(&socket);
+        let sides = sides(&credentials, false, &limits, window_bytes)?;
+        let endpoint = quinn_endpoint(socket, &sides).map_err(failed)?;
+        let (writers, writers_done) = mpsc::channel(1);
+        let network = Arc::new(Self {
+            endpoint,
+            sides: Mutex::new(Arc::new(sides)),
+            credentials,
+            limits,
+            window_bytes,
+            joins: Mutex::default(),
+            refusals: Refusals::default(),
+            handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
+            writers: Mutex::new(Some(writers)),
+            writers_done: Mutex::new(Some(writers_done)),
+        });
+        Ok((network, local))
+    }
+
+    pub(crate) fn credentials(&self) -> &Credentials {
+        &self.credentials
+    }
+
+    /// Lets processes without a certificate present a token.
+    pub(crate) fn serve_join(&self, policy: Arc<JoinPolicy>) -> Result<(), IdentityError> {
+        let sides = sides(&self.credentials, true, &self.limits, self.window_bytes)?;
+        *self.joins.lock() = Some(policy);
+        *self.sides.lock() = Arc::new(sides);
+        Ok(())
+    }
+
+    fn sides(&self) -> Arc<Sides> {
+        self.sides.lock().clone()
+    }
+
+    /// Accepts connections until the endpoint closes.
+    pub(crate) async fn listen(self: Arc<Self>, core: Arc<Core>) {
+        while let Some(incoming) = self.endpoint.accept().await {
+            let Ok(permit) = self.handshakes.clone().acquire_owned().await else { return };
+            let (network, core) = (self.clone(), core.clone());
+            tokio::spawn(async move {
+                let Some(connection) = network.handshake(&core, incoming).await else { return };
+                drop(permit);
+                network.welcome(core, connection).await;
+            });
+        }
+    }
+
+    async fn handshake(
+        &self,
+        core: &Core,
+        incoming: quinn::Incoming,
+    ) -> Option<quinn::Connection> {
+        let peer = incoming.remote_address();
+        let config = self.sides().server(peer);
+        let connecting = incoming.accept_with(config).ok()?;
+        match tokio::time::timeout(self.limits.connect_timeout, connecting).await {
+            Ok(Ok(connection)) => Some(connection),
+            Ok(Err(error)) => {
+                self.refused(core, peer, &error);
+                None
+            }
+            Err(_) => {
+                self.refused(core, peer, &"the handshake took too long");
+                None
+            }
+        }
+    }
+
+    fn refused(&self, core: &Core, peer: SocketAddr, why: &dyn std::fmt::Display) {
+        self.refusals.note(&core.metrics, peer, why);
+    }
+
+    /// A connection past its handshake: a join, or a process of the cluster.
+    async fn welcome(self: Arc<Self>, core: Arc<Core>, connection: quinn::Connection) {
+        let peer = connection.remote_address();
+        if protocol_of(&connection).as_deref() == Some(ALPN_JOIN) {
+            let policy = self.joins.lock().clone();
+            let joined = match policy {
+                Some(policy) => serve_join(&policy, connection).await,
+                None => false,
+            };
+            if !joined {
+                self.refused(&core, peer, &"it may not join");
+            }
+            return;
+        }
+        // With joins served the handshake does not insist on a certificate; this does.
+        if connection.peer_identity().is_none() {
+            connection.close(code::REFUSED.into(), b"no certificate");
+            self.refused(&core, peer, &"it has no certificate");
+            return;
+        }
+        connection::accept(self, core, connection).await;
+    }
+
+    /// Dials `socket` and completes the handshake.
+    pub(super) async fn dial(&self, socket: SocketAddr) -> Result<quinn::Connection, Attempt> {
+        let config = self.sides().client(socket);
+        let connecting = self
+            .endpoint
+            .connect_with(config, socket, SERVER_NAME)
+            .map_err(|error| Attempt::Failed(error.to_string()))?;
+        match tokio::time::timeout(self.limits.connect_timeout, connecting).await {
+            Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(error)) => Err(attempt_of(&error)),
+            Err(_) => Err(Attempt::Failed(format!(
+                "{socket} did not answer within {:?}",
+                self.limits.connect_timeout
+            ))),
+        }
+    }
+
+    fn writer_guard(&self) -> Option<mpsc::Sender<()>> {
+        self.writers.lock().clone()
+    }
+}
+
+impl Network for QuicNetwork {
+    fn attempt(
+        self: Arc<Self>,
+        core: Arc<Core>,
+        link: Arc<Link>,
+        previous: Option<u64>,
+    ) -> BoxFuture<'static, Attempt> {
+        Box::pin(async move {
+            let socket = link.peer().socket;
+            connection::connect(self, core, socket, Some(link), previous)
+                .await
+                .map_or_else(|attempt| attempt, |_| Attempt::Up)
+        })
+    }
+
+    fn discover(
+        self: Arc<Self>,
+        core: Arc<Core>,
+        socket: SocketAddr,
+    ) -> BoxFuture<'static, Result<ProcessAddr, Attempt>> {
+        Box::pin(connection::connect(self, core, socket, None, None))
+    }
+
+    fn close(self: Arc<Self>, core: Arc<Core>, drain: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            core.links.all().iter().for_each(|link| link.drain());
+            drop(self.writers.lock().take());
+            let done = self.writers_done.lock().take();
+            if let Some(mut done) = done {
+                // Nobody sends; it ends when the last writer is through.
+                let _ = tokio::time::timeout(drain, done.recv()).await;
+            }
+            self.endpoint.close(code::SHUT_DOWN.into(), b"the process has shut down");
+            let _ = tokio::time::timeout(CLOSE_GRACE, self.endpoint.wait_idle()).await;
+        })
+    }
+}
+
+fn sides(
+    credentials: &Credentials,
+    joins: bool,
+    limits: &Limits,
+    window_bytes: usize,
+) -> Result<Sides, IdentityError> {
+    let lanes = crate::lane::LANES as u32;
+    Sides::new(credentials, tls::ALPN_MESSAGES, joins, limits, window_bytes, lanes)
+}
+
+/// The protocol both sides agreed on.
+pub(crate) fn protocol_of(connection: &quinn::Connection) -> Option<Vec<u8>> {
+    let data = connection.handshake_data()?;
+    data.downcast::<quinn::crypto::rustls::HandshakeData>().ok()?.protocol
+}
+
+/// What a failed connection means for trying again.
+pub(crate) fn attempt_of(error: &quinn::ConnectionError) -> Attempt {
+    use quinn::ConnectionError as E;
+    // Codes 0x100 to 0x1ff carry TLS alerts: certificates that do not fit.
+    let is_tls = |code: quinn::TransportErrorCode| (0x100..0x200).contains(&u64::from(code));
+    match error {
+        E::TransportError(error) if is_tls(error.code) => {
+            Attempt::Refused(format!("it has no certificate of this cluster: {error}"))
+        }
+        E::ConnectionClosed(close) if is_tls(close.error_code) => {
+            Attempt::Refused(format!("it does not accept our certificate: {close}"))
+        }
+        E::ApplicationClosed(close) if close.error_code == code::REFUSED.into() => {
+            Attempt::Refused(close.to_string())
+        }
+        E::VersionMismatch => Attempt::Refused(error.to_string()),
+        error => Attempt::Failed(error.to_string()),
+    }
+}

@@ -1,0 +1,316 @@
+//! Two endpoints over real QUIC on loopback.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use mobula_transport::{
+    Endpoint, EndpointConfig, Limits, MailboxId, Message, PeerEvent, ProcessAddr, ProcessId,
+    Runner, SendError,
+};
+use parking_lot::Mutex;
+use proptest::prelude::*;
+
+use crate::common::*;
+
+/// An endpoint with a probe, and one that talks to it.
+fn pair(runner: Runner) -> (Endpoint, Endpoint, mobula_transport::Address) {
+    let (server, client) = (bind(), bind());
+    let probe = server.spawn(Some(MailboxId::WORKER), runner, Probe::default);
+    (server, client, probe)
+}
+
+#[test]
+fn requests_cross_the_network() {
+    for runner in [Runner::Inline, Runner::Arbiter] {
+        let (server, client, probe) = pair(runner);
+        assert_eq!(ask(&client, probe, Add(2)), Ok(2));
+        assert_eq!(ask(&client, probe, Add(3)), Ok(5));
+        assert_eq!(ask(&client, probe, Drop), Err(SendError::Dropped));
+        assert!(matches!(
+            ask(&client, probe, Stranger),
+            Err(SendError::UnknownMessage { name, kind }) if name == "Stranger" && kind == Stranger::kind()
+        ));
+        let nobody = server.address_of(MailboxId(99));
+        assert_eq!(ask(&client, nobody, Add(1)), Err(SendError::NoSuchActor));
+        assert_eq!(
+            client.request_blocking(probe, Sleep, vec![], Duration::from_millis(20)),
+            Err(SendError::TimedOut { after: Duration::from_millis(20) })
+        );
+        // The other direction uses the same connection.
+        let back = client.spawn(None, runner, Probe::default);
+        assert_eq!(ask(&server, back, Add(7)), Ok(7));
+        assert_eq!((client.metrics().connections, server.metrics().connections), (1, 1));
+        client.shutdown(LONG);
+        server.shutdown(LONG);
+    }
+}
+
+#[test]
+fn a_hundred_thousand_one_way_messages_arrive_in_order() {
+    let (server, client, probe) = pair(Runner::Inline);
+    for n in 0..100_000 {
+        client.send(None, probe, Note(n), vec![]);
+    }
+    assert_eq!(ask(&client, probe, Notes), Ok((100_000, true)));
+    let sent = client.metrics();
+    assert!(sent.messages_out >= 100_001, "{sent:?}");
+    assert!(sent.batches_out < sent.messages_out / 2, "not batched: {sent:?}");
+    client.shutdown(LONG);
+    server.shutdown(LONG);
+}
+
+/// Both sides' first message at once, many times over: one connection, nothing lost.
+#[test]
+fn simultaneous_dials_lose_nothing() {
+    for _ in 0..20 {
+        let (left, right) = (bind(), bind());
+        let at_left = left.spawn(None, Runner::Inline, Probe::default);
+        let at_right = right.spawn(None, Runner::Inline, Probe::default);
+        let asked = [left.request(at_right, Add(1), vec![], LONG), right.request(at_left, Add(2), vec![], LONG)];
+        for (future, expected) in asked.into_iter().zip([1, 2]) {
+            assert_eq!(block_on(future).unwrap().0, expected);
+        }
+        left.shutdown(LONG);
+        right.shutdown(LONG);
+    }
+}
+
+#[test]
+fn payloads_arrive_whole() {
+    let (server, client, probe) = pair(Runner::Inline);
+    let part = prop_oneof![Just(0usize), 1..64usize, 4000..5000usize, 10_000..300_000usize];
+    proptest!(ProptestConfig::with_cases(200), |(sizes in prop::collection::vec(part, 0..6), text in ".{0,200}", seed: u8)| {
+        let payload: Vec<Bytes> = sizes
+            .iter()
+            .map(|n| (0..*n).map(|i| (i as u8).wrapping_mul(31).wrapping_add(seed)).collect())
+            .collect();
+        let answer = client.request_blocking(probe, Echo(text.clone()), payload.clone(), LONG);
+        prop_assert_eq!(answer, Ok((text, payload)));
+    });
+    client.shutdown(LONG);
+    server.shutdown(LONG);
+}
+
+#[test]
+fn too_large_and_undecodable_are_typed() {
+    let (server, client, probe) = pair(Runner::Inline);
+    let big = vec![Bytes::from(vec![0; Limits::default().frame_bytes])];
+    assert!(matches!(
+        client.request_blocking(probe, Echo(String::new()), big, LONG),
+        Err(SendError::TooLarge { .. })
+    ));
+    // The same name, another shape: what a different version of a program would send.
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Impostor(String);
+    impl Message for Impostor {
+        type Reply = i64;
+        const NAME: &'static str = Add::NAME;
+    }
+    assert!(matches!(
+        ask(&client, probe, Impostor("x".into())),
+        Err(SendError::Undecodable { name, .. }) if name == "Add"
+    ));
+    // And a reply nobody can decode.
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Other(i64);
+    impl Message for Other {
+        type Reply = String;
+        const NAME: &'static str = Add::NAME;
+    }
+    assert!(matches!(ask(&client, probe, Other(1)), Err(SendError::Undecodable { .. })));
+    // The connection took no harm.
+    assert_eq!(ask(&client, probe, Add(1)), Ok(2));
+    assert_eq!(client.metrics().connections, 1);
+    client.shutdown(LONG);
+    server.shutdown(LONG);
+}
+
+/// A peer that cannot be reached has a bounded queue: what is over it bounces.
+#[test]
+fn a_full_queue_refuses() {
+    let limits = Limits {
+        lane_queue_bytes: 10_000,
+        reconnect_window: LONG,
+        ..impatient().limits
+    };
+    let client = Endpoint::bind(EndpointConfig { limits, ..config() }).unwrap();
+    let nowhere = unreachable_process();
+    let probe = client.spawn(None, Runner::Inline, Probe::default);
+    let there = mobula_transport::Address { process: nowhere, mailbox: MailboxId::WORKER };
+    for n in 0..300 {
+        ask(&client, probe, Forward(there, n)).unwrap();
+    }
+    let bounced = ask(&client, probe, Bounced).unwrap();
+    assert!((50..250).contains(&bounced.len()), "{}", bounced.len());
+    assert!(bounced.iter().all(|b| b.error == SendError::MailboxFull { limit: 10_000 }));
+    assert_eq!(ask(&client, there, Add(1)), Err(SendError::MailboxFull { limit: 10_000 }));
+    client.shutdown(Duration::ZERO);
+}
+
+/// Bound and silent: nobody answers there.
+fn unreachable_process() -> ProcessAddr {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let addr = socket.local_addr().unwrap();
+    // Kept open, so that nobody else gets the port.
+    std::mem::forget(socket);
+    ProcessAddr { id: ProcessId::random(), socket: addr }
+}
+
+#[test]
+fn unreachable_is_not_gone() {
+    let client = Endpoint::bind(impatient()).unwrap();
+    let events = watch(&client);
+    let nowhere = unreachable_process();
+    let there = mobula_transport::Address { process: nowhere, mailbox: MailboxId::WORKER };
+    let probe = client.spawn(None, Runner::Inline, Probe::default);
+    ask(&client, probe, Forward(there, 1)).unwrap();
+    let error = ask(&client, there, Add(1)).unwrap_err();
+    assert!(matches!(&error, SendError::Unreachable { process, .. } if *process == nowhere.id), "{error}");
+    assert!(error.is_retriable());
+    eventually("the one-way message comes back", || ask(&client, probe, Bounced).unwrap().len() == 1);
+    assert!(matches!(events.lock()[..], [PeerEvent::Lost { process, .. }] if process == nowhere.id));
+    // Declared dead, it fails at once, and for good.
+    client.mark_gone(nowhere.id, "its node is dead".into());
+    let gone = SendError::Gone { process: nowhere.id, why: "its node is dead".into() };
+    assert_eq!(ask(&client, there, Add(1)), Err(gone.clone()));
+    assert!(!gone.is_retriable());
+    assert!(matches!(events.lock()[1..], [PeerEvent::Gone { .. }]));
+    client.shutdown(LONG);
+}
+
+fn watch(endpoint: &Endpoint) -> Arc<Mutex<Vec<PeerEvent>>> {
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let log = events.clone();
+    endpoint.watch_peers(move |event| log.lock().push(event));
+    events
+}
+
+#[test]
+fn a_peer_that_shuts_down_is_gone() {
+    let (server, client, probe) = pair(Runner::Inline);
+    let events = watch(&client);
+    assert_eq!(ask(&client, probe, Add(1)), Ok(1));
+    let waiting = client.request(probe, Sleep, vec![], LONG);
+    ask(&client, probe, Add(1)).unwrap();
+    server.shutdown(Duration::ZERO);
+    // The probe may drop the request while it is taken down, before the connection closes.
+    let answer = block_on(waiting);
+    assert!(matches!(answer, Err(SendError::Gone { .. } | SendError::Dropped)), "{answer:?}");
+    eventually("it is known to be gone", || {
+        matches!(ask(&client, probe, Add(1)), Err(SendError::Gone { .. }))
+    });
+    assert!(matches!(events.lock().last(), Some(PeerEvent::Gone { .. })));
+    client.shutdown(LONG);
+}
+
+/// The same socket, another incarnation: the old one is gone, and the new one is a stranger that
+/// never sees the old one's messages.
+#[test]
+fn a_restarted_peer_is_another_process() {
+    let (server, client, probe) = pair(Runner::Inline);
+    assert_eq!(ask(&client, probe, Add(1)), Ok(1));
+    let socket = server.process().socket;
+    crash(&server);
+    let reborn = {
+        let config = EndpointConfig { listen: Some(socket), ..config() };
+        let mut bound = Endpoint::bind(config.clone());
+        while bound.is_err() {
+            bound = Endpoint::bind(config.clone());
+        }
+        bound.unwrap()
+    };
+    let again = reborn.spawn(Some(MailboxId::WORKER), Runner::Inline, Probe::default);
+    assert_eq!(block_on(client.discover(socket, LONG)), Ok(reborn.process()));
+    assert_eq!(ask(&client, again, Add(10)), Ok(10));
+    let error = ask(&client, probe, Add(1)).unwrap_err();
+    assert!(matches!(error, SendError::Gone { .. } | SendError::Unreachable { .. }), "{error}");
+    eventually("the old one is known to be gone", || {
+        matches!(ask(&client, probe, Add(1)), Err(SendError::Gone { .. }))
+    });
+    client.shutdown(LONG);
+    reborn.shutdown(LONG);
+}
+
+/// Stops an endpoint's thread without a farewell, as a killed process would.
+fn crash(endpoint: &Endpoint) {
+    let (tell, told) = std::sync::mpsc::channel::<()>();
+    endpoint.spawn_task(async move {
+        // The thread never runs again; the socket stays open, and dead.
+        drop(tell);
+        std::thread::sleep(Duration::from_secs(3600));
+    });
+    let _ = told.recv();
+}
+
+#[test]
+fn streams_cross_the_network_with_backpressure() {
+    let (server, client, probe) = pair(Runner::Inline);
+    block_on(async {
+        let mut stream = client.open_stream(probe, Count(1000), vec![]);
+        for n in 0..1000 {
+            assert_eq!(stream.next().await, Some(Ok((n, vec![Bytes::from(n.to_string())]))));
+        }
+        assert_eq!(stream.next().await, None);
+    });
+    // Nobody reads: the producer stops after its window.
+    let before = server.metrics().messages_out;
+    let mut stream = client.open_stream(probe, Count(u64::MAX), vec![]);
+    let window = u64::from(mobula_transport::STREAM_WINDOW_ITEMS);
+    eventually("the window is full", || server.metrics().messages_out >= before + window);
+    ask(&client, probe, Add(1)).unwrap();
+    assert_eq!(server.metrics().messages_out, before + window + 1);
+    // Reading on makes room; dropping the stream ends the producer.
+    block_on(async {
+        for n in 0..1000 {
+            assert_eq!(stream.next().await.unwrap().unwrap().0, n);
+        }
+        drop(stream);
+        let mut none = client.open_stream(server.address_of(MailboxId(99)), Count(1), vec![]);
+        assert_eq!(none.next().await, Some(Err(SendError::NoSuchActor)));
+        assert_eq!(none.next().await, None);
+    });
+    eventually("the producer stops", || {
+        let sent = server.metrics().messages_out;
+        ask(&client, probe, Add(1)).unwrap();
+        server.metrics().messages_out == sent + 1
+    });
+    client.shutdown(LONG);
+    server.shutdown(LONG);
+}
+
+#[test]
+fn a_lost_producer_ends_its_streams() {
+    let server = Endpoint::bind(impatient()).unwrap();
+    let client = Endpoint::bind(impatient()).unwrap();
+    let probe = server.spawn(None, Runner::Inline, Probe::default);
+    let mut stream = client.open_stream(probe, Count(u64::MAX), vec![]);
+    let waiting = client.request(probe, Sleep, vec![], LONG);
+    assert_eq!(block_on(stream.next()).unwrap().unwrap().0, 0);
+    let events = watch(&client);
+    crash(&server);
+    let error = block_on(async {
+        loop {
+            if let Err(error) = stream.next().await.unwrap() {
+                return error;
+            }
+        }
+    });
+    assert!(matches!(error, SendError::Unreachable { .. }), "{error}");
+    assert!(matches!(block_on(waiting), Err(SendError::Unreachable { .. })));
+    eventually("given up", || matches!(events.lock().last(), Some(PeerEvent::Lost { .. })));
+    assert!(matches!(events.lock()[0], PeerEvent::Interrupted { .. }));
+    client.shutdown(LONG);
+}
+
+#[test]
+fn shutdown_drains_what_is_queued() {
+    let (server, client, probe) = pair(Runner::Inline);
+    for n in 0..50_000 {
+        client.send(None, probe, Note(n), vec![Bytes::from_static(&[7; 100])]);
+    }
+    client.shutdown(LONG);
+    // Drained means acknowledged, so the server has them.
+    assert_eq!(ask(&server, probe, Notes), Ok((50_000, true)));
+    server.shutdown(LONG);
+}
