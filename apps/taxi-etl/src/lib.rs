@@ -1,0 +1,13 @@
+//! Cleaning the trip records of New York's taxis, and making some up.
+//!
+//! The library behind the program `taxi-etl`: what trip files look like ([`columns`]), which
+//! trips are kept ([`clean`]), how trips are generated ([`generate`]) and how results are told
+//! ([`report`]).
+
+pub mod calendar;
+pub mod clean;
+pub mod columns;
+pub mod generate;
+pub mod report;
+mod trips;
+mod zones;

@@ -1,0 +1,191 @@
+//! What a person, or a program, is told.
+//!
+//! Entry types: [`Summary`], the result of a run as a table or as JSON, and [`bar`], a progress
+//! bar that is silent when no one watches.
+
+use comfy_table::{CellAlignment, Table, presets};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+/// The result of a cleaning run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Summary {
+    /// Rows in the input.
+    pub rows_read: u64,
+    /// Rows in the output.
+    pub rows_written: u64,
+    /// Rows that each rule dropped, in the order of the rules: a row is counted by the first
+    /// rule it breaks.
+    #[serde(serialize_with = "as_object")]
+    pub dropped_by_rule: Vec<(String, u64)>,
+    /// Files in the output.
+    pub files_written: u64,
+    /// Their paths.
+    pub files: Vec<String>,
+    /// Bytes read, as they lie on disk.
+    pub bytes_read: u64,
+    /// Bytes written.
+    pub bytes_written: u64,
+    /// From the first footer read to the last file in place.
+    pub seconds: f64,
+    /// Rows read per second.
+    pub rows_per_second: f64,
+}
+
+impl Summary {
+    /// The result as one JSON object.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        // Numbers, strings and lists always serialise.
+        serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+
+    /// The result as a table.
+    #[must_use]
+    pub fn to_table(&self) -> String {
+        let mut table = table(["", "rows", "bytes"]);
+        table.add_row(["read", &grouped(self.rows_read), &size(self.bytes_read)]);
+        for (rule, rows) in &self.dropped_by_rule {
+            table.add_row([&format!("dropped, not {rule}"), &grouped(*rows), ""]);
+        }
+        table.add_row([
+            "written",
+            &grouped(self.rows_written),
+            &size(self.bytes_written),
+        ]);
+        format!(
+            "{table}\n{} in {:.2} s, {} rows/s",
+            plural(self.files_written, "file"),
+            self.seconds,
+            grouped(self.rows_per_second as u64)
+        )
+    }
+}
+
+/// A progress bar over `rows` rows, on the terminal if there is one.
+#[must_use]
+pub fn bar(rows: u64, quiet: bool) -> ProgressBar {
+    let target = if quiet {
+        ProgressDrawTarget::hidden()
+    } else {
+        ProgressDrawTarget::stderr()
+    };
+    let template = "{bar:40.cyan} {human_pos}/{human_len} rows  {per_sec}  {eta} left";
+    // Shown as it is if the template were wrong.
+    let style =
+        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::with_draw_target(Some(rows), target).with_style(style)
+}
+
+/// A table with these headings, numbers to the right.
+#[must_use]
+pub fn table<const N: usize>(headings: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_preset(presets::UTF8_HORIZONTAL_ONLY)
+        .set_header(headings);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+/// A number with commas between its thousands.
+#[must_use]
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A number of bytes as a person says it.
+#[must_use]
+pub fn size(bytes: u64) -> String {
+    match bytes {
+        0..10_000 => format!("{bytes} B"),
+        10_000..10_000_000 => format!("{:.1} KB", bytes as f64 / 1e3),
+        10_000_000..10_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.1} GB", bytes as f64 / 1e9),
+    }
+}
+
+fn plural(count: u64, what: &str) -> String {
+    if count == 1 {
+        format!("1 {what}")
+    } else {
+        format!("{} {what}s", grouped(count))
+    }
+}
+
+fn as_object<S: serde::Serializer>(
+    rules: &[(String, u64)],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let object: Map<String, Value> = rules
+        .iter()
+        .map(|(rule, n)| (rule.clone(), (*n).into()))
+        .collect();
+    object.serialize(serializer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn summary() -> Summary {
+        Summary {
+            rows_read: 100_000,
+            rows_written: 97_327,
+            dropped_by_rule: vec![
+                ("fare_amount >= 2.5".into(), 1_051),
+                ("trip_distance > 0".into(), 1_622),
+            ],
+            files_written: 1,
+            files: vec!["out/part-00000.parquet".into()],
+            bytes_read: 3_000_000,
+            bytes_written: 20_000_000,
+            seconds: 0.25,
+            rows_per_second: 400_000.0,
+        }
+    }
+
+    #[test]
+    fn json_has_what_programs_ask_for() {
+        let value: Value = serde_json::from_str(&summary().to_json()).unwrap();
+        assert_eq!(value["rows_read"], 100_000);
+        assert_eq!(value["rows_written"], 97_327);
+        assert_eq!(value["dropped_by_rule"]["trip_distance > 0"], 1_622);
+        assert_eq!(value["files_written"], 1);
+        assert_eq!(value["seconds"], 0.25);
+    }
+
+    #[test]
+    fn the_table_has_every_number() {
+        let text = summary().to_table();
+        for part in [
+            "100,000",
+            "97,327",
+            "1,051",
+            "not trip_distance > 0",
+            "3000.0 KB",
+            "1 file in 0.25 s",
+            "400,000",
+        ] {
+            assert!(text.contains(part), "{part} is missing in\n{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_read_well() {
+        let texts = [0, 999, 1_000, 1_234_567].map(grouped);
+        assert_eq!(texts, ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!(size(20_000_000_000), "20.0 GB");
+    }
+}

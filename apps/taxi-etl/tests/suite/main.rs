@@ -1,0 +1,5 @@
+//! The library of taxi-etl over real and over made-up files.
+
+mod cleaning;
+mod generating;
+mod support;

@@ -1,0 +1,111 @@
+//! What these tests share: cleaning in one thread, and where the real files are.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use mobula_data::execute::{BlockContext, BlockReport, NoFunctions, run_block};
+use mobula_data::parquet_read::{FileFooter, expand};
+use mobula_data::planner::{plan, schemas};
+use mobula_data::{DataError, LogicalPlan, Sink};
+use taxi_etl::clean::{Limits, clean, read};
+
+/// What cleaning gave.
+pub(crate) struct Cleaned {
+    pub(crate) input: SchemaRef,
+    pub(crate) reports: Vec<BlockReport>,
+    pub(crate) batches: Vec<RecordBatch>,
+}
+
+impl Cleaned {
+    pub(crate) fn rows_read(&self) -> u64 {
+        self.reports.iter().map(|r| r.rows_in).sum()
+    }
+
+    pub(crate) fn rows(&self) -> u64 {
+        self.reports.iter().map(|r| r.rows_out).sum()
+    }
+
+    pub(crate) fn dropped(&self) -> u64 {
+        self.reports
+            .iter()
+            .flat_map(BlockReport::dropped_by_op)
+            .map(|(_, rows)| rows)
+            .sum()
+    }
+}
+
+/// Cleans files in this thread.
+pub(crate) fn clean_files(paths: &[PathBuf]) -> Result<Cleaned, DataError> {
+    let trips = read(paths.iter().map(|p| p.display().to_string()));
+    let footers = footers(&trips)?;
+    let (input, _) = schemas(&trips, &footers)?;
+    run(&clean(trips, &input, &Limits::default())?, &footers, input)
+}
+
+/// Reads files as they are.
+pub(crate) fn read_files(paths: &[PathBuf]) -> Result<Cleaned, DataError> {
+    let trips = LogicalPlan::read_parquet(paths.iter().map(|p| p.display().to_string()));
+    let footers = footers(&trips)?;
+    let (input, _) = schemas(&trips, &footers)?;
+    run(&trips, &footers, input)
+}
+
+fn footers(trips: &LogicalPlan) -> Result<Vec<FileFooter>, DataError> {
+    expand(&trips.source().paths)?
+        .iter()
+        .map(|path| FileFooter::read(path))
+        .collect()
+}
+
+fn run(
+    logical: &LogicalPlan,
+    footers: &[FileFooter],
+    input: SchemaRef,
+) -> Result<Cleaned, DataError> {
+    let physical = plan(logical, &Sink::Batches, footers, "")?;
+    let context = BlockContext {
+        functions: &NoFunctions,
+        progress: &|_| ControlFlow::Continue(()),
+        clock: &|| Duration::ZERO,
+        attempt: "0",
+    };
+    let mut cleaned = Cleaned {
+        input,
+        reports: Vec::new(),
+        batches: Vec::new(),
+    };
+    for task in &physical.tasks {
+        let output = run_block(task, &physical.stage, &context)?;
+        cleaned.reports.push(output.report);
+        cleaned.batches.extend(output.batches);
+    }
+    Ok(cleaned)
+}
+
+/// The folder with the public trip records and what other engines make of them, beside the
+/// project or where MOBULA_SHARED says. Without it a test has nothing to compare with and says
+/// so; in CI that is a failure.
+pub(crate) fn shared(path: &str) -> Option<PathBuf> {
+    let found = match std::env::var_os("MOBULA_SHARED") {
+        Some(dir) => PathBuf::from(dir).join(path),
+        None => Path::new(env!("CARGO_MANIFEST_DIR"))
+            .ancestors()
+            .map(|dir| dir.join("shared").join(path))
+            .find(|candidate| candidate.exists())
+            .unwrap_or_default(),
+    };
+    if found.exists() {
+        return Some(found);
+    }
+    assert!(
+        std::env::var("CI").as_deref() != Ok("true"),
+        "the shared file {path} is missing: set MOBULA_SHARED to the folder that holds it"
+    );
+    println!(
+        "skipped: the shared file {path} is not on this machine (MOBULA_SHARED names its folder)"
+    );
+    None
+}
