@@ -1,0 +1,466 @@
+//! Pure: which objects a shard has, who reads them, who waits for them.
+//!
+//! [`Table`] is told what was asked and what happened, and says what is to be done: answer a
+//! waiter, recycle a segment, pull an object. It knows no bytes, files or messages.
+//!
+//! ```text
+//!  create ─▶ creating ──seal──▶ sealed ◀── pulled ── pulling ◀── get (elsewhere)
+//!               │ abort            │ free
+//!               ▼                  ▼
+//!            recycled           condemned ── last pin released ──▶ recycled
+//! ```
+//!
+//! - An object may be created several times at once (attempts of one task): the first seal wins,
+//!   the segments of the others are recycled.
+//! - Everything that is pulled is a *copy*: it is found by gets, and when nobody reads it the
+//!   [`ledger`](super::ledger) may take it away. Whether it still is here is asked with `retain`
+//!   before it is pinned or recycled.
+//! - A freed object is gone for new gets at once; its segment is recycled when the last process
+//!   that reads it has released it or is dead.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use mobula_transport::{ProcessAddr, ProcessId};
+use smallvec::SmallVec;
+
+use crate::error::Error;
+use crate::ids::ObjectId;
+use crate::messages::StoredObject;
+use crate::store::messages::{Located, ObjectState, ObjectSummary};
+use crate::store::segment::SegmentId;
+use crate::value::Encoding;
+
+/// Who waits for an object; made up by the caller.
+pub(crate) type WaiterId = u64;
+
+/// What is to be done.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Effect {
+    /// Tell the waiter. Where this locates a segment, the asking process now has a pin on it.
+    Answer { waiter: WaiterId, result: Result<Located, Error> },
+    /// Nobody needs the segment.
+    Recycle(SegmentId),
+    /// The segment holds a copy that nobody reads.
+    Evictable(SegmentId, ObjectId),
+    /// Fetch the object from one of its nodes.
+    Pull(StoredObject),
+    /// These processes' stores took copies of the object: free them there too.
+    ForwardFree(ObjectId, Vec<ProcessAddr>),
+}
+
+/// The objects of one shard.
+#[derive(Debug)]
+pub(crate) struct Table {
+    /// This store's own process.
+    me: ProcessId,
+    objects: HashMap<ObjectId, Entry>,
+    /// Objects being written, by the segment they are written to.
+    creations: BTreeMap<SegmentId, Creation>,
+    /// Segments that hold sealed objects, condemned ones too.
+    held: BTreeMap<SegmentId, Held>,
+    processes: BTreeMap<ProcessId, Holdings>,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    sealed: Option<SegmentId>,
+    creating: u32,
+    pulling: bool,
+    /// Where it is being pulled from.
+    sources: Vec<ProcessAddr>,
+    waiters: Vec<Waiter>,
+    /// Stores that fetched the object from here.
+    copies: BTreeSet<ProcessAddr>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    id: WaiterId,
+    process: ProcessId,
+}
+
+#[derive(Debug)]
+struct Creation {
+    object: ObjectId,
+    encoding: Encoding,
+    size_bytes: u64,
+    by: ProcessId,
+    /// The object was freed meanwhile.
+    freed: bool,
+}
+
+#[derive(Debug)]
+struct Held {
+    object: ObjectId,
+    encoding: Encoding,
+    size_bytes: u64,
+    pins: u32,
+    copy: bool,
+    /// Not the object's segment any more; to be recycled when its last pin goes.
+    condemned: bool,
+}
+
+/// What a process has to give back when it dies.
+#[derive(Debug, Default)]
+struct Holdings {
+    pins: BTreeMap<SegmentId, u32>,
+    creations: BTreeSet<SegmentId>,
+}
+
+impl Table {
+    pub(crate) fn new(me: ProcessId) -> Self {
+        Self {
+            me,
+            objects: HashMap::new(),
+            creations: BTreeMap::new(),
+            held: BTreeMap::new(),
+            processes: BTreeMap::new(),
+        }
+    }
+
+    /// How many objects there are, in whatever state.
+    pub(crate) fn len(&self) -> usize {
+        self.objects.len()
+    }
+
+    /// `by` begins to write `object` to `segment`.
+    pub(crate) fn create(
+        &mut self,
+        segment: SegmentId,
+        object: ObjectId,
+        encoding: Encoding,
+        size_bytes: u64,
+        by: ProcessId,
+    ) {
+        self.objects.entry(object).or_default().creating += 1;
+        self.creations.insert(segment, Creation { object, encoding, size_bytes, by, freed: false });
+        self.processes.entry(by).or_default().creations.insert(segment);
+    }
+
+    /// The writer has written everything.
+    pub(crate) fn seal(&mut self, segment: SegmentId, by: ProcessId, effects: &mut Vec<Effect>) {
+        if self.creations.get(&segment).is_none_or(|creation| creation.by != by) {
+            return;
+        }
+        let Some(creation) = self.end_creation(segment) else { return };
+        let Creation { object, encoding, size_bytes, freed, .. } = creation;
+        if freed {
+            effects.push(Effect::Recycle(segment));
+            return;
+        }
+        let held = Held { object, encoding, size_bytes, pins: 0, copy: false, condemned: false };
+        self.settle(segment, held, effects);
+    }
+
+    /// The writer gives up. With `recycle` the segment is intact.
+    pub(crate) fn abort(
+        &mut self,
+        segment: SegmentId,
+        by: ProcessId,
+        recycle: bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        if self.creations.get(&segment).is_none_or(|creation| creation.by != by) {
+            return;
+        }
+        let Some(creation) = self.end_creation(segment) else { return };
+        if recycle {
+            effects.push(Effect::Recycle(segment));
+        }
+        if !creation.freed {
+            self.lost_hope(creation.object, "the process that wrote it gave up", effects);
+        }
+    }
+
+    /// `process` wants to read the object. `retain` makes an evictable segment busy again, or
+    /// says that it has been given up.
+    pub(crate) fn get(
+        &mut self,
+        waiter: WaiterId,
+        process: ProcessId,
+        wanted: &StoredObject,
+        retain: &mut dyn FnMut(SegmentId, ObjectId) -> bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.forget_evicted(wanted.object, retain);
+        let entry = self.objects.entry(wanted.object).or_default();
+        if let Some(segment) = entry.sealed {
+            let result = self.pin(segment, process);
+            effects.push(Effect::Answer { waiter, result });
+            return;
+        }
+        let me = self.me;
+        let news = |node: &ProcessAddr| node.id != me && !entry.sources.contains(node);
+        let nodes: SmallVec<[_; 1]> = wanted.nodes.iter().copied().filter(news).collect();
+        if !nodes.is_empty() {
+            entry.pulling = true;
+            entry.sources.extend(&nodes);
+            effects.push(Effect::Pull(StoredObject { nodes, ..wanted.clone() }));
+        } else if !entry.pulling && entry.creating == 0 {
+            self.objects.remove(&wanted.object);
+            let why = "it is not in the store that should have it: it was freed, or never sealed".to_owned();
+            let result = Err(Error::ObjectLost { object: wanted.object, why });
+            effects.push(Effect::Answer { waiter, result });
+            return;
+        }
+        entry.waiters.push(Waiter { id: waiter, process });
+    }
+
+    /// A pull has brought the object into `segment`.
+    pub(crate) fn pulled(
+        &mut self,
+        object: ObjectId,
+        encoding: Encoding,
+        size_bytes: u64,
+        segment: SegmentId,
+        effects: &mut Vec<Effect>,
+    ) {
+        match self.objects.get_mut(&object) {
+            Some(entry) if entry.pulling => {
+                entry.pulling = false;
+                entry.sources.clear();
+                let held = Held { object, encoding, size_bytes, pins: 0, copy: true, condemned: false };
+                self.settle(segment, held, effects);
+            }
+            _ => effects.push(Effect::Recycle(segment)),
+        }
+    }
+
+    /// A pull has failed for good.
+    pub(crate) fn pull_failed(&mut self, object: ObjectId, error: Error, effects: &mut Vec<Effect>) {
+        let Some(entry) = self.objects.get_mut(&object) else { return };
+        if !std::mem::take(&mut entry.pulling) {
+            return;
+        }
+        entry.sources.clear();
+        if entry.sealed.is_none() && entry.creating == 0 {
+            answer_all(entry, &error, effects);
+        }
+        self.tidy(object);
+    }
+
+    /// `process` gives back `pins` of its pins on the segment.
+    pub(crate) fn release(
+        &mut self,
+        segment: SegmentId,
+        process: ProcessId,
+        pins: u32,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(holdings) = self.processes.get_mut(&process) else { return };
+        let Some(own) = holdings.pins.get_mut(&segment) else { return };
+        let given = pins.min(*own);
+        *own -= given;
+        if *own == 0 {
+            holdings.pins.remove(&segment);
+            self.tidy_process(process);
+        }
+        self.unpin(segment, given, effects);
+    }
+
+    /// The owner needs the object no longer.
+    pub(crate) fn free(
+        &mut self,
+        object: ObjectId,
+        retain: &mut dyn FnMut(SegmentId, ObjectId) -> bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.forget_evicted(object, retain);
+        let Some(mut entry) = self.objects.remove(&object) else { return };
+        if entry.creating > 0 {
+            self.creations
+                .values_mut()
+                .filter(|creation| creation.object == object)
+                .for_each(|creation| creation.freed = true);
+        }
+        let why = "it was freed while it was being waited for".to_owned();
+        answer_all(&mut entry, &Error::ObjectLost { object, why }, effects);
+        if let Some(segment) = entry.sealed {
+            self.condemn(segment, effects);
+        }
+        if !entry.copies.is_empty() {
+            effects.push(Effect::ForwardFree(object, entry.copies.into_iter().collect()));
+        }
+    }
+
+    /// The store of `peer` fetched the object from here.
+    pub(crate) fn served(&mut self, object: ObjectId, peer: ProcessAddr) {
+        if let Some(entry) = self.objects.get_mut(&object) {
+            entry.copies.insert(peer);
+        }
+    }
+
+    /// The ledger gave the copy in `segment` up.
+    pub(crate) fn evicted(&mut self, segment: SegmentId, object: ObjectId) {
+        let entry = self.objects.get_mut(&object).filter(|entry| entry.sealed == Some(segment));
+        if let Some(entry) = entry {
+            entry.sealed = None;
+            self.held.remove(&segment);
+            self.tidy(object);
+        }
+    }
+
+    /// A process is dead: its pins are released, what it wrote is given up, its waiters forgotten.
+    pub(crate) fn process_died(&mut self, process: ProcessId, effects: &mut Vec<Effect>) {
+        // The dead process may also have been a peer that took copies; in object order, so that
+        // the effects do not depend on the hasher.
+        let mut waiting: Vec<ObjectId> = Vec::new();
+        for (object, entry) in &mut self.objects {
+            entry.copies.retain(|peer| peer.id != process);
+            let before = entry.waiters.len();
+            entry.waiters.retain(|waiter| waiter.process != process);
+            if entry.waiters.len() != before {
+                waiting.push(*object);
+            }
+        }
+        for object in waiting {
+            self.tidy(object);
+        }
+        let Some(holdings) = self.processes.remove(&process) else { return };
+        for segment in holdings.creations {
+            let Some(creation) = self.end_creation(segment) else { continue };
+            effects.push(Effect::Recycle(segment));
+            if !creation.freed {
+                self.lost_hope(creation.object, "the process that wrote it died", effects);
+            }
+        }
+        for (segment, pins) in holdings.pins {
+            self.unpin(segment, pins, effects);
+        }
+    }
+
+    /// The objects, in order of their ids.
+    pub(crate) fn list(&self) -> Vec<ObjectSummary> {
+        let mut list: Vec<_> = self.objects.iter().map(|(object, entry)| self.summary(*object, entry)).collect();
+        list.sort_by_key(|summary| summary.object);
+        list
+    }
+
+    fn summary(&self, object: ObjectId, entry: &Entry) -> ObjectSummary {
+        let waiters = u32::try_from(entry.waiters.len()).unwrap_or(u32::MAX);
+        if let Some(held) = entry.sealed.and_then(|segment| self.held.get(&segment)) {
+            let state = if held.copy { ObjectState::Copy } else { ObjectState::Sealed };
+            return ObjectSummary { object, size_bytes: held.size_bytes, state, pins: held.pins, waiters };
+        }
+        let state = if entry.creating > 0 { ObjectState::Creating } else { ObjectState::Pulling };
+        let size_bytes = self
+            .creations
+            .values()
+            .find(|creation| creation.object == object)
+            .map_or(0, |creation| creation.size_bytes);
+        ObjectSummary { object, size_bytes, state, pins: 0, waiters }
+    }
+
+    /// Takes a creation out of the books.
+    fn end_creation(&mut self, segment: SegmentId) -> Option<Creation> {
+        let creation = self.creations.remove(&segment)?;
+        if let Some(holdings) = self.processes.get_mut(&creation.by) {
+            holdings.creations.remove(&segment);
+            self.tidy_process(creation.by);
+        }
+        if !creation.freed
+            && let Some(entry) = self.objects.get_mut(&creation.object)
+        {
+            entry.creating -= 1;
+        }
+        Some(creation)
+    }
+
+    /// The object's content is in the segment, unless it already has one.
+    fn settle(&mut self, segment: SegmentId, held: Held, effects: &mut Vec<Effect>) {
+        let object = held.object;
+        let copy = held.copy;
+        let entry = self.objects.entry(object).or_default();
+        if entry.sealed.is_some() {
+            effects.push(Effect::Recycle(segment));
+            return;
+        }
+        entry.sealed = Some(segment);
+        let waiters = std::mem::take(&mut entry.waiters);
+        self.held.insert(segment, held);
+        let unread = waiters.is_empty();
+        for waiter in waiters {
+            let result = self.pin(segment, waiter.process);
+            effects.push(Effect::Answer { waiter: waiter.id, result });
+        }
+        if copy && unread {
+            effects.push(Effect::Evictable(segment, object));
+        }
+    }
+
+    /// One way for the object to come into being has ended; tells its waiters if it was the last.
+    fn lost_hope(&mut self, object: ObjectId, why: &str, effects: &mut Vec<Effect>) {
+        let Some(entry) = self.objects.get_mut(&object) else { return };
+        if entry.sealed.is_none() && entry.creating == 0 && !entry.pulling {
+            answer_all(entry, &Error::ObjectLost { object, why: why.to_owned() }, effects);
+        }
+        self.tidy(object);
+    }
+
+    fn pin(&mut self, segment: SegmentId, process: ProcessId) -> Result<Located, Error> {
+        // Only called with the segment of an entry, which is in `held` as long as the entry says so.
+        let Some(held) = self.held.get_mut(&segment) else { unreachable!("sealed objects are held") };
+        held.pins += 1;
+        *self.processes.entry(process).or_default().pins.entry(segment).or_default() += 1;
+        Ok(Located { segment, encoding: held.encoding, size_bytes: held.size_bytes })
+    }
+
+    fn unpin(&mut self, segment: SegmentId, pins: u32, effects: &mut Vec<Effect>) {
+        let Some(held) = self.held.get_mut(&segment) else { return };
+        held.pins -= pins;
+        if held.pins > 0 {
+            return;
+        }
+        if held.condemned {
+            self.held.remove(&segment);
+            effects.push(Effect::Recycle(segment));
+        } else if held.copy {
+            effects.push(Effect::Evictable(segment, held.object));
+        }
+    }
+
+    fn condemn(&mut self, segment: SegmentId, effects: &mut Vec<Effect>) {
+        let Some(held) = self.held.get_mut(&segment) else { return };
+        if held.pins == 0 {
+            self.held.remove(&segment);
+            effects.push(Effect::Recycle(segment));
+        } else {
+            held.condemned = true;
+        }
+    }
+
+    /// Makes the object's segment busy, or forgets it where the ledger has taken it away.
+    fn forget_evicted(&mut self, object: ObjectId, retain: &mut dyn FnMut(SegmentId, ObjectId) -> bool) {
+        let Some(segment) = self.objects.get(&object).and_then(|entry| entry.sealed) else { return };
+        let unread_copy = self.held.get(&segment).is_some_and(|held| held.copy && held.pins == 0);
+        if unread_copy && !retain(segment, object) {
+            self.evicted(segment, object);
+        }
+    }
+
+    /// Removes the entry if nothing is known about the object any more.
+    fn tidy(&mut self, object: ObjectId) {
+        let empty = |entry: &Entry| {
+            entry.sealed.is_none() && entry.creating == 0 && !entry.pulling && entry.waiters.is_empty()
+        };
+        if self.objects.get(&object).is_some_and(empty) {
+            self.objects.remove(&object);
+        }
+    }
+
+    fn tidy_process(&mut self, process: ProcessId) {
+        let empty = |holdings: &Holdings| holdings.pins.is_empty() && holdings.creations.is_empty();
+        if self.processes.get(&process).is_some_and(empty) {
+            self.processes.remove(&process);
+        }
+    }
+}
+
+fn answer_all(entry: &mut Entry, error: &Error, effects: &mut Vec<Effect>) {
+    for waiter in entry.waiters.drain(..) {
+        effects.push(Effect::Answer { waiter: waiter.id, result: Err(error.clone()) });
+    }
+}
+
+#[cfg(test)]
+mod tests;

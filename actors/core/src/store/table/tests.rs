@@ -1,0 +1,350 @@
+use std::net::{Ipv4Addr, SocketAddr};
+
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::*;
+
+fn process(n: u128) -> ProcessId {
+    ProcessId(Uuid::from_u128(n))
+}
+
+fn node(n: u16) -> ProcessAddr {
+    let socket = SocketAddr::from((Ipv4Addr::LOCALHOST, n));
+    ProcessAddr { id: process(1000 + u128::from(n)), socket }
+}
+
+fn object(n: u64) -> ObjectId {
+    ObjectId { owner: process(0), seq: n, index: 0 }
+}
+
+fn stored(n: u64, nodes: &[ProcessAddr]) -> StoredObject {
+    StoredObject {
+        object: object(n),
+        encoding: Encoding::RAW,
+        size_bytes: 100,
+        nodes: nodes.iter().copied().collect(),
+    }
+}
+
+fn table() -> Table {
+    Table::new(node(0).id)
+}
+
+/// Nothing is ever evicted behind the table's back.
+fn keep(_: SegmentId, _: ObjectId) -> bool {
+    true
+}
+
+fn located(n: u64) -> Located {
+    Located { segment: SegmentId(n), encoding: Encoding::RAW, size_bytes: 100 }
+}
+
+fn is_lost(effect: &Effect, waiter: WaiterId) -> bool {
+    matches!(effect, Effect::Answer { waiter: told, result: Err(Error::ObjectLost { .. }) } if *told == waiter)
+}
+
+#[test]
+fn a_get_waits_for_the_seal_and_its_pin_defers_the_free() {
+    let mut table = table();
+    let mut effects = Vec::new();
+    table.create(SegmentId(1), object(1), Encoding::RAW, 100, process(1));
+    table.get(7, process(2), &stored(1, &[node(0)]), &mut keep, &mut effects);
+    assert_eq!(effects, vec![]);
+    table.seal(SegmentId(1), process(9), &mut effects);
+    assert_eq!(effects, vec![], "only the writer seals");
+    table.seal(SegmentId(1), process(1), &mut effects);
+    assert_eq!(effects, vec![Effect::Answer { waiter: 7, result: Ok(located(1)) }]);
+    effects.clear();
+    table.free(object(1), &mut keep, &mut effects);
+    table.get(8, process(2), &stored(1, &[node(0)]), &mut keep, &mut effects);
+    assert!(is_lost(&effects[0], 8), "a freed object is gone for new gets: {effects:?}");
+    effects.clear();
+    table.release(SegmentId(1), process(2), 1, &mut effects);
+    assert_eq!(effects, vec![Effect::Recycle(SegmentId(1))]);
+    assert_eq!(table.len(), 0);
+}
+
+#[test]
+fn the_first_seal_wins() {
+    let mut table = table();
+    let mut effects = Vec::new();
+    table.create(SegmentId(1), object(1), Encoding::RAW, 100, process(1));
+    table.create(SegmentId(2), object(1), Encoding::RAW, 100, process(2));
+    table.seal(SegmentId(2), process(2), &mut effects);
+    assert_eq!(effects, vec![]);
+    table.seal(SegmentId(1), process(1), &mut effects);
+    assert_eq!(effects, vec![Effect::Recycle(SegmentId(1))]);
+    effects.clear();
+    table.get(1, process(3), &stored(1, &[node(0)]), &mut keep, &mut effects);
+    assert_eq!(effects, vec![Effect::Answer { waiter: 1, result: Ok(located(2)) }]);
+}
+
+#[test]
+fn the_death_of_the_last_writer_is_told_to_the_waiters() {
+    let mut table = table();
+    let mut effects = Vec::new();
+    table.create(SegmentId(1), object(1), Encoding::RAW, 100, process(1));
+    table.create(SegmentId(2), object(1), Encoding::RAW, 100, process(2));
+    table.get(1, process(3), &stored(1, &[node(0)]), &mut keep, &mut effects);
+    table.process_died(process(1), &mut effects);
+    assert_eq!(effects, vec![Effect::Recycle(SegmentId(1))]);
+    effects.clear();
+    table.abort(SegmentId(2), process(2), true, &mut effects);
+    assert_eq!(effects[0], Effect::Recycle(SegmentId(2)));
+    assert!(is_lost(&effects[1], 1));
+    assert_eq!(table.len(), 0);
+}
+
+#[test]
+fn one_pull_serves_all_who_wait_and_new_sources_are_added() {
+    let mut table = table();
+    let mut effects = Vec::new();
+    table.get(1, process(1), &stored(1, &[node(1)]), &mut keep, &mut effects);
+    table.get(2, process(2), &stored(1, &[node(1), node(0)]), &mut keep, &mut effects);
+    table.get(3, process(2), &stored(1, &[node(1), node(2)]), &mut keep, &mut effects);
+    assert_eq!(
+        effects,
+        vec![Effect::Pull(stored(1, &[node(1)])), Effect::Pull(stored(1, &[node(2)]))]
+    );
+    effects.clear();
+    table.pulled(object(1), Encoding::RAW, 100, SegmentId(5), &mut effects);
+    let told: Vec<_> = (1..=3).map(|waiter| Effect::Answer { waiter, result: Ok(located(5)) }).collect();
+    assert_eq!(effects, told);
+    effects.clear();
+    table.process_died(process(2), &mut effects);
+    assert_eq!(effects, vec![]);
+    table.release(SegmentId(5), process(1), 1, &mut effects);
+    assert_eq!(effects, vec![Effect::Evictable(SegmentId(5), object(1))]);
+}
+
+#[test]
+fn an_evicted_copy_is_pulled_again_and_not_recycled() {
+    let mut table = table();
+    let mut effects = Vec::new();
+    table.get(1, process(1), &stored(1, &[node(1)]), &mut keep, &mut effects);
+    table.pulled(object(1), Encoding::RAW, 100, SegmentId(5), &mut effects);
+    table.release(SegmentId(5), process(1), 1, &mut effects);
+    effects.clear();
+    table.get(2, process(1), &stored(1, &[node(1)]), &mut |_, _| false, &mut effects);
+    assert_eq!(effects, vec![Effect::Pull(stored(1, &[node(1)]))]);
+    effects.clear();
+    table.pulled(object(1), Encoding::RAW, 100, SegmentId(6), &mut effects);
+    table.release(SegmentId(6), process(1), 1, &mut effects);
+    effects.clear();
+    table.free(object(1), &mut |_, _| false, &mut effects);
+    assert_eq!(effects, vec![]);
+}
+
+#[test]
+fn a_free_follows_the_copies_and_drops_a_late_pull() {
+    let mut table = table();
+    let mut effects = Vec::new();
+    table.create(SegmentId(1), object(1), Encoding::RAW, 100, process(1));
+    table.seal(SegmentId(1), process(1), &mut effects);
+    table.served(object(1), node(3));
+    table.free(object(1), &mut keep, &mut effects);
+    assert_eq!(
+        effects,
+        vec![Effect::Recycle(SegmentId(1)), Effect::ForwardFree(object(1), vec![node(3)])]
+    );
+    effects.clear();
+    table.get(1, process(1), &stored(2, &[node(1)]), &mut keep, &mut effects);
+    table.free(object(2), &mut keep, &mut effects);
+    assert!(is_lost(&effects[1], 1));
+    effects.clear();
+    table.pulled(object(2), Encoding::RAW, 100, SegmentId(9), &mut effects);
+    assert_eq!(effects, vec![Effect::Recycle(SegmentId(9))]);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Create { object: u64, by: u128 },
+    Seal(usize),
+    Abort(usize),
+    Get { object: u64, by: u128, remote: bool },
+    Release(usize),
+    Free(u64),
+    Pulled(usize),
+    PullFailed(usize),
+    Evict(usize),
+    Died(u128),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let object = 0u64..5;
+    let by = 1u128..4;
+    prop_oneof![
+        3 => (object.clone(), by.clone()).prop_map(|(object, by)| Step::Create { object, by }),
+        3 => any::<usize>().prop_map(Step::Seal),
+        1 => any::<usize>().prop_map(Step::Abort),
+        5 => (object.clone(), by.clone(), any::<bool>())
+            .prop_map(|(object, by, remote)| Step::Get { object, by, remote }),
+        4 => any::<usize>().prop_map(Step::Release),
+        1 => object.prop_map(Step::Free),
+        2 => any::<usize>().prop_map(Step::Pulled),
+        1 => any::<usize>().prop_map(Step::PullFailed),
+        1 => any::<usize>().prop_map(Step::Evict),
+        1 => by.prop_map(Step::Died),
+    ]
+}
+
+/// The world around a table, as plain as can be.
+#[derive(Default)]
+struct World {
+    next_segment: u64,
+    next_waiter: WaiterId,
+    /// Segments given to the table and not given back; the writers of those being written.
+    out: BTreeSet<SegmentId>,
+    writing: BTreeMap<SegmentId, u128>,
+    pulls: BTreeSet<ObjectId>,
+    waiting: BTreeMap<WaiterId, u128>,
+    /// One entry per pin.
+    pins: Vec<(SegmentId, u128)>,
+    evictable: BTreeMap<SegmentId, ObjectId>,
+}
+
+impl World {
+    fn segment(&mut self) -> SegmentId {
+        self.next_segment += 1;
+        self.out.insert(SegmentId(self.next_segment));
+        SegmentId(self.next_segment)
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) -> Result<(), TestCaseError> {
+        for effect in effects {
+            match effect {
+                Effect::Answer { waiter, result } => {
+                    let by = self.waiting.remove(&waiter);
+                    prop_assert!(by.is_some(), "a waiter is told once, and only while it lives");
+                    if let Ok(located) = result {
+                        prop_assert!(self.out.contains(&located.segment), "a recycled segment is read");
+                        prop_assert!(!self.writing.contains_key(&located.segment), "an unsealed segment is read");
+                        prop_assert!(!self.evictable.contains_key(&located.segment), "an evictable segment is read");
+                        self.pins.push((located.segment, by.unwrap()));
+                    }
+                }
+                Effect::Recycle(segment) => {
+                    prop_assert!(self.out.remove(&segment), "recycled twice: {segment:?}");
+                    prop_assert!(self.pins.iter().all(|(pinned, _)| *pinned != segment), "recycled while pinned");
+                    prop_assert!(!self.evictable.contains_key(&segment), "recycled while the ledger may take it");
+                }
+                Effect::Evictable(segment, object) => {
+                    prop_assert!(self.pins.iter().all(|(pinned, _)| *pinned != segment), "evictable while pinned");
+                    prop_assert_eq!(self.evictable.insert(segment, object), None);
+                }
+                Effect::Pull(wanted) => { self.pulls.insert(wanted.object); }
+                Effect::ForwardFree(..) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// Every waiter is answered once, no segment is recycled while it is pinned, and when all is
+    /// freed and everybody dead every segment has come back.
+    #[test]
+    fn keeps_its_promises(steps in proptest::collection::vec(step(), 1..60)) {
+        let mut table = table();
+        let mut world = World::default();
+        let nth = |n: usize, len: usize| (len > 0).then(|| n % len);
+        for step in steps {
+            let mut effects = Vec::new();
+            match step {
+                Step::Create { object: n, by } => {
+                    let segment = world.segment();
+                    world.writing.insert(segment, by);
+                    table.create(segment, object(n), Encoding::RAW, 100, process(by));
+                }
+                Step::Seal(n) => if let Some(n) = nth(n, world.writing.len()) {
+                    let (segment, by) = world.writing.iter().nth(n).map(|(s, by)| (*s, *by)).unwrap();
+                    world.writing.remove(&segment);
+                    table.seal(segment, process(by), &mut effects);
+                },
+                Step::Abort(n) => if let Some(n) = nth(n, world.writing.len()) {
+                    let (segment, by) = world.writing.iter().nth(n).map(|(s, by)| (*s, *by)).unwrap();
+                    world.writing.remove(&segment);
+                    table.abort(segment, process(by), true, &mut effects);
+                },
+                Step::Get { object: n, by, remote } => {
+                    let nodes: &[ProcessAddr] = if remote { &[node(0), node(1)] } else { &[node(0)] };
+                    world.next_waiter += 1;
+                    let waiter = world.next_waiter;
+                    world.waiting.insert(waiter, by);
+                    let evictable = &mut world.evictable;
+                    let mut retain = |segment, object| evictable.remove(&segment) == Some(object);
+                    table.get(waiter, process(by), &stored(n, nodes), &mut retain, &mut effects);
+                }
+                Step::Release(n) => if let Some(n) = nth(n, world.pins.len()) {
+                    let (segment, by) = world.pins.remove(n);
+                    table.release(segment, process(by), 1, &mut effects);
+                },
+                Step::Free(n) => {
+                    let evictable = &mut world.evictable;
+                    let mut retain = |segment, object| evictable.remove(&segment) == Some(object);
+                    table.free(object(n), &mut retain, &mut effects);
+                }
+                Step::Pulled(n) => if let Some(n) = nth(n, world.pulls.len()) {
+                    let object = *world.pulls.iter().nth(n).unwrap();
+                    world.pulls.remove(&object);
+                    let segment = world.segment();
+                    table.pulled(object, Encoding::RAW, 100, segment, &mut effects);
+                },
+                Step::PullFailed(n) => if let Some(n) = nth(n, world.pulls.len()) {
+                    let object = *world.pulls.iter().nth(n).unwrap();
+                    world.pulls.remove(&object);
+                    let error = Error::ObjectLost { object, why: "test".to_owned() };
+                    table.pull_failed(object, error, &mut effects);
+                },
+                Step::Evict(n) => if let Some(n) = nth(n, world.evictable.len()) {
+                    let (segment, object) = world.evictable.iter().nth(n).map(|(s, o)| (*s, *o)).unwrap();
+                    world.evictable.remove(&segment);
+                    world.out.remove(&segment);
+                    // The news may come late or not at all: odd ones are never told.
+                    if segment.0 % 2 == 0 {
+                        table.evicted(segment, object);
+                    }
+                },
+                Step::Died(by) => {
+                    world.writing.retain(|_, writer| *writer != by);
+                    world.waiting.retain(|_, waiter| *waiter != by);
+                    world.pins.retain(|(_, holder)| *holder != by);
+                    table.process_died(process(by), &mut effects);
+                }
+            }
+            world.carry_out(effects)?;
+        }
+        // Pulls end, writers die, everything is freed.
+        let mut effects = Vec::new();
+        for object in std::mem::take(&mut world.pulls) {
+            let error = Error::ObjectLost { object, why: "test".to_owned() };
+            table.pull_failed(object, error, &mut effects);
+        }
+        world.carry_out(effects)?;
+        let mut effects = Vec::new();
+        for (segment, by) in std::mem::take(&mut world.writing) {
+            table.abort(segment, process(by), true, &mut effects);
+        }
+        world.carry_out(effects)?;
+        prop_assert!(world.waiting.is_empty(), "somebody waits for ever: {:?}", world.waiting);
+        for n in 0..5 {
+            let mut effects = Vec::new();
+            let evictable = &mut world.evictable;
+            let mut retain = |segment, object| evictable.remove(&segment) == Some(object);
+            table.free(object(n), &mut retain, &mut effects);
+            world.carry_out(effects)?;
+        }
+        for by in 1..4 {
+            let mut effects = Vec::new();
+            world.pins.retain(|(_, holder)| *holder != by);
+            table.process_died(process(by), &mut effects);
+            world.carry_out(effects)?;
+        }
+        prop_assert!(world.out.is_empty(), "never came back: {:?}", world.out);
+        prop_assert_eq!(table.len(), 0);
+        prop_assert!(table.held.is_empty() && table.processes.is_empty() && table.creations.is_empty());
+    }
+}
