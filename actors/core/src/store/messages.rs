@@ -8,8 +8,8 @@
 //!  client ◀─ SegmentsDropped─ front
 //! ```
 //!
-//! An object's shard follows from its id ([`shard_of`]). Sealing is one way: a shard that has
-//! answered `CreateObject` lets every later get wait for the seal.
+//! An object's shard follows from its id ([`shard_of`]). Nobody waits for the answer to a seal: a
+//! shard that has answered `CreateObject` lets every later get wait for the seal.
 
 use mobula_transport::{Address, MailboxId, ProcessAddr, message};
 use serde::{Deserialize, Serialize};
@@ -58,21 +58,22 @@ pub struct Segment {
     pub class_bytes: u64,
 }
 
-/// Client to shard, one way: the object is written and will never change.
+/// Client to shard: the object is written and will never change. Sent again if the network failed;
+/// nobody waits for the answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SealObject {
     /// Where it was written.
     pub segment: SegmentId,
 }
-message!(SealObject);
+message!(SealObject => ());
 
-/// Client to shard, one way: the object will not be written.
+/// Client to shard: the object will not be written. As [`SealObject`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AbortObject {
     /// Where it was to be written.
     pub segment: SegmentId,
 }
-message!(AbortObject);
+message!(AbortObject => ());
 
 /// Client to shard: pins these objects (all of this shard) for the asking process, and pulls
 /// those that are elsewhere. Answered when the fate of each is known.
@@ -102,14 +103,14 @@ pub struct ReleaseObjects {
 }
 message!(ReleaseObjects);
 
-/// Owner to shard, one way: nobody needs these objects (all of this shard) any more. Copies
+/// Owner to shard: nobody needs these objects (all of this shard) any more. As [`SealObject`]. Copies
 /// that other stores took are freed by the store they came from.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FreeObjects {
     /// The objects.
     pub objects: Vec<ObjectId>,
 }
-message!(FreeObjects);
+message!(FreeObjects => ());
 
 /// Anyone to shard: its objects, in order of their ids.
 #[derive(Clone, Debug, Serialize, Deserialize)]

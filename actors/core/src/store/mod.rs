@@ -1,13 +1,51 @@
 //! A node's objects in shared memory, and pulling them from other nodes.
+//!
+//! [`Store`] runs on every node; [`StoreClient`] is a process's way to the store of its node. A
+//! large object is written into shared memory once and read in place, read-only, by every process
+//! of the node; between nodes it streams from shared memory to shared memory. A segment of that
+//! memory is used again only when every process that read it has given it back or is dead.
+//!
+//! ```text
+//!  process A                      store                              process B
+//!  create ─── CreateObject ──▶ ┌─────────┐
+//!  (writes in place)           │ shard   │
+//!  seal ───── SealObject ────▶ │ table   │ ◀── GetObjects (pins) ───── get
+//!                              │         │ ─── where it lies ────────▶ (reads in place)
+//!  free ───── FreeObjects ───▶ │         │ ◀── ReleaseObjects ──────── (last clone dropped)
+//!                              └─────────┘
+//!                         segment is recycled now
+//! ```
+//!
+//! | module | what it is |
+//! |---|---|
+//! | `segment`, `ledger` | pure: size classes; which segments exist and what they add up to |
+//! | `table` | pure: objects, pins, waiters |
+//! | `pull` | pure: what is fetched when, and from where |
+//! | `directory`, `pool`, `mapping`, `background` | the files, their memory, and the threads for it |
+//! | [`messages`] | what processes say to a store |
+//! | `server`, `client`, `writer`, `bulk` | the shells |
+//!
+//! The store does not know who owns an object, how often it is referred to, or how to make it
+//! again: the owner frees it, and a lost object is an error to whoever asks.
 
-pub(crate) mod background;
-pub(crate) mod directory;
-pub(crate) mod ledger;
-pub(crate) mod mapping;
+mod background;
+mod bulk;
+mod client;
+mod directory;
+mod ledger;
+mod mapping;
 pub mod messages;
-pub(crate) mod pool;
-pub(crate) mod pull;
-pub(crate) mod segment;
-pub(crate) mod table;
+mod pool;
+mod pull;
+mod segment;
+mod server;
+mod table;
+mod writer;
 
+pub use client::StoreClient;
 pub use segment::SegmentId;
+pub use server::{MAX_GET_OBJECTS, Store, StoreConfig, StoreHandle};
+pub use writer::ObjectWriter;
+
+#[cfg(test)]
+mod tests;

@@ -122,6 +122,11 @@ impl Pool {
         (ledger.decay(now), ledger.decays())
     }
 
+    /// Whether there is idle memory beyond the bound.
+    pub(crate) fn decays(&self) -> bool {
+        self.ledger.lock().decays()
+    }
+
     /// Used, idle and capacity, in bytes.
     pub(crate) fn sums(&self) -> (u64, u64, u64) {
         let ledger = self.ledger.lock();

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use mobula_transport::{ProcessAddr, ProcessId};
+use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::ids::ObjectId;
@@ -33,7 +34,7 @@ pub(crate) enum Effect {
 }
 
 /// Why a source did not give the object.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Failure {
     /// This store cannot take it, from whatever source.
     Here(Error),

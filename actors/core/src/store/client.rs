@@ -1,0 +1,613 @@
+//! A process's way to its node's store.
+//!
+//! [`StoreClient`] writes objects ([`put`](StoreClient::put), [`create`](StoreClient::create)) and
+//! reads them in place ([`get`](StoreClient::get) and its blocking and async forms). What it
+//! hands out keeps a *pin*: the store recycles the segment when the last clone of the value is
+//! dropped. A value that is still alive in this process is handed out again without asking, and
+//! gets for an object that has been asked for wait for the same answer.
+//!
+//! It does not know who owns an object or whether it can be made again; that is the business of
+//! [`crate::client`].
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, OnceLock, Weak};
+use std::thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::channel::oneshot;
+use mobula_transport::{
+    Actor, Address, Context, Endpoint, Handlers, MailboxId, Message, Payload, ProcessAddr, Runner, SendError, TimerId,
+};
+use parking_lot::{Condvar, Mutex};
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::error::Error;
+use crate::ids::ObjectId;
+use crate::messages::StoredObject;
+use crate::store::directory::has_proof;
+use crate::store::mapping::{Mapping, Mappings};
+use crate::store::messages::{
+    CreateObject, FreeObjects, GetObjects, GetStoreStats, ListObjects, Located, ObjectSummary, OpenClient,
+    ReleaseObjects, STORE_SHARD_BASE, STORE_SHARDS, SegmentsDropped, StoreStats, shard_address, shard_of,
+};
+use crate::store::segment::SegmentId;
+use crate::store::writer::ObjectWriter;
+use crate::value::{Encoding, Value};
+
+/// How long the store may take to find room and make a segment.
+const CREATE_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a store may take to tell an object's fate. Callers have deadlines of their own; this
+/// one only ends what a lost answer would keep for ever.
+const FATE_DEADLINE: Duration = Duration::from_secs(3600);
+/// How long a question that the store answers at once may take.
+const ASK_DEADLINE: Duration = Duration::from_secs(10);
+/// Pins that are given back within this time share a message.
+const RELEASE_DELAY: Duration = Duration::from_millis(1);
+/// How often a message that must arrive is sent.
+const TELL_ATTEMPTS: u32 = 5;
+/// How long to wait for the confirmation of such a message.
+const TELL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What a get ends with.
+type Outcome = Result<Arc<Pin>, Error>;
+type Callback = Box<dyn FnOnce(Outcome) + Send>;
+
+/// A handle on a store of this machine. Clones share everything.
+#[derive(Clone)]
+pub struct StoreClient {
+    inner: Arc<Inner>,
+}
+
+impl StoreClient {
+    /// A client of the store in the process `store`, whose directory is `store_dir`. Fails unless
+    /// `host_proof` is found there: the store is on another machine, or has restarted.
+    pub fn connect(
+        endpoint: &Endpoint,
+        store: ProcessAddr,
+        store_dir: &str,
+        host_proof: &str,
+    ) -> Result<Self, Error> {
+        let directory = Path::new(store_dir);
+        let same = has_proof(directory, host_proof).map_err(|error| Error::System {
+            what: format!("looking for the object store in {store_dir}"),
+            why: error.to_string(),
+        })?;
+        if !same {
+            return Err(Error::System {
+                what: format!("looking for the object store in {store_dir}"),
+                why: "another store lives there: it was restarted, or is on another machine".to_owned(),
+            });
+        }
+        let inner = Arc::new(Inner {
+            endpoint: endpoint.clone(),
+            store,
+            mailbox: endpoint.fresh_mailbox(),
+            mappings: Mappings::of(directory),
+            state: Mutex::default(),
+        });
+        let helper = Helper { inner: Arc::downgrade(&inner), deadline_timer: None };
+        let client = endpoint.spawn(Some(inner.mailbox), Runner::Inline, move || helper);
+        endpoint.send(None, inner.front(), OpenClient { client }, Payload::new());
+        Ok(Self { inner })
+    }
+
+    /// The process whose store this is.
+    pub fn store(&self) -> ProcessAddr {
+        self.inner.store
+    }
+
+    /// Room for an object, to be written in place. Blocks for an answer of the store: for user
+    /// threads, never for actors.
+    pub fn create(&self, object: ObjectId, encoding: Encoding, size_bytes: u64) -> Result<ObjectWriter, Error> {
+        let inner = &self.inner;
+        inner.flush_releases();
+        let message = CreateObject { object, encoding, size_bytes };
+        let (segment, _) = inner.endpoint.request_blocking(
+            shard_address(inner.store, &object),
+            message,
+            Payload::new(),
+            CREATE_DEADLINE,
+        )?;
+        ObjectWriter::open(inner.clone(), object, encoding, size_bytes, segment?.segment)
+    }
+
+    /// Writes an object that consists of `parts`, one after the other. Blocks: for user threads,
+    /// never for actors.
+    pub fn put(&self, object: ObjectId, encoding: Encoding, parts: &[&[u8]]) -> Result<StoredObject, Error> {
+        let size_bytes = parts.iter().map(|part| part.len() as u64).sum();
+        let mut writer = self.create(object, encoding, size_bytes)?;
+        writer.fill(parts);
+        writer.seal()
+    }
+
+    /// The object's value, pulled to this node if need be. `done` runs once: on this thread if
+    /// the value is at hand, else on whatever thread brings it, and must be short.
+    pub fn get(
+        &self,
+        wanted: &StoredObject,
+        deadline: Duration,
+        done: impl FnOnce(Result<Value, Error>) + Send + 'static,
+    ) {
+        let caller = thread::current().id();
+        let mappings = self.inner.mappings.clone();
+        let located = move |outcome: Outcome| match outcome {
+            Err(error) => done(Err(error)),
+            // Mapping takes the lock of the process's memory, which another thread may hold for
+            // a while: not on a thread that reads a socket.
+            Ok(pin) if pin.is_mapped() || thread::current().id() == caller => done(pin.value()),
+            Ok(pin) => mappings.background().run(move || done(pin.value())),
+        };
+        if let Some(waiter) = self.inner.locate(wanted, Box::new(located)) {
+            self.inner.watch(wanted.object, waiter, deadline);
+        }
+    }
+
+    /// [`get`](Self::get) for a thread that may block.
+    pub fn get_blocking(&self, wanted: &StoredObject, deadline: Duration) -> Result<Value, Error> {
+        let slot = Arc::new((Mutex::new(None), Condvar::new()));
+        let filled = slot.clone();
+        let waiter = self.inner.locate(
+            wanted,
+            Box::new(move |outcome| {
+                *filled.0.lock() = Some(outcome);
+                filled.1.notify_one();
+            }),
+        );
+        let until = std::time::Instant::now() + deadline;
+        let mut outcome = slot.0.lock();
+        while outcome.is_none() {
+            if slot.1.wait_until(&mut outcome, until).timed_out() {
+                break;
+            }
+        }
+        let answer = outcome.take();
+        drop(outcome);
+        match answer {
+            Some(outcome) => outcome?.value(),
+            None => {
+                if let Some(waiter) = waiter {
+                    self.inner.stop_waiting(wanted.object, waiter);
+                }
+                Err(Error::TimedOut { after: deadline })
+            }
+        }
+    }
+
+    /// [`get`](Self::get) as a future, which needs no particular runtime.
+    pub async fn fetch(&self, wanted: &StoredObject, deadline: Duration) -> Result<Value, Error> {
+        let (tell, told) = oneshot::channel();
+        let waiter = self.inner.locate(
+            wanted,
+            Box::new(move |outcome| {
+                // Nobody listens if the future was dropped; then the pin goes back.
+                let _ = tell.send(outcome);
+            }),
+        );
+        if let Some(waiter) = waiter {
+            self.inner.watch(wanted.object, waiter, deadline);
+        }
+        match told.await {
+            Ok(outcome) => outcome?.value(),
+            Err(oneshot::Canceled) => Err(Error::Send(SendError::Closed)),
+        }
+    }
+
+    /// The value, if it is alive in this process; asks nobody.
+    pub fn at_hand(&self, object: &ObjectId) -> Option<Value> {
+        self.inner.live(object)?.value().ok()
+    }
+
+    /// The objects are needed no longer, here and wherever copies were taken from here.
+    pub fn free(&self, objects: Vec<ObjectId>) {
+        self.free_at(self.inner.store, objects);
+    }
+
+    /// [`free`](Self::free) in the store of another node, where the objects were made.
+    pub fn free_at(&self, store: ProcessAddr, objects: Vec<ObjectId>) {
+        self.inner.flush_releases();
+        let mut shards: BTreeMap<MailboxId, Vec<ObjectId>> = BTreeMap::new();
+        for object in objects {
+            shards.entry(shard_of(&object)).or_default().push(object);
+        }
+        for (mailbox, objects) in shards {
+            let to = Address { process: store, mailbox };
+            tell(&self.inner.endpoint, to, FreeObjects { objects }, TELL_ATTEMPTS);
+        }
+    }
+
+    /// What the store holds and has done.
+    pub async fn stats(&self) -> Result<StoreStats, Error> {
+        let answer = self.inner.endpoint.request(self.inner.front(), GetStoreStats, Payload::new(), ASK_DEADLINE);
+        Ok(answer.await?.0)
+    }
+
+    /// The store's objects in order of their ids, at most `limit`.
+    pub async fn list(&self, limit: u32) -> Result<Vec<ObjectSummary>, Error> {
+        let mut all = Vec::new();
+        for shard in 0..STORE_SHARDS {
+            let to = Address { process: self.inner.store, mailbox: MailboxId(STORE_SHARD_BASE.0 + shard) };
+            let answer = self.inner.endpoint.request(to, ListObjects { limit }, Payload::new(), ASK_DEADLINE);
+            all.extend(answer.await?.0);
+        }
+        all.sort_by_key(|summary: &ObjectSummary| summary.object);
+        all.truncate(limit as usize);
+        Ok(all)
+    }
+
+    pub(crate) fn mappings(&self) -> &Arc<Mappings> {
+        &self.inner.mappings
+    }
+
+    /// What has the object in this process, without making a value of it.
+    pub(crate) async fn pin(&self, wanted: &StoredObject, deadline: Duration) -> Result<Arc<Pin>, Error> {
+        let (tell, told) = oneshot::channel();
+        let done = Box::new(move |outcome| {
+            // As in `fetch`.
+            let _ = tell.send(outcome);
+        });
+        if let Some(waiter) = self.inner.locate(wanted, done) {
+            self.inner.watch(wanted.object, waiter, deadline);
+        }
+        told.await.unwrap_or(Err(Error::Send(SendError::Closed)))
+    }
+}
+
+impl fmt::Debug for StoreClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StoreClient({})", self.inner.store)
+    }
+}
+
+/// Sends a message whose second arrival changes nothing, again if the network failed.
+pub(crate) fn tell<M: Message<Reply = ()> + Clone>(endpoint: &Endpoint, to: Address, message: M, attempts: u32) {
+    let again = (endpoint.clone(), message.clone());
+    endpoint.request_with(to, message, Payload::new(), TELL_DEADLINE, move |answer| match answer {
+        Ok(_) => {}
+        Err(error) if error.is_retriable() && attempts > 1 => {
+            let (endpoint, message) = again;
+            tell(&endpoint, to, message, attempts - 1);
+        }
+        Err(error) => tracing::debug!(%to, name = M::NAME, %error, "a store did not hear"),
+    });
+}
+
+/// What all clones of a client share.
+pub(crate) struct Inner {
+    endpoint: Endpoint,
+    store: ProcessAddr,
+    mailbox: MailboxId,
+    mappings: Arc<Mappings>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Pins that are alive in this process.
+    live: HashMap<ObjectId, Weak<Pin>>,
+    /// Objects the store has been asked for.
+    asked: HashMap<ObjectId, Asked>,
+    /// Pins to give back, by shard.
+    releases: BTreeMap<MailboxId, Vec<(SegmentId, u32)>>,
+    release_armed: bool,
+    next_waiter: u64,
+    /// Deadlines of those who wait in `asked`; entries of waiters that are gone mean nothing.
+    deadlines: BTreeSet<(Instant, u64, ObjectId)>,
+    /// For when the helper's timer is set.
+    timer: Option<Instant>,
+}
+
+struct Asked {
+    /// The question as it was put.
+    wanted: StoredObject,
+    waiters: Vec<Waiter>,
+}
+
+struct Waiter {
+    id: u64,
+    wanted: StoredObject,
+    deadline: Option<Duration>,
+    done: Callback,
+}
+
+impl Inner {
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    pub(crate) fn store(&self) -> ProcessAddr {
+        self.store
+    }
+
+    pub(crate) fn map(&self, segment: SegmentId, writable: bool) -> Result<Arc<Mapping>, Error> {
+        self.mappings.open(segment, writable).map_err(|error| Error::System {
+            what: format!("mapping segment {segment} of the object store"),
+            why: error.to_string(),
+        })
+    }
+
+    /// Tells a shard something whose second arrival changes nothing.
+    pub(crate) fn tell_shard<M: Message<Reply = ()> + Clone>(&self, object: &ObjectId, message: M) {
+        tell(&self.endpoint, shard_address(self.store, object), message, TELL_ATTEMPTS);
+    }
+
+    fn front(&self) -> Address {
+        Address { process: self.store, mailbox: MailboxId::STORE }
+    }
+
+    fn live(&self, object: &ObjectId) -> Option<Arc<Pin>> {
+        self.state.lock().live.get(object).and_then(Weak::upgrade)
+    }
+
+    /// Finds the object; where that does not happen at once, returns the waiter's number.
+    fn locate(self: &Arc<Self>, wanted: &StoredObject, done: Callback) -> Option<u64> {
+        let object = wanted.object;
+        let mut state = self.state.lock();
+        if let Some(pin) = state.live.get(&object).and_then(Weak::upgrade) {
+            drop(state);
+            done(Ok(pin));
+            return None;
+        }
+        state.next_waiter += 1;
+        let id = state.next_waiter;
+        let waiter = Waiter { id, wanted: wanted.clone(), deadline: None, done };
+        if let Some(asked) = state.asked.get_mut(&object) {
+            asked.waiters.push(waiter);
+            return Some(id);
+        }
+        state.asked.insert(object, Asked { wanted: wanted.clone(), waiters: vec![waiter] });
+        drop(state);
+        self.ask(wanted.clone());
+        // Whoever is still waiting was not answered in place.
+        let state = self.state.lock();
+        let waits = state.asked.get(&object).is_some_and(|asked| asked.waiters.iter().any(|waiter| waiter.id == id));
+        waits.then_some(id)
+    }
+
+    fn ask(self: &Arc<Self>, wanted: StoredObject) {
+        let this = self.clone();
+        let object = wanted.object;
+        let to = shard_address(self.store, &object);
+        let message = GetObjects { objects: vec![wanted] };
+        self.endpoint.request_with(to, message, Payload::new(), FATE_DEADLINE, move |answer| {
+            let result = match answer {
+                // One was asked for; a store that answers nothing does not know it.
+                Ok((mut results, _)) => results.pop().unwrap_or_else(|| {
+                    Err(Error::ObjectLost { object, why: "the store gave no answer".to_owned() })
+                }),
+                Err(error) => Err(Error::Send(error)),
+            };
+            this.located(object, result);
+        });
+    }
+
+    /// The store has answered.
+    fn located(self: &Arc<Self>, object: ObjectId, result: Result<Located, Error>) {
+        let outcome = result.map(|located| {
+            Arc::new(Pin { inner: self.clone(), object, located, mapping: OnceLock::new() })
+        });
+        let mut state = self.state.lock();
+        let asked = state.asked.remove(&object);
+        let Some(Asked { wanted, mut waiters }) = asked else { return };
+        let mut again = Vec::new();
+        if let Ok(pin) = &outcome {
+            state.live.insert(object, Arc::downgrade(pin));
+            if let Some(mapping) = self.mappings.cached(pin.located.segment, false) {
+                // It is empty, so this succeeds.
+                let _ = pin.mapping.set(mapping);
+            }
+        } else {
+            // Those who know of a node that was not asked for it have not heard the last word.
+            let knows_more = |waiter: &Waiter| waiter.wanted.nodes.iter().any(|node| !wanted.nodes.contains(node));
+            (again, waiters) = waiters.into_iter().partition(knows_more);
+        }
+        drop(state);
+        for waiter in waiters {
+            (waiter.done)(outcome.clone());
+        }
+        for waiter in again {
+            let Waiter { wanted, deadline, done, .. } = waiter;
+            if let (Some(id), Some(deadline)) = (self.locate(&wanted, done), deadline) {
+                self.watch(wanted.object, id, deadline);
+            }
+        }
+    }
+
+    /// Ends the wait with [`Error::TimedOut`] after `deadline`.
+    fn watch(&self, object: ObjectId, waiter: u64, deadline: Duration) {
+        let at = Instant::now() + deadline;
+        let mut state = self.state.lock();
+        let waiting = state.asked.get_mut(&object).and_then(|asked| asked.waiters.iter_mut().find(|w| w.id == waiter));
+        let Some(waiting) = waiting else { return };
+        waiting.deadline = Some(deadline);
+        state.deadlines.insert((at, waiter, object));
+        let earlier = state.timer.is_none_or(|timer| at < timer);
+        if earlier {
+            state.timer = Some(at);
+        }
+        drop(state);
+        if earlier {
+            self.call_helper(Wake::Deadlines);
+        }
+    }
+
+    fn stop_waiting(&self, object: ObjectId, waiter: u64) -> Option<Waiter> {
+        let mut state = self.state.lock();
+        let waiters = &mut state.asked.get_mut(&object)?.waiters;
+        let at = waiters.iter().position(|other| other.id == waiter)?;
+        Some(waiters.remove(at))
+    }
+
+    /// Tells those whose deadline has passed; returns how long until the next one.
+    fn sweep_deadlines(&self, now: Instant) -> Option<Duration> {
+        loop {
+            let (waiter, object) = {
+                let mut state = self.state.lock();
+                match state.deadlines.first().copied() {
+                    None => {
+                        state.timer = None;
+                        return None;
+                    }
+                    Some((at, ..)) if at > now => {
+                        state.timer = Some(at);
+                        return Some(at - now);
+                    }
+                    Some((_, waiter, object)) => {
+                        state.deadlines.pop_first();
+                        (waiter, object)
+                    }
+                }
+            };
+            if let Some(waiter) = self.stop_waiting(object, waiter) {
+                (waiter.done)(Err(Error::TimedOut { after: waiter.deadline.unwrap_or_default() }));
+            }
+        }
+    }
+
+    fn release(&self, object: ObjectId, segment: SegmentId, pin: *const Pin) {
+        let mut state = self.state.lock();
+        if state.live.get(&object).is_some_and(|live| std::ptr::eq(live.as_ptr(), pin)) {
+            state.live.remove(&object);
+        }
+        state.releases.entry(shard_of(&object)).or_default().push((segment, 1));
+        let arm = !std::mem::replace(&mut state.release_armed, true);
+        drop(state);
+        if arm {
+            self.call_helper(Wake::Releases);
+        }
+    }
+
+    /// Gives back the pins nobody uses any more.
+    fn flush_releases(&self) {
+        let releases = {
+            let mut state = self.state.lock();
+            if state.releases.is_empty() {
+                return;
+            }
+            std::mem::take(&mut state.releases)
+        };
+        for (mailbox, segments) in releases {
+            let to = Address { process: self.store, mailbox };
+            self.endpoint.send(Some(self.mailbox), to, ReleaseObjects { segments }, Payload::new());
+        }
+    }
+
+    fn call_helper(&self, wake: Wake) {
+        self.endpoint.send(None, self.endpoint.address_of(self.mailbox), wake, Payload::new());
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.flush_releases();
+        if let Some(helper) = self.endpoint.detach(self.mailbox) {
+            helper.close();
+        }
+    }
+}
+
+/// One pin on an object, given back when it is dropped.
+pub(crate) struct Pin {
+    inner: Arc<Inner>,
+    object: ObjectId,
+    located: Located,
+    mapping: OnceLock<Arc<Mapping>>,
+}
+
+impl Pin {
+    fn is_mapped(&self) -> bool {
+        self.mapping.get().is_some()
+    }
+
+    /// Where the object lies in this process; maps it if need be.
+    pub(crate) fn mapping(&self) -> Result<&Arc<Mapping>, Error> {
+        if let Some(mapping) = self.mapping.get() {
+            return Ok(mapping);
+        }
+        let mapping = self.inner.map(self.located.segment, false)?;
+        Ok(self.mapping.get_or_init(|| mapping))
+    }
+
+    pub(crate) fn size_bytes(&self) -> u64 {
+        self.located.size_bytes
+    }
+
+    /// The object's bytes, in place, for as long as somebody has them.
+    pub(crate) fn value(self: &Arc<Self>) -> Result<Value, Error> {
+        self.mapping()?;
+        let data = Bytes::from_owner(Pinned(self.clone()));
+        Ok(Value { encoding: self.located.encoding, data })
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.inner.release(self.object, self.located.segment, self);
+    }
+}
+
+/// The owner of a value's bytes.
+struct Pinned(Arc<Pin>);
+
+impl AsRef<[u8]> for Pinned {
+    fn as_ref(&self) -> &[u8] {
+        match self.0.mapping.get() {
+            // SAFETY: the object is sealed, and pinned as long as `self` lives.
+            Some(mapping) => unsafe { mapping.bytes(self.0.located.size_bytes as usize) },
+            // Not reached: `value` maps first.
+            None => &[],
+        }
+    }
+}
+
+/// The client's timers, and its ear for what the store has to say.
+struct Helper {
+    inner: Weak<Inner>,
+    deadline_timer: Option<TimerId>,
+}
+
+/// A client to its own helper: set a timer.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+enum Wake {
+    /// Pins wait to be given back.
+    Releases,
+    /// There is an earlier deadline.
+    Deadlines,
+}
+mobula_transport::message!(Wake);
+
+impl Actor for Helper {
+    const NAME: &'static str = "store-client";
+
+    fn handlers(table: &mut Handlers<Self>) {
+        table.on::<SegmentsDropped>(|helper, message, _, _| {
+            if let Some(inner) = helper.inner.upgrade() {
+                inner.mappings.forget(&message.segments);
+            }
+        });
+        table.on::<Wake>(|helper, message, _, ctx| match message {
+            Wake::Releases => {
+                ctx.later(RELEASE_DELAY, |helper, _| {
+                    if let Some(inner) = helper.inner.upgrade() {
+                        inner.state.lock().release_armed = false;
+                        inner.flush_releases();
+                    }
+                });
+            }
+            Wake::Deadlines => helper.look_at_deadlines(ctx),
+        });
+    }
+}
+
+impl Helper {
+    fn look_at_deadlines(&mut self, ctx: &mut Context<Self>) {
+        let next = self.inner.upgrade().and_then(|inner| inner.sweep_deadlines(ctx.now()));
+        if let Some(timer) = self.deadline_timer.take() {
+            ctx.cancel(timer);
+        }
+        self.deadline_timer = next.map(|next| ctx.later(next, Self::look_at_deadlines));
+    }
+}
