@@ -33,7 +33,11 @@ pub(crate) struct Arrival {
 
 impl Arrival {
     pub(crate) fn new(object: ObjectId, size_bytes: u64, mapping: Arc<Mapping>) -> Self {
-        Self { object, size_bytes, mapping }
+        Self {
+            object,
+            size_bytes,
+            mapping,
+        }
     }
 }
 
@@ -41,9 +45,16 @@ struct NoNetwork;
 
 impl Fetcher for NoNetwork {
     fn fetch(&self, _: ProcessAddr, arrival: Arrival, finish: Finish) {
-        let Arrival { object, size_bytes, mapping } = arrival;
+        let Arrival {
+            object,
+            size_bytes,
+            mapping,
+        } = arrival;
         let why = format!("no bulk transport for {object} ({size_bytes} bytes into {mapping:?})");
-        finish(Err(Failure::Source { why, passing: false }));
+        finish(Err(Failure::Source {
+            why,
+            passing: false,
+        }));
     }
 }
 

@@ -64,10 +64,18 @@ struct Slot {
 #[derive(Debug, PartialEq)]
 enum State {
     /// Its file is being made; `returned` when it was given back before that was done.
-    Making { returned: Option<Duration> },
+    Making {
+        returned: Option<Duration>,
+    },
     Busy,
-    Evictable { turn: u64, object: ObjectId },
-    Idle { turn: u64, since: Duration },
+    Evictable {
+        turn: u64,
+        object: ObjectId,
+    },
+    Idle {
+        turn: u64,
+        since: Duration,
+    },
 }
 
 /// A segment for an object.
@@ -124,11 +132,22 @@ impl Ledger {
     pub(crate) fn reserve(&mut self, size_bytes: u64, user: ProcessId) -> Result<Reserved, Full> {
         let busy = self.used_bytes - self.evictable_bytes;
         let free_bytes = self.capacity_bytes - busy;
-        let full = Full { free_bytes, capacity_bytes: self.capacity_bytes };
-        let class_bytes = class_bytes(size_bytes).filter(|class| *class <= free_bytes).ok_or(full)?;
+        let full = Full {
+            free_bytes,
+            capacity_bytes: self.capacity_bytes,
+        };
+        let class_bytes = class_bytes(size_bytes)
+            .filter(|class| *class <= free_bytes)
+            .ok_or(full)?;
 
         if let Some(segment) = self.take_idle(class_bytes, user) {
-            return Ok(Reserved { segment, class_bytes, fresh: false, dropped: vec![], evicted: vec![] });
+            return Ok(Reserved {
+                segment,
+                class_bytes,
+                fresh: false,
+                dropped: vec![],
+                evicted: vec![],
+            });
         }
         let mut dropped = Vec::new();
         let mut evicted = Vec::new();
@@ -141,7 +160,13 @@ impl Ledger {
                 evicted.push((segment, object));
                 if size == class_bytes {
                     self.occupy(segment, user);
-                    return Ok(Reserved { segment, class_bytes, fresh: false, dropped, evicted });
+                    return Ok(Reserved {
+                        segment,
+                        class_bytes,
+                        fresh: false,
+                        dropped,
+                        evicted,
+                    });
                 }
                 self.segments.remove(&segment);
                 dropped.push(segment);
@@ -152,14 +177,29 @@ impl Ledger {
         }
         let segment = SegmentId(self.next_segment);
         self.next_segment += 1;
-        self.segments.insert(segment, Slot { class_bytes, state: State::Making { returned: None }, user });
+        self.segments.insert(
+            segment,
+            Slot {
+                class_bytes,
+                state: State::Making { returned: None },
+                user,
+            },
+        );
         self.used_bytes += class_bytes;
-        Ok(Reserved { segment, class_bytes, fresh: true, dropped, evicted })
+        Ok(Reserved {
+            segment,
+            class_bytes,
+            fresh: true,
+            dropped,
+            evicted,
+        })
     }
 
     /// The file of a fresh segment is there.
     pub(crate) fn made(&mut self, segment: SegmentId) {
-        let Some(slot) = self.segments.get_mut(&segment) else { return };
+        let Some(slot) = self.segments.get_mut(&segment) else {
+            return;
+        };
         if let State::Making { returned } = slot.state {
             slot.state = State::Busy;
             if let Some(now) = returned {
@@ -181,7 +221,9 @@ impl Ledger {
     /// Nobody needs what is in the segment any more. Ignored for a segment that is not busy.
     pub(crate) fn recycle(&mut self, segment: SegmentId, now: Duration) {
         let turn = self.turn();
-        let Some(slot) = self.segments.get_mut(&segment) else { return };
+        let Some(slot) = self.segments.get_mut(&segment) else {
+            return;
+        };
         match &mut slot.state {
             State::Making { returned } => *returned = Some(now),
             State::Busy => {
@@ -198,7 +240,9 @@ impl Ledger {
     /// The segment holds a copy of `object` that may be given up for something more urgent.
     pub(crate) fn set_evictable(&mut self, segment: SegmentId, object: ObjectId) {
         let turn = self.turn();
-        let Some(slot) = self.segments.get_mut(&segment) else { return };
+        let Some(slot) = self.segments.get_mut(&segment) else {
+            return;
+        };
         if slot.state == State::Busy {
             slot.state = State::Evictable { turn, object };
             self.evictable_bytes += slot.class_bytes;
@@ -208,7 +252,9 @@ impl Ledger {
 
     /// Makes an evictable segment busy again; false when the copy has been given up meanwhile.
     pub(crate) fn retain(&mut self, segment: SegmentId, object: ObjectId) -> bool {
-        let Some(slot) = self.segments.get_mut(&segment) else { return false };
+        let Some(slot) = self.segments.get_mut(&segment) else {
+            return false;
+        };
         match slot.state {
             State::Evictable { turn, object: held } if held == object => {
                 slot.state = State::Busy;
@@ -230,7 +276,8 @@ impl Ledger {
         let mut dropped = Vec::new();
         while self.decays()
             && let Some((_, &segment)) = self.idle_order.first_key_value()
-            && let Some(State::Idle { since, .. }) = self.segments.get(&segment).map(|slot| &slot.state)
+            && let Some(State::Idle { since, .. }) =
+                self.segments.get(&segment).map(|slot| &slot.state)
             && now.saturating_sub(*since) >= IDLE_KEEP
         {
             self.remove(segment);
@@ -247,11 +294,11 @@ impl Ledger {
     /// The most recently used idle segment of the class, one of the same user before others.
     fn take_idle(&mut self, class_bytes: u64, user: ProcessId) -> Option<SegmentId> {
         let list = self.idle.get(&class_bytes)?;
-        let same = list
-            .iter()
-            .rev()
-            .take(SAME_USER_SEARCH)
-            .find(|segment| self.segments.get(segment).is_some_and(|slot| slot.user == user));
+        let same = list.iter().rev().take(SAME_USER_SEARCH).find(|segment| {
+            self.segments
+                .get(segment)
+                .is_some_and(|slot| slot.user == user)
+        });
         let segment = *same.or(list.last())?;
         self.unlist_idle(segment);
         self.occupy(segment, user);
@@ -260,8 +307,12 @@ impl Ledger {
 
     /// Takes an idle segment out of the lists and the sum; its slot stays.
     fn unlist_idle(&mut self, segment: SegmentId) {
-        let Some(slot) = self.segments.get(&segment) else { return };
-        let State::Idle { turn, .. } = slot.state else { return };
+        let Some(slot) = self.segments.get(&segment) else {
+            return;
+        };
+        let State::Idle { turn, .. } = slot.state else {
+            return;
+        };
         self.idle_order.remove(&turn);
         self.idle_bytes -= slot.class_bytes;
         if let Some(list) = self.idle.get_mut(&slot.class_bytes) {
@@ -292,7 +343,11 @@ impl Ledger {
     /// or removed.
     fn evict(&mut self, segment: SegmentId) -> (ObjectId, u64) {
         // Only called with segments out of `evictable`, whose slots are in that state.
-        let Some(Slot { class_bytes, state: State::Evictable { turn, object }, .. }) = self.segments.get(&segment)
+        let Some(Slot {
+            class_bytes,
+            state: State::Evictable { turn, object },
+            ..
+        }) = self.segments.get(&segment)
         else {
             unreachable!("a listed segment is evictable")
         };

@@ -28,7 +28,12 @@ const REASONS_KEPT: usize = 4;
 #[derive(Debug, PartialEq)]
 pub(crate) enum Effect {
     /// Fetch the object from this source, then say [`PullManager::done`] or [`PullManager::failed`].
-    Start { object: ObjectId, encoding: Encoding, size_bytes: u64, source: ProcessAddr },
+    Start {
+        object: ObjectId,
+        encoding: Encoding,
+        size_bytes: u64,
+        source: ProcessAddr,
+    },
     /// No source could give the object.
     GiveUp { object: ObjectId, error: Error },
 }
@@ -67,12 +72,23 @@ struct Pull {
 
 impl PullManager {
     pub(crate) fn new(window_bytes: u64) -> Self {
-        Self { window_bytes, in_flight_bytes: 0, running: 0, pulls: BTreeMap::new(), queue: VecDeque::new() }
+        Self {
+            window_bytes,
+            in_flight_bytes: 0,
+            running: 0,
+            pulls: BTreeMap::new(),
+            queue: VecDeque::new(),
+        }
     }
 
     /// The object is wanted, and some of the nodes that have it are known.
     pub(crate) fn want(&mut self, wanted: StoredObject, effects: &mut Vec<Effect>) {
-        let StoredObject { object, encoding, size_bytes, nodes } = wanted;
+        let StoredObject {
+            object,
+            encoding,
+            size_bytes,
+            nodes,
+        } = wanted;
         let queue = &mut self.queue;
         let pull = self.pulls.entry(object).or_insert_with(|| {
             queue.push_back(object);
@@ -104,7 +120,9 @@ impl PullManager {
 
     /// The fetch that was started has failed.
     pub(crate) fn failed(&mut self, object: ObjectId, failure: Failure, effects: &mut Vec<Effect>) {
-        let Some(source) = self.stop(object) else { return };
+        let Some(source) = self.stop(object) else {
+            return;
+        };
         match failure {
             Failure::Here(error) => {
                 self.pulls.remove(&object);
@@ -112,7 +130,9 @@ impl PullManager {
             }
             Failure::Source { why, passing } => {
                 // `stop` found it.
-                let Some(pull) = self.pulls.get_mut(&object) else { return };
+                let Some(pull) = self.pulls.get_mut(&object) else {
+                    return;
+                };
                 pull.reasons.push(format!("from {source}: {why}"));
                 let tries = pull.tried.entry(source).or_default();
                 if passing && *tries < ATTEMPTS_PER_SOURCE {
@@ -157,11 +177,15 @@ impl PullManager {
                     reasons.push("every node that had it is gone".to_owned());
                 }
                 self.pulls.remove(&object);
-                let error = Error::ObjectLost { object, why: reasons.join("; ") };
+                let error = Error::ObjectLost {
+                    object,
+                    why: reasons.join("; "),
+                };
                 effects.push(Effect::GiveUp { object, error });
                 continue;
             };
-            let fits = self.in_flight_bytes + pull.size_bytes <= self.window_bytes && self.running < PULL_STREAMS;
+            let fits = self.in_flight_bytes + pull.size_bytes <= self.window_bytes
+                && self.running < PULL_STREAMS;
             if !fits && self.running > 0 {
                 return;
             }
@@ -172,7 +196,12 @@ impl PullManager {
             self.in_flight_bytes += pull.size_bytes;
             self.running += 1;
             let (encoding, size_bytes) = (pull.encoding, pull.size_bytes);
-            effects.push(Effect::Start { object, encoding, size_bytes, source });
+            effects.push(Effect::Start {
+                object,
+                encoding,
+                size_bytes,
+                source,
+            });
         }
     }
 }
