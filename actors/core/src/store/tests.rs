@@ -13,6 +13,8 @@ use crate::messages::StoredObject;
 use crate::store::messages::{ObjectState, StoreStats};
 use crate::value::Encoding;
 
+mod processes;
+
 const SOON: Duration = Duration::from_secs(20);
 const MIB: usize = 1 << 20;
 

@@ -1,0 +1,219 @@
+//! The object store against the hardware: put of 800 MiB, warm and cold, beside a plain copy into
+//! memory that is already there and into fresh memory; small objects; and 1 GiB from the store of
+//! one process to that of another over the loopback.
+//!
+//! `cargo bench -p mobula-core --bench store [-- put|small|pull]`. Every case runs in turns with
+//! its floor, so that a noisy machine is noisy for both; medians are printed, and their ratio.
+
+use std::time::{Duration, Instant};
+
+use memmap2::MmapRaw;
+use mobula_core::ids::{NodeId, ObjectId};
+use mobula_core::store::{Store, StoreClient, StoreConfig, StoreHandle};
+use mobula_core::value::Encoding;
+use mobula_transport::{Endpoint, EndpointConfig};
+
+const MIB: usize = 1 << 20;
+const PUT_BYTES: usize = 800 * MIB;
+const ROUNDS: usize = 5;
+const SOON: Duration = Duration::from_secs(60);
+
+fn main() {
+    let only: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|arg| !arg.starts_with('-'))
+        .collect();
+    let wanted = |name: &str| only.is_empty() || only.iter().any(|arg| arg == name);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    println!("{threads} CPUs; medians of {ROUNDS} rounds");
+    if wanted("put") {
+        put();
+    }
+    if wanted("small") {
+        small();
+    }
+}
+
+struct Node {
+    endpoint: Endpoint,
+    store: StoreHandle,
+    client: StoreClient,
+}
+
+impl Node {
+    fn start(endpoint: Endpoint) -> Self {
+        let store = Store::start(&endpoint, NodeId::random(), StoreConfig::default())
+            .expect("a store in /dev/shm");
+        let client = store.client();
+        Self {
+            endpoint,
+            store,
+            client,
+        }
+    }
+
+    fn local() -> Self {
+        Self::start(Endpoint::in_process(EndpointConfig::default()).expect("an endpoint"))
+    }
+
+    fn object(&self, seq: u64) -> ObjectId {
+        ObjectId {
+            owner: self.endpoint.process().id,
+            seq,
+            index: 0,
+        }
+    }
+}
+
+/// A file in shared memory of that size, mapped.
+fn mapping(len: usize) -> MmapRaw {
+    let file = tempfile::tempfile_in("/dev/shm").expect("a file in /dev/shm");
+    file.set_len(len as u64).expect("room in /dev/shm");
+    MmapRaw::map_raw(&file).expect("a mapping")
+}
+
+fn copy_into(to: &MmapRaw, from: &[u8]) {
+    assert!(from.len() <= to.len());
+    // SAFETY: the mapping is this function's alone and long enough.
+    unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to.as_mut_ptr(), from.len()) }
+}
+
+fn timed<T>(work: impl FnOnce() -> T) -> (Duration, T) {
+    let started = Instant::now();
+    let result = work();
+    (started.elapsed(), result)
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+fn report(name: &str, bytes: usize, time: Duration, floor: Option<Duration>) {
+    let rate = bytes as f64 / time.as_secs_f64() / 1e9;
+    let ratio = floor.map(|floor| {
+        format!(
+            "  {:4.0} % of the floor",
+            100.0 * floor.as_secs_f64() / time.as_secs_f64()
+        )
+    });
+    println!(
+        "{name:52} {:8.1} ms {rate:6.2} GB/s{}",
+        time.as_secs_f64() * 1e3,
+        ratio.unwrap_or_default()
+    );
+}
+
+fn put() {
+    let source = vec![7u8; PUT_BYTES];
+    let faulted = mapping(PUT_BYTES);
+    copy_into(&faulted, &source);
+
+    let node = Node::local();
+    let put = |node: &Node, seq| {
+        node.client
+            .put(node.object(seq), Encoding::RAW, &[&source])
+            .expect("room")
+    };
+    let first = put(&node, 0);
+    node.client.free(&[first]);
+    let (mut warm, mut copies) = (Vec::new(), Vec::new());
+    for round in 1..=ROUNDS as u64 {
+        copies.push(timed(|| copy_into(&faulted, &source)).0);
+        let (time, stored) = timed(|| put(&node, round));
+        warm.push(time);
+        node.client.free(&[stored]);
+    }
+    let floor = median(copies);
+    report(
+        "copy into faulted shared memory, 1 thread (floor)",
+        PUT_BYTES,
+        floor,
+        None,
+    );
+    report("put, warm", PUT_BYTES, median(warm), Some(floor));
+    node.store.shutdown();
+    drop(faulted);
+
+    let (mut cold, mut faults) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        let fault = || {
+            let fresh = mapping(PUT_BYTES);
+            let time = timed(|| copy_into(&fresh, &source)).0;
+            drop(fresh);
+            time
+        };
+        let store = || {
+            let node = Node::local();
+            let time = timed(|| put(&node, 0)).0;
+            node.store.shutdown();
+            node.endpoint.shutdown(Duration::ZERO);
+            time
+        };
+        if round % 2 == 0 {
+            faults.push(fault());
+            cold.push(store());
+        } else {
+            cold.push(store());
+            faults.push(fault());
+        }
+    }
+    let floor = median(faults);
+    report(
+        "copy into fresh shared memory, 1 thread (floor)",
+        PUT_BYTES,
+        floor,
+        None,
+    );
+    report("put, cold", PUT_BYTES, median(cold), Some(floor));
+}
+
+fn small() {
+    let node = Node::local();
+    let data = vec![7u8; 100 << 10];
+    const COUNT: u64 = 20_000;
+    let each = |name: &str, time: Duration| {
+        let per = time.as_secs_f64() / COUNT as f64;
+        println!("{name:52} {:8.2} us {:10.0} /s", per * 1e6, 1.0 / per);
+    };
+    let (time, ()) = timed(|| {
+        for n in 0..COUNT {
+            let stored = node
+                .client
+                .put(node.object(n), Encoding::RAW, &[&data])
+                .expect("room");
+            node.client.free(&[stored]);
+        }
+    });
+    each("put and free of 100 KiB, one at a time", time);
+    let kept: Vec<_> = (0..1000)
+        .map(|n| {
+            node.client
+                .put(node.object(n), Encoding::RAW, &[&data])
+                .expect("room")
+        })
+        .collect();
+    let (time, ()) = timed(|| {
+        for n in 0..COUNT {
+            let stored = &kept[n as usize % kept.len()];
+            drop(node.client.get_blocking(stored, SOON).expect("it is there"));
+        }
+    });
+    each("get and drop", time);
+    let held = node
+        .client
+        .get_blocking(&kept[0], SOON)
+        .expect("it is there");
+    let (time, ()) = timed(|| {
+        for _ in 0..COUNT {
+            drop(
+                node.client
+                    .get_blocking(&kept[0], SOON)
+                    .expect("it is there"),
+            );
+        }
+    });
+    each("get of what is alive in this process", time);
+    drop(held);
+    node.store.shutdown();
+}
