@@ -109,7 +109,7 @@ mod tests {
         let text = token.to_string();
         assert_eq!(
             text,
-            "mobula1.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAD_________________________________________AAAAAAAAAAE"
+            "mobula1.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAD__________________________________________wAAAAAAAAAB"
         );
         assert!(token.is_expired());
         assert!(!format!("{token:?}").contains("AAAA"));

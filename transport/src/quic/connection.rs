@@ -154,32 +154,27 @@ async fn run(
     connection: quinn::Connection,
     nonce: u64,
 ) {
-    let mut tasks = JoinSet::new();
+    let (mut writers, mut readers) = (JoinSet::new(), JoinSet::new());
     if let Some(guard) = network.writer_guard() {
         for lane in 0..LANES {
-            tasks.spawn(write_lane(
-                core.clone(),
-                link.clone(),
-                connection.clone(),
-                lane,
-                guard.clone(),
-            ));
+            let (core, link) = (core.clone(), link.clone());
+            writers.spawn(write_lane(core, link, connection.clone(), lane, guard.clone()));
         }
     }
     let fault = Fault::default();
     let ended = loop {
-        tokio::select! {
-            ended = connection.closed() => break ended,
-            stream = connection.accept_uni() => match stream {
-                Ok(stream) => {
-                    let (core, link) = (core.clone(), link.clone());
-                    tasks.spawn(read_lane(core, link, connection.clone(), stream, fault.clone()));
-                }
-                Err(error) => break error,
-            },
+        match connection.accept_uni().await {
+            Ok(stream) => {
+                let (core, link) = (core.clone(), link.clone());
+                readers.spawn(read_lane(core, link, connection.clone(), stream, fault.clone()));
+            }
+            Err(error) => break error,
         }
     };
-    tasks.shutdown().await;
+    writers.shutdown().await;
+    // What had arrived before the end is still delivered; then the streams end with the same
+    // error.
+    while readers.join_next().await.is_some() {}
     let fault = fault.lock().take();
     match &ended {
         ConnectionError::ApplicationClosed(close) if close.error_code == code::SHUT_DOWN.into() => {

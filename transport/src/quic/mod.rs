@@ -198,7 +198,13 @@ impl QuicNetwork {
     ) -> Option<quinn::Connection> {
         let peer = incoming.remote_address();
         let config = self.sides().server(peer);
-        let connecting = incoming.accept_with(config).ok()?;
+        let connecting = match incoming.accept_with(config) {
+            Ok(connecting) => connecting,
+            Err(error) => {
+                self.refused(core, peer, &error);
+                return None;
+            }
+        };
         match tokio::time::timeout(self.limits.connect_timeout, connecting).await {
             Ok(Ok(connection)) => Some(connection),
             Ok(Err(error)) => {

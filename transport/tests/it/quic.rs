@@ -208,28 +208,78 @@ fn a_peer_that_shuts_down_is_gone() {
 /// never sees the old one's messages.
 #[test]
 fn a_restarted_peer_is_another_process() {
-    let (server, client, probe) = pair(Runner::Inline);
+    let dir = tempfile::tempdir().unwrap();
+    config().credentials.unwrap().save(dir.path()).unwrap();
+    let client = Endpoint::bind(impatient()).unwrap();
+    let mut first = Child::start(dir.path(), "127.0.0.1:0");
+    let probe = first.probe;
     assert_eq!(ask(&client, probe, Add(1)), Ok(1));
-    let socket = server.process().socket;
-    crash(&server);
-    let reborn = {
-        let config = EndpointConfig { listen: Some(socket), ..config() };
-        let mut bound = Endpoint::bind(config.clone());
-        while bound.is_err() {
-            bound = Endpoint::bind(config.clone());
-        }
-        bound.unwrap()
-    };
-    let again = reborn.spawn(Some(MailboxId::WORKER), Runner::Inline, Probe::default);
-    assert_eq!(block_on(client.discover(socket, LONG)), Ok(reborn.process()));
-    assert_eq!(ask(&client, again, Add(10)), Ok(10));
-    let error = ask(&client, probe, Add(1)).unwrap_err();
-    assert!(matches!(error, SendError::Gone { .. } | SendError::Unreachable { .. }), "{error}");
+    first.process.kill().unwrap();
+    first.process.wait().unwrap();
+    let second = Child::start(dir.path(), &probe.process.socket.to_string());
+    assert_eq!(second.probe.process.socket, probe.process.socket);
+    assert_ne!(second.probe.process.id, probe.process.id);
+    assert_eq!(block_on(client.discover(probe.process.socket, LONG)), Ok(second.probe.process));
+    assert_eq!(ask(&client, second.probe, Add(10)), Ok(10));
     eventually("the old one is known to be gone", || {
         matches!(ask(&client, probe, Add(1)), Err(SendError::Gone { .. }))
     });
+    assert_eq!(ask(&client, second.probe, Add(10)), Ok(20));
     client.shutdown(LONG);
-    reborn.shutdown(LONG);
+}
+
+/// A process of its own with a probe; killed when dropped.
+struct Child {
+    process: std::process::Child,
+    probe: mobula_transport::Address,
+}
+
+impl Child {
+    fn start(dir: &std::path::Path, listen: &str) -> Self {
+        let _ = std::fs::remove_file(dir.join("address"));
+        let process = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "quic::child_process", "--ignored"])
+            .env("PROBE_DIR", dir)
+            .env("PROBE_LISTEN", listen)
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut probe = None;
+        eventually("the child is up", || {
+            probe = std::fs::read(dir.join("address"))
+                .ok()
+                .and_then(|text| serde_json::from_slice(&text).ok());
+            probe.is_some()
+        });
+        Self { process, probe: probe.unwrap() }
+    }
+}
+
+impl std::ops::Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Not a test: the program of [`Child`].
+#[test]
+#[ignore = "started by other tests"]
+fn child_process() {
+    let Some(dir) = std::env::var_os("PROBE_DIR").map(std::path::PathBuf::from) else { return };
+    let listen = std::env::var("PROBE_LISTEN").unwrap().parse().unwrap();
+    let credentials = mobula_transport::Credentials::load(&dir).unwrap();
+    let endpoint = Endpoint::bind(EndpointConfig {
+        listen: Some(listen),
+        credentials: Some(credentials),
+        ..EndpointConfig::default()
+    })
+    .unwrap();
+    let probe = endpoint.spawn(Some(MailboxId::WORKER), Runner::Inline, Probe::default);
+    std::fs::write(dir.join("address"), serde_json::to_vec(&probe).unwrap()).unwrap();
+    loop {
+        std::thread::park();
+    }
 }
 
 /// Stops an endpoint's thread without a farewell, as a killed process would.
