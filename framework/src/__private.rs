@@ -12,4 +12,5 @@ pub use crate::run::{
     Arguments, CatchDisplay, CatchError, CatchErrorRef, CatchIntoBox, Caught, Exclusive, Fallible,
     Shared, block_on, block_on_main, returned, run_worker_if_asked,
 };
+pub use crate::session::EndSession;
 pub use crate::value::encode;

@@ -1,7 +1,7 @@
 //! Tasks, actors, objects and datasets, on one machine or many.
 //!
 //! ```
-//! use mobula::{ObjectRef, remote};
+//! use mobula::{Config, ObjectRef, remote};
 //!
 //! #[remote]
 //! fn add(a: i64, b: i64) -> i64 {
@@ -24,21 +24,32 @@
 //!     }
 //! }
 //!
-//! let sum: ObjectRef<i64> = add.remote(1, 2); // returns at once
-//! let more = add.options().num_cpus(0.5).name("more").remote(&sum, 40);
-//! let counter = Counter::remote(0);
-//! let hits = counter.increment().remote();
-//! assert_eq!(add.call(1, 2), 3);
+//! #[mobula::main]
+//! fn main() -> Result<(), mobula::Error> {
+//!     let session = mobula::init(Config::default())?;
+//!
+//!     let sum: ObjectRef<i64> = add.remote(1, 2); // returns at once
+//!     let more = add.options().num_cpus(0.5).name("more").remote(&sum, 40);
+//!     assert_eq!(mobula::get(&more)?, 43);
+//!
+//!     let counter = Counter::remote(0);
+//!     counter.increment().remote();
+//!     assert_eq!(mobula::get(&counter.increment().remote())?, 2);
+//!
+//!     session.shutdown();
+//!     Ok(())
+//! }
 //! ```
 //!
 //! | to | use |
 //! |---|---|
-//! | start a program | [`macro@main`] |
+//! | start, or join a cluster | [`init`], [`Config`], [`Session`], [`macro@main`] |
 //! | make a function a task, a struct an actor | [`macro@remote`] |
 //! | pass results on without fetching them | [`ObjectRef`] |
 //! | fetch, wait, share | [`get`], [`wait`], [`put`] |
 //! | read large values in place | [`Array`], [`Batch`], [`Bytes`] |
 //! | reach an actor by name, end one | [`get_actor`], [`kill`] |
+//! | see the cluster | [`nodes`], [`cluster_resources`], [`available_resources`] |
 //!
 //! This crate is the typed face of Mobula: it turns types into bytes and function names, and
 //! bytes into types. What it does not do itself (submitting, owning, scheduling, storing) is
@@ -58,9 +69,12 @@ mod actor;
 mod argument;
 mod batch_call;
 mod call;
+mod cluster;
+mod config;
 mod object;
 mod options;
 mod run;
+mod session;
 mod value;
 
 pub use bytes::Bytes;
@@ -74,8 +88,11 @@ pub use crate::actor::{
 pub use crate::argument::IntoArg;
 pub use crate::batch_call::BatchCall;
 pub use crate::call::{Method, Results, Signature};
+pub use crate::cluster::{Node, available_resources, cluster_resources, nodes};
+pub use crate::config::Config;
 pub use crate::object::{Get, ObjectRef, Waited, get, get_timeout, put, wait};
 pub use crate::options::{ActorOptions, TaskOptions};
+pub use crate::session::{Session, init, shutdown};
 pub use crate::value::{Array, Batch, Number, Value};
 
 #[doc(hidden)]

@@ -36,6 +36,7 @@ pub(crate) fn expand(attributes: TokenStream, function: ItemFn) -> Result<TokenS
         #vis fn #name() #output {
             #asyncness fn __entry() #output #block
             ::mobula::__private::run_worker_if_asked();
+            let __session = ::mobula::__private::EndSession;
             #run
         }
     })

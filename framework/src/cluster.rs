@@ -1,0 +1,84 @@
+//! What the cluster has and what is free.
+
+use std::collections::BTreeMap;
+
+use mobula_core::error::Error;
+use mobula_core::ids::NodeId;
+use mobula_core::messages::NodeInfo;
+use mobula_core::resources::Resources;
+
+use crate::object::current;
+
+/// A node of the cluster.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Node {
+    /// Its id, for `options().on_node(..)`.
+    pub id: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Whether it is the head.
+    pub head: bool,
+    /// Whether it is alive; dead ones are remembered for a while.
+    pub alive: bool,
+    /// Why it is dead.
+    pub death_reason: Option<String>,
+    /// What it has.
+    pub resources: BTreeMap<String, f64>,
+    /// What of it is free, as last reported (every second).
+    pub available: BTreeMap<String, f64>,
+}
+
+impl From<NodeInfo> for Node {
+    fn from(info: NodeInfo) -> Self {
+        Self {
+            id: info.node,
+            name: info.name,
+            head: info.head,
+            alive: info.alive,
+            death_reason: info.death_reason,
+            resources: info.total.to_units(),
+            available: info.available.to_units(),
+        }
+    }
+}
+
+/// The nodes of the cluster, those lately dead too.
+///
+/// # Errors
+/// [`Error::NoSession`], or the failure to reach the head.
+pub fn nodes() -> Result<Vec<Node>, Error> {
+    Ok(current()?
+        .status()?
+        .view
+        .nodes
+        .into_iter()
+        .map(Node::from)
+        .collect())
+}
+
+/// What all living nodes have together: `CPU`, `GPU`, `memory`, `object_store_memory` (bytes) and
+/// custom resources.
+///
+/// # Errors
+/// As [`nodes`].
+pub fn cluster_resources() -> Result<BTreeMap<String, f64>, Error> {
+    sum(|node| &node.total)
+}
+
+/// What is free on all living nodes together, as last reported (every second).
+///
+/// # Errors
+/// As [`nodes`].
+pub fn available_resources() -> Result<BTreeMap<String, f64>, Error> {
+    sum(|node| &node.available)
+}
+
+fn sum(of: impl Fn(&NodeInfo) -> &Resources) -> Result<BTreeMap<String, f64>, Error> {
+    let status = current()?.status()?;
+    let mut all = Resources::new();
+    for node in status.view.nodes.iter().filter(|node| node.alive) {
+        all.add(of(node));
+    }
+    Ok(all.to_units())
+}

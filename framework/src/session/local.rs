@@ -1,0 +1,146 @@
+//! A cluster of one inside this process: head, raylet, store, worker and client at one endpoint.
+//!
+//! The same actors and the same messages as between processes; only nothing is launched.
+
+use std::time::Duration;
+
+use mobula_core::client::{Client, ClientSetup};
+use mobula_core::error::Error;
+use mobula_core::messages::{JobRegistered, RegisterJob, RegisterWorker};
+use mobula_core::node::{Head, HeadConfig};
+use mobula_core::registry::Registry;
+use mobula_core::resources::{CPU, FRACTIONS_PER_UNIT, Resources};
+use mobula_core::store::{Store, StoreConfig, StoreHandle};
+use mobula_core::worker::{Worker, WorkerSetup};
+
+use crate::config::Config;
+
+/// How long the parts may take to know each other; in one process it is microseconds.
+const REGISTERED_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long messages that are on their way have to arrive when a session ends.
+const DRAIN: Duration = Duration::from_millis(200);
+
+/// The parts of a cluster in this process.
+pub(super) struct Local {
+    head: Head,
+    store: StoreHandle,
+    worker: Worker,
+}
+
+/// Starts everything, in the order in which one needs the other.
+pub(super) fn start(config: &Config) -> Result<(Client, Local), Error> {
+    let registry = Registry::global().map_err(|error| Error::Invalid {
+        what: error.to_string(),
+    })?;
+    let digest = registry.digest();
+    let head = Head::start(HeadConfig {
+        cluster: "local".to_owned(),
+        name: "local".to_owned(),
+        resources: resources(config)?,
+    })
+    .map_err(|error| Error::System {
+        what: "starting a local cluster".to_owned(),
+        why: error.to_string(),
+    })?;
+    let endpoint = head.endpoint().clone();
+    let (gcs, raylet) = (head.gcs(), head.raylet());
+    let store_config = StoreConfig {
+        capacity_bytes: config.object_store_memory_bytes,
+        ..StoreConfig::default()
+    };
+    let store = Store::start(&endpoint, head.info().node, store_config)?;
+
+    let job = RegisterJob {
+        driver: endpoint.process(),
+        name: program(config),
+        binary: None,
+        digest,
+        namespace: config.namespace.clone(),
+    };
+    let JobRegistered { job, .. } = endpoint
+        .request_blocking(gcs, job, Vec::new(), REGISTERED_WITHIN)?
+        .0?;
+    let client = Client::start(ClientSetup {
+        endpoint: endpoint.clone(),
+        gcs,
+        raylet,
+        store: store.client(),
+        job,
+        namespace: config.namespace.clone().unwrap_or_else(|| job.to_string()),
+        binary: None,
+        output: None,
+    });
+
+    let worker = RegisterWorker {
+        start: 0,
+        process: endpoint.process(),
+        pid: std::process::id(),
+        job: None,
+        digest,
+    };
+    let registered = endpoint
+        .request_blocking(raylet, worker, Vec::new(), REGISTERED_WITHIN)?
+        .0;
+    let config = registered.map_err(|why| Error::System {
+        what: "starting the worker".to_owned(),
+        why,
+    })?;
+    let worker = Worker::start(WorkerSetup {
+        endpoint,
+        client: client.clone(),
+        store: store.client(),
+        config,
+        gcs,
+    })
+    .map_err(|error| Error::Invalid {
+        what: error.to_string(),
+    })?;
+    Ok((
+        client,
+        Local {
+            head,
+            store,
+            worker,
+        },
+    ))
+}
+
+impl Local {
+    pub(super) fn shutdown(self) {
+        self.worker.shutdown();
+        self.store.shutdown();
+        self.head.endpoint().shutdown(DRAIN);
+    }
+}
+
+/// What the node of a local cluster has.
+fn resources(config: &Config) -> Result<Resources, Error> {
+    let mut resources = Resources::new();
+    let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as i64);
+    resources.set(CPU, cpus * FRACTIONS_PER_UNIT);
+    for (name, amount) in &config.resources {
+        resources = resources
+            .with(name, *amount)
+            .map_err(|error| Error::Invalid {
+                what: error.to_string(),
+            })?;
+    }
+    Ok(resources)
+}
+
+/// The program's name, for lists.
+fn program(config: &Config) -> String {
+    let binary = || {
+        std::env::current_exe()
+            .ok()?
+            .file_stem()?
+            .to_str()
+            .map(str::to_owned)
+    };
+    config
+        .name
+        .clone()
+        .or_else(binary)
+        .unwrap_or_else(|| "program".to_owned())
+}
