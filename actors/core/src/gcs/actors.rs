@@ -326,6 +326,8 @@ impl Gcs {
                 }
                 if let Some(actor) = self.actors.get_mut(&id) {
                     actor.incarnation += 1;
+                    let state = actor.state();
+                    self.emit(Effect::Write(Write::ActorState(id, state)));
                 }
                 if error.is_retriable() || matches!(error, SendError::Gone { .. }) {
                     self.requeue(id, Some(node));
@@ -756,6 +758,7 @@ impl Gcs {
                 // Its constructor may be running somewhere; that one is told to stop when reported.
                 entry.incarnation += 1;
                 self.enqueue(&entry, false);
+                self.emit(Effect::Write(Write::ActorState(id, entry.state())));
             }
         }
         self.actors.insert(id, entry);

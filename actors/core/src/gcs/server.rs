@@ -41,6 +41,7 @@ pub fn start(endpoint: &Endpoint, mut config: GcsConfig, snapshot: Snapshot, sto
         storage,
         ways: HashMap::new(),
         next_asker: 0,
+        commits: 0,
         uncommitted: 0,
         subscribers: Vec::new(),
     })
@@ -62,6 +63,9 @@ struct GcsServer {
     /// Only looked up by key, never iterated.
     ways: HashMap<Asker, Way>,
     next_asker: Asker,
+    /// Groups of writes that are not on disk yet.
+    commits: usize,
+    /// Answers that wait for them.
     uncommitted: usize,
     subscribers: Vec<mpsc::Sender<ClusterEvent>>,
 }
@@ -256,57 +260,58 @@ impl GcsServer {
             return;
         }
         let mut writes: Vec<Write> = Vec::new();
-        let mut answers: Vec<(Asker, Reply)> = Vec::new();
+        let mut promises: Vec<Effect> = Vec::new();
         for effect in effects {
             match effect {
                 Effect::Write(write) => writes.push(write),
-                Effect::Answer(asker, reply) => answers.push((asker, reply)),
+                Effect::Answer(..) | Effect::StartActor { .. } => promises.push(effect),
                 other => self.carry_out(other, ctx),
             }
         }
-        if writes.is_empty() {
-            return self.answer_all(answers);
+        if writes.is_empty() && (promises.is_empty() || self.commits == 0) {
+            return promises.into_iter().for_each(|promise| self.carry_out(promise, ctx));
         }
-        let waiting = answers.len();
-        self.uncommitted += waiting;
+        self.commits += 1;
+        self.uncommitted += promises.len();
         let poster = ctx.poster();
         let done = Box::new(move |result: Result<(), String>| {
-            poster.post(move |gcs, _| gcs.committed(answers, result));
+            poster.post(move |gcs, ctx| gcs.committed(promises, result, ctx));
         });
         if let Some(done) = self.storage.commit(writes, done) {
             done(Ok(()));
         }
     }
 
-    fn committed(&mut self, answers: Vec<(Asker, Reply)>, result: Result<(), String>) {
-        self.uncommitted -= answers.len();
-        match result {
-            Ok(()) => self.answer_all(answers),
-            Err(why) => {
-                for (asker, _) in answers {
+    fn committed(&mut self, promises: Vec<Effect>, result: Result<(), String>, ctx: &mut Context<Self>) {
+        self.commits -= 1;
+        self.uncommitted -= promises.len();
+        for promise in promises {
+            match (&result, promise) {
+                (Err(why), Effect::Answer(asker, _)) => {
                     self.refuse(asker, SendError::Refused { why: format!("the head could not store it: {why}") });
                 }
+                (_, promise) => self.carry_out(promise, ctx),
             }
         }
     }
 
-    fn answer_all(&mut self, answers: Vec<(Asker, Reply)>) {
-        for (asker, reply) in answers {
-            match (self.ways.remove(&asker), reply) {
-                (Some(Way::Done(replier)), Reply::Done(reply)) => replier.reply(reply),
-                (Some(Way::Located(replier)), Reply::Located(reply)) => replier.reply(reply),
-                (Some(Way::Job(replier)), Reply::Job(reply)) => replier.reply(*reply),
-                (Some(Way::Finished(replier)), Reply::Finished) => replier.reply(()),
-                (Some(Way::Changed(replier)), Reply::Changed(reply)) => replier.reply(reply),
-                (None, _) => {}
-                (Some(_), reply) => tracing::error!(?reply, "an answer of the wrong kind"),
-            }
+    fn answer(&mut self, asker: Asker, reply: Reply) {
+        match (self.ways.remove(&asker), reply) {
+            (Some(Way::Done(replier)), Reply::Done(reply)) => replier.reply(reply),
+            (Some(Way::Located(replier)), Reply::Located(reply)) => replier.reply(reply),
+            (Some(Way::Job(replier)), Reply::Job(reply)) => replier.reply(*reply),
+            (Some(Way::Finished(replier)), Reply::Finished) => replier.reply(()),
+            (Some(Way::Changed(replier)), Reply::Changed(reply)) => replier.reply(reply),
+            (None, _) => {}
+            (Some(_), reply) => tracing::error!(?reply, "an answer of the wrong kind"),
         }
     }
 
     fn carry_out(&mut self, effect: Effect, ctx: &mut Context<Self>) {
         match effect {
-            Effect::Write(_) | Effect::Answer(..) => {}
+            // Was taken out before.
+            Effect::Write(_) => {}
+            Effect::Answer(asker, reply) => self.answer(asker, reply),
             Effect::Forget(asker) => drop(self.ways.remove(&asker)),
             Effect::LeaseActor { raylet, node, request } => {
                 let (actor, incarnation) = (request.actor, request.incarnation);

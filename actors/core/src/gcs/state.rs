@@ -70,7 +70,8 @@ pub enum Effect {
         /// Its incarnation.
         incarnation: u32,
     },
-    /// Have the actor made; the answer goes to [`Gcs::actor_started`].
+    /// Have the actor made, after the commit of all earlier writes, so that a restarted head never
+    /// gives the same incarnation twice; the answer goes to [`Gcs::actor_started`].
     StartActor {
         /// The worker.
         worker: ProcessAddr,

@@ -206,7 +206,10 @@ fn write_groups(database: &Database, groups: &mpsc::Receiver<Group>) {
             writes.extend(more);
             waiting.push(done);
         }
-        let result = write_group(database, writes).map_err(|error| error.to_string());
+        let result = match writes.is_empty() {
+            true => Ok(()),
+            false => write_group(database, writes).map_err(|error| error.to_string()),
+        };
         if let Err(error) = &result {
             tracing::error!(%error, "the head's state could not be stored");
         }

@@ -1,1 +1,685 @@
+//! The GCS's core by itself: scenarios, and random histories against its invariants.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use mobula_transport::{Address, MailboxId, ProcessAddr, ProcessId, SendError};
+use proptest::prelude::{Just, ProptestConfig, any, prop, prop_oneof, proptest};
+use proptest::strategy::Strategy as Generator;
+use serde_bytes::ByteBuf;
+use smallvec::smallvec;
+use uuid::Uuid;
+
+use super::{ActorState, Asker, Effect, Gcs, GcsConfig, Reply, Snapshot, Write};
+use crate::error::Error;
+use crate::ids::{ActorId, FunctionId, JobId, LeaseId, NodeId};
+use crate::messages::*;
+use crate::resources::{CPU, Resources};
+
+fn process(n: u128) -> ProcessAddr {
+    ProcessAddr { id: ProcessId(Uuid::from_u128(n)), socket: ProcessAddr::IN_PROCESS }
+}
+
+fn node(n: u128) -> NodeId {
+    NodeId(Uuid::from_u128(n))
+}
+
+fn actor(n: u128) -> ActorId {
+    ActorId(Uuid::from_u128(n))
+}
+
+fn job(n: u128) -> JobId {
+    JobId(Uuid::from_u128(n))
+}
+
+fn cpus(amount: f64) -> Resources {
+    Resources::new().with(CPU, amount).unwrap()
+}
+
+fn info(n: u128, total: f64) -> NodeInfo {
+    NodeInfo {
+        node: node(n),
+        name: format!("n{n}"),
+        process: process(n),
+        head: false,
+        total: cpus(total),
+        available: cpus(total),
+        alive: true,
+        death_reason: None,
+        store_dir: String::new(),
+        host_proof: String::new(),
+        pid: 1,
+    }
+}
+
+fn spec(n: u128) -> ActorSpec {
+    ActorSpec {
+        actor: actor(n),
+        job: job(1),
+        owner: Address { process: process(50), mailbox: MailboxId::CLIENT },
+        class: "Counter".to_owned(),
+        constructor: FunctionId(1),
+        args: smallvec![],
+        name: None,
+        namespace: "ns".to_owned(),
+        demand: Resources::new(),
+        placement_demand: cpus(1.0),
+        strategy: Strategy::Default,
+        kind: WorkerKind::Shared,
+        max_concurrency: 1,
+        max_restarts: 0,
+        detached: false,
+    }
+}
+
+/// What has been asked of raylets and workers and waits for the test's answer.
+#[derive(Clone, Debug)]
+struct LeaseAsked {
+    actor: ActorId,
+    incarnation: u32,
+    node: NodeId,
+}
+
+#[derive(Clone, Debug)]
+struct StartAsked {
+    actor: ActorId,
+    incarnation: u32,
+    lease: LeaseId,
+}
+
+/// A GCS with a world around it, and a disk.
+struct Env {
+    core: Gcs,
+    now: Duration,
+    next_asker: Asker,
+    waiting: BTreeSet<Asker>,
+    answers: BTreeMap<Asker, Reply>,
+    leases_asked: Vec<LeaseAsked>,
+    starts_asked: Vec<StartAsked>,
+    started: BTreeSet<(ActorId, u32)>,
+    /// Leases that are out, by whom.
+    out: BTreeMap<LeaseId, (ActorId, u32)>,
+    /// Incarnations told to stop.
+    stopped: Vec<ActorId>,
+    next_lease: u64,
+    alive_nodes: BTreeSet<u128>,
+    published: Vec<ClusterEvent>,
+    gone: Vec<ProcessId>,
+    disk_actors: BTreeMap<ActorId, (ActorSpec, Vec<ByteBuf>, ActorState)>,
+    disk_jobs: BTreeMap<JobId, JobInfo>,
+    disk_kv: BTreeMap<(String, String), ByteBuf>,
+}
+
+impl Env {
+    fn new() -> Self {
+        Self {
+            core: Gcs::new(config()),
+            now: Duration::ZERO,
+            next_asker: 0,
+            waiting: BTreeSet::new(),
+            answers: BTreeMap::new(),
+            leases_asked: Vec::new(),
+            starts_asked: Vec::new(),
+            started: BTreeSet::new(),
+            out: BTreeMap::new(),
+            stopped: Vec::new(),
+            next_lease: 0,
+            alive_nodes: BTreeSet::new(),
+            published: Vec::new(),
+            gone: Vec::new(),
+            disk_actors: BTreeMap::new(),
+            disk_jobs: BTreeMap::new(),
+            disk_kv: BTreeMap::new(),
+        }
+    }
+
+    fn asker(&mut self) -> Asker {
+        self.next_asker += 1;
+        self.waiting.insert(self.next_asker);
+        self.next_asker
+    }
+
+    fn join(&mut self, n: u128, total: f64) {
+        let actors = self
+            .out
+            .iter()
+            .filter(|(lease, _)| lease.node == node(n))
+            .map(|(lease, (actor, incarnation))| HostedActor {
+                actor: *actor,
+                incarnation: *incarnation,
+                lease: *lease,
+                worker: process(1_000 + n),
+            })
+            .collect();
+        let request = RegisterNode { info: info(n, total), actors, processes: vec![(process(1_000 + n), 7)] };
+        if self.core.register_node(request, self.now).is_ok() {
+            self.alive_nodes.insert(n);
+        }
+        self.absorb();
+    }
+
+    fn beat(&mut self, n: u128, free: f64) -> HeartbeatReply {
+        let beat = Heartbeat {
+            node: node(n),
+            available: cpus(free),
+            pending: vec![],
+            store_used_bytes: 0,
+            workers: 1,
+            view_version: 0,
+        };
+        let reply = self.core.heartbeat(beat, self.now);
+        self.absorb();
+        reply
+    }
+
+    fn register_job(&mut self, n: u128) {
+        let asker = self.asker();
+        let request =
+            RegisterJob { driver: process(50), name: "p".into(), binary: None, digest: 1, namespace: None };
+        self.core.register_job(job(n), request, self.now, asker);
+        self.absorb();
+    }
+
+    fn create(&mut self, spec: ActorSpec) -> Asker {
+        let asker = self.asker();
+        self.core.create_actor(spec, vec![], self.now, asker);
+        self.absorb();
+        asker
+    }
+
+    fn resolve(&mut self, n: u128, from: u128) -> Asker {
+        let asker = self.asker();
+        self.core.resolve_actor(actor(n), process(from).id, self.now, asker);
+        self.absorb();
+        asker
+    }
+
+    fn kill(&mut self, n: u128, no_restart: bool) {
+        let asker = self.asker();
+        self.core.kill_actor(actor(n), no_restart, "killed", self.now, asker);
+        self.absorb();
+    }
+
+    fn answer_lease(&mut self, at: usize, answer: LeaseAnswer) {
+        if self.leases_asked.is_empty() {
+            return;
+        }
+        let at = at % self.leases_asked.len();
+        let asked = self.leases_asked.remove(at);
+        let answer = match answer {
+            LeaseAnswer::Granted => {
+                self.next_lease += 1;
+                let lease = LeaseId { node: asked.node, seq: self.next_lease };
+                self.out.insert(lease, (asked.actor, asked.incarnation));
+                Ok(Ok(ActorLease { lease, worker: process(1_000 + asked.node.0.as_u128()) }))
+            }
+            LeaseAnswer::NoRoom => {
+                Ok(Err(LeaseActorError::NoRoom { node: String::new(), free: cpus(0.0), demand: cpus(1.0) }))
+            }
+            LeaseAnswer::Failed => Ok(Err(LeaseActorError::WorkerFailed("broken".to_owned()))),
+            LeaseAnswer::Lost => Err(SendError::TimedOut { after: Duration::from_secs(1) }),
+        };
+        self.core.actor_leased(asked.actor, asked.incarnation, asked.node, answer, self.now);
+        self.absorb();
+    }
+
+    fn answer_start(&mut self, at: usize, answer: StartAnswer) {
+        if self.starts_asked.is_empty() {
+            return;
+        }
+        let at = at % self.starts_asked.len();
+        let asked = self.starts_asked.remove(at);
+        let answer = match answer {
+            StartAnswer::Made => Ok(Ok(())),
+            StartAnswer::Failed => Ok(Err(Error::Invalid { what: "constructor".to_owned() })),
+            StartAnswer::Lost => {
+                self.out.remove(&asked.lease);
+                Err(SendError::Gone { process: process(1).id, why: "died".to_owned() })
+            }
+        };
+        self.core.actor_started(asked.actor, asked.incarnation, answer, self.now);
+        self.absorb();
+    }
+
+    /// A worker process dies: its raylet reports every lease it had.
+    fn worker_dies(&mut self, n: u128) {
+        let lost: Vec<LeaseId> = self.out.keys().filter(|lease| lease.node == node(n)).copied().collect();
+        for lease in lost {
+            self.out.remove(&lease);
+            self.starts_asked.retain(|asked| asked.lease != lease);
+            self.core.lease_lost(lease, "signal 9", self.now);
+            self.absorb();
+        }
+    }
+
+    fn node_dies(&mut self, n: u128) {
+        self.alive_nodes.remove(&n);
+        self.out.retain(|lease, _| lease.node != node(n));
+        self.starts_asked.retain(|asked| asked.lease.node != node(n));
+        self.leases_asked.retain(|asked| asked.node != node(n));
+        self.core.node_died(node(n), "gone", self.now);
+        self.absorb();
+    }
+
+    /// Workers do as they are told.
+    fn stop_all(&mut self) {
+        for stopped in std::mem::take(&mut self.stopped) {
+            let held: Vec<u32> = self.out.values().filter(|(id, _)| *id == stopped).map(|(_, i)| *i).collect();
+            for incarnation in held {
+                let lives = self.core.list_actors().iter().any(|a| a.actor == stopped && a.state == "ALIVE");
+                if !lives {
+                    self.core.actor_exited(stopped, incarnation, "told to", false, self.now);
+                    self.absorb();
+                }
+            }
+        }
+    }
+
+    fn pass(&mut self, ms: u64) {
+        self.now += Duration::from_millis(ms);
+        for n in self.alive_nodes.clone() {
+            self.beat(n, 4.0);
+        }
+        self.core.job_heartbeat(job(1), self.now);
+        self.core.tick(self.now);
+        self.absorb();
+    }
+
+    fn restart(&mut self) {
+        let snapshot = Snapshot {
+            actors: self.disk_actors.values().cloned().collect(),
+            jobs: self.disk_jobs.values().cloned().collect(),
+            kv: self.disk_kv.iter().map(|((ns, key), value)| (ns.clone(), key.clone(), value.clone())).collect(),
+        };
+        self.core = Gcs::restore(config(), snapshot, self.now);
+        // Questions and answers in flight are lost with the process.
+        self.waiting.clear();
+        self.leases_asked.clear();
+        self.starts_asked.clear();
+        self.absorb();
+        for n in self.alive_nodes.clone() {
+            assert!(matches!(self.beat(n, 4.0), HeartbeatReply::Unknown));
+            self.join(n, 4.0);
+        }
+    }
+
+    fn state(&self, n: u128) -> String {
+        self.core.list_actors().into_iter().find(|info| info.actor == actor(n)).map_or(String::new(), |a| a.state)
+    }
+
+    /// Carries effects out, and checks what must hold after every event.
+    fn absorb(&mut self) {
+        for effect in self.core.take_effects() {
+            match effect {
+                Effect::Answer(asker, reply) => {
+                    assert!(self.waiting.remove(&asker), "an asker is answered once");
+                    self.answers.insert(asker, reply);
+                }
+                Effect::Forget(asker) => assert!(self.waiting.remove(&asker), "a forgotten asker was waiting"),
+                Effect::LeaseActor { node, request, .. } => {
+                    assert!(self.alive_nodes.contains(&node.0.as_u128()) || self.alive_nodes.is_empty());
+                    let LeaseActor { actor, incarnation, .. } = request;
+                    self.leases_asked.push(LeaseAsked { actor, incarnation, node });
+                }
+                Effect::CancelActorLease { actor, incarnation, .. } => {
+                    self.leases_asked.retain(|asked| (asked.actor, asked.incarnation) != (actor, incarnation));
+                    self.out.retain(|_, held| *held != (actor, incarnation));
+                }
+                Effect::StartActor { spec, incarnation, lease, .. } => {
+                    assert!(self.started.insert((spec.actor, incarnation)), "an incarnation is made once");
+                    self.starts_asked.push(StartAsked { actor: spec.actor, incarnation, lease });
+                }
+                Effect::StopActor { actor, .. } => self.stopped.push(actor),
+                Effect::ReturnLease { lease, .. } => drop(self.out.remove(&lease)),
+                Effect::Publish(event) => self.published.push(event),
+                Effect::MarkGone(process, _) => self.gone.push(process),
+                Effect::Write(write) => self.write(write),
+            }
+        }
+        self.check();
+    }
+
+    fn write(&mut self, write: Write) {
+        match write {
+            Write::Actor(spec, payload) => {
+                self.disk_actors.insert(spec.actor, (*spec, payload, ActorState::default()));
+            }
+            Write::ActorState(actor, state) => {
+                self.disk_actors.get_mut(&actor).expect("its making was stored first").2 = state;
+            }
+            Write::ForgetActor(actor) => drop(self.disk_actors.remove(&actor)),
+            Write::Job(info) => drop(self.disk_jobs.insert(info.job, *info)),
+            Write::ForgetJob(job) => drop(self.disk_jobs.remove(&job)),
+            Write::Kv { namespace, key, value: Some(value) } => {
+                self.disk_kv.insert((namespace, key), value);
+            }
+            Write::Kv { namespace, key, value: None } => drop(self.disk_kv.remove(&(namespace, key))),
+        }
+    }
+
+    fn check(&self) {
+        let listed = self.core.list_actors();
+        let mut names = BTreeSet::new();
+        for actor in listed.iter().filter(|actor| actor.state != "DEAD") {
+            if let Some(name) = &actor.name {
+                assert!(names.insert(name.clone()), "a name belongs to one living actor");
+                let found = self.core.find_actor(name, "ns").expect("its bearer is found by it");
+                assert_eq!(found.actor, actor.actor);
+            }
+        }
+        assert_eq!(self.core.names.len(), names.len(), "the dead bear no names");
+        for (id, entry) in &self.core.actors {
+            if entry.spec.max_restarts >= 0 {
+                assert!(entry.restarts <= entry.spec.max_restarts.unsigned_abs(), "{id} restarted too often");
+            }
+            assert!(!entry.is_dead() || entry.waiters.is_empty(), "who waits for the dead is answered");
+        }
+    }
+}
+
+fn config() -> GcsConfig {
+    GcsConfig::new("test", process(999).id)
+}
+
+#[derive(Clone, Copy, Debug)]
+enum LeaseAnswer {
+    Granted,
+    NoRoom,
+    Failed,
+    Lost,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum StartAnswer {
+    Made,
+    Failed,
+    Lost,
+}
+
+fn made(env: &mut Env) {
+    env.answer_lease(0, LeaseAnswer::Granted);
+    env.answer_start(0, StartAnswer::Made);
+}
+
+#[test]
+fn an_actor_comes_to_life_and_its_waiters_hear() {
+    let mut env = Env::new();
+    let early = env.resolve(1, 60);
+    env.join(1, 4.0);
+    let created = env.create(spec(1));
+    assert!(matches!(env.answers[&created], Reply::Done(Ok(()))));
+    assert!(!env.answers.contains_key(&early));
+    made(&mut env);
+    assert!(matches!(env.answers[&early], Reply::Located(ActorLocation::Alive { incarnation: 0, .. })));
+}
+
+#[test]
+fn a_dead_worker_restarts_the_actor_as_often_as_allowed() {
+    let mut env = Env::new();
+    env.join(1, 4.0);
+    env.create(ActorSpec { max_restarts: 1, ..spec(1) });
+    made(&mut env);
+    env.worker_dies(1);
+    assert_eq!(env.state(1), "RESTARTING");
+    made(&mut env);
+    assert_eq!(env.state(1), "ALIVE");
+    env.worker_dies(1);
+    assert_eq!(env.state(1), "DEAD");
+    let asked = env.resolve(1, 60);
+    let Reply::Located(ActorLocation::Dead(error)) = &env.answers[&asked] else { panic!("lives") };
+    assert!(error.to_string().contains("signal 9") && error.to_string().contains("1 restarts"), "{error}");
+}
+
+#[test]
+fn a_silent_node_dies_and_its_actors_move() {
+    let mut env = Env::new();
+    env.join(1, 4.0);
+    env.create(ActorSpec { max_restarts: -1, ..spec(1) });
+    made(&mut env);
+    env.join(2, 4.0);
+    env.alive_nodes.remove(&1);
+    env.out.clear();
+    for _ in 0..7 {
+        env.pass(1_000);
+    }
+    assert!(env.published.iter().any(|event| matches!(event, ClusterEvent::NodeDied { node, processes, .. }
+        if node.node == self::node(1) && processes == &[process(1_001)])));
+    assert!(env.gone.contains(&process(1).id) && env.gone.contains(&process(1_001).id));
+    assert_eq!(env.leases_asked[0].node, node(2));
+    let again = RegisterNode { info: info(1, 4.0), actors: vec![], processes: vec![] };
+    let refused = env.core.register_node(again, env.now).unwrap_err();
+    assert!(refused.contains("restart it"), "{refused}");
+}
+
+#[test]
+fn no_room_tries_another_node_and_then_waits_for_change() {
+    let mut env = Env::new();
+    env.join(1, 4.0);
+    env.join(2, 4.0);
+    env.create(spec(1));
+    let first = env.leases_asked[0].node;
+    env.answer_lease(0, LeaseAnswer::NoRoom);
+    let second = env.leases_asked[0].node;
+    assert_ne!(first, second);
+    env.answer_lease(0, LeaseAnswer::NoRoom);
+    assert!(env.leases_asked.is_empty(), "both said no");
+    let status = env.core.status(env.now);
+    assert!(status.pending[0].reason.contains("free now"), "{:?}", status.pending);
+    env.beat(2, 4.0);
+    assert_eq!(env.leases_asked[0].node, node(2));
+}
+
+#[test]
+fn an_impossible_demand_waits_with_its_reason() {
+    let mut env = Env::new();
+    env.join(1, 4.0);
+    env.create(ActorSpec { demand: cpus(9.0), ..spec(1) });
+    let status = env.core.status(env.now);
+    assert!(status.pending[0].infeasible && status.pending[0].reason.contains("CPU 9"), "{:?}", status.pending);
+    env.join(2, 16.0);
+    assert_eq!(env.leases_asked[0].node, node(2));
+}
+
+#[test]
+fn a_job_ends_with_its_driver_and_takes_its_actors() {
+    let mut env = Env::new();
+    env.join(1, 4.0);
+    env.register_job(1);
+    env.create(ActorSpec { name: Some("a".into()), ..spec(1) });
+    env.create(ActorSpec { detached: true, ..spec(2) });
+    for _ in 0..2 {
+        made(&mut env);
+    }
+    env.now += Duration::from_secs(4);
+    env.beat(1, 4.0);
+    env.now += Duration::from_secs(2);
+    env.core.tick(env.now);
+    env.absorb();
+    assert_eq!((env.state(1).as_str(), env.state(2).as_str()), ("DEAD", "ALIVE"));
+    assert!(env.gone.contains(&process(50).id));
+    assert!(!env.core.job_heartbeat(job(1), env.now));
+    assert!(env.published.iter().any(|event| matches!(event, ClusterEvent::JobFinished(_))));
+}
+
+#[test]
+fn a_killed_actors_lease_comes_back_when_its_code_has_returned() {
+    let mut env = Env::new();
+    env.join(1, 4.0);
+    env.create(spec(1));
+    made(&mut env);
+    env.kill(1, true);
+    assert_eq!((env.out.len(), env.stopped.len()), (1, 1));
+    env.stop_all();
+    assert!(env.out.is_empty());
+}
+
+#[test]
+fn killing_while_the_constructor_runs_leaves_nothing_behind() {
+    let mut env = Env::new();
+    env.join(1, 4.0);
+    env.create(spec(1));
+    env.answer_lease(0, LeaseAnswer::Granted);
+    env.kill(1, true);
+    env.answer_start(0, StartAnswer::Failed);
+    assert!(env.out.is_empty());
+}
+
+#[test]
+fn a_restarted_head_finds_its_actors_again() {
+    let mut env = Env::new();
+    env.join(1, 4.0);
+    env.register_job(1);
+    env.create(ActorSpec { name: Some("a".into()), ..spec(1) });
+    made(&mut env);
+    env.create(spec(2));
+    let asker = env.asker();
+    env.core.kv_put("ns".into(), "k".into(), ByteBuf::from(vec![1]), false, asker);
+    env.absorb();
+    env.restart();
+    assert_eq!(env.state(1), "ALIVE", "its node reported it");
+    assert_eq!(env.core.find_actor("a", "ns").map(|found| found.actor), Some(actor(1)));
+    assert_eq!(env.core.kv_get("ns", "k"), Some(ByteBuf::from(vec![1])));
+    assert_eq!(env.leases_asked.len(), 1, "the one that was not made yet is placed again");
+    assert!(env.core.job_heartbeat(job(1), env.now));
+}
+
+#[test]
+fn an_actor_whose_node_does_not_come_back_is_lost_with_it() {
+    let mut env = Env::new();
+    env.join(1, 4.0);
+    env.create(spec(1));
+    made(&mut env);
+    env.alive_nodes.clear();
+    env.restart();
+    assert_eq!(env.state(1), "RESTARTING");
+    env.pass(11_000);
+    assert_eq!(env.state(1), "DEAD");
+}
+
+#[test]
+fn an_actor_nobody_created_is_dead_after_a_while() {
+    let mut env = Env::new();
+    let asked = env.resolve(77, 60);
+    env.pass(11_000);
+    assert!(matches!(env.answers[&asked], Reply::Located(ActorLocation::Dead(_))));
+}
+
+// ---- random histories --------------------------------------------------------------------------
+
+#[derive(Clone, Debug)]
+enum Step {
+    Join(u128),
+    Beat(u128, u8),
+    NodeDies(u128),
+    WorkerDies(u128),
+    Create { n: u128, named: bool, restarts: i32, big: bool, process: bool },
+    Resolve(u128, u128),
+    Kill(u128, bool),
+    Lease(usize, LeaseAnswer),
+    Start(usize, StartAnswer),
+    Exits(u128),
+    Stops,
+    ProcessGone(u128),
+    Pass(u64),
+    Restart,
+}
+
+fn step() -> impl Generator<Value = Step> {
+    let lease = prop_oneof![
+        6 => Just(LeaseAnswer::Granted),
+        2 => Just(LeaseAnswer::NoRoom),
+        1 => Just(LeaseAnswer::Failed),
+        1 => Just(LeaseAnswer::Lost),
+    ];
+    let start =
+        prop_oneof![6 => Just(StartAnswer::Made), 1 => Just(StartAnswer::Failed), 1 => Just(StartAnswer::Lost)];
+    prop_oneof![
+        2 => (1..4_u128).prop_map(Step::Join),
+        2 => (1..4_u128, 0..5_u8).prop_map(|(n, free)| Step::Beat(n, free)),
+        1 => (1..4_u128).prop_map(Step::NodeDies),
+        1 => (1..4_u128).prop_map(Step::WorkerDies),
+        6 => (1..9_u128, any::<bool>(), -1..3_i32, any::<bool>(), any::<bool>())
+            .prop_map(|(n, named, restarts, big, process)| Step::Create { n, named, restarts, big, process }),
+        3 => (1..10_u128, 60..63_u128).prop_map(|(n, from)| Step::Resolve(n, from)),
+        2 => (1..9_u128, any::<bool>()).prop_map(|(n, no_restart)| Step::Kill(n, no_restart)),
+        8 => (any::<usize>(), lease).prop_map(|(at, answer)| Step::Lease(at, answer)),
+        8 => (any::<usize>(), start).prop_map(|(at, answer)| Step::Start(at, answer)),
+        1 => (1..9_u128).prop_map(Step::Exits),
+        2 => Just(Step::Stops),
+        1 => (60..63_u128).prop_map(Step::ProcessGone),
+        2 => (0..3_000_u64).prop_map(Step::Pass),
+        1 => Just(Step::Restart),
+    ]
+}
+
+fn play(env: &mut Env, step: Step) {
+    match step {
+        Step::Join(n) => env.join(n, 4.0),
+        Step::Beat(n, free) => drop(env.beat(n, f64::from(free))),
+        Step::NodeDies(n) => env.node_dies(n),
+        Step::WorkerDies(n) => env.worker_dies(n),
+        Step::Create { n, named, restarts, big, process } => {
+            env.create(ActorSpec {
+                name: named.then(|| format!("name{}", n % 3)),
+                max_restarts: restarts,
+                demand: if big { cpus(2.0) } else { Resources::new() },
+                kind: if process { WorkerKind::Process } else { WorkerKind::Shared },
+                ..spec(n)
+            });
+        }
+        Step::Resolve(n, from) => drop(env.resolve(n, from)),
+        Step::Kill(n, no_restart) => env.kill(n, no_restart),
+        Step::Lease(at, answer) => env.answer_lease(at, answer),
+        Step::Start(at, answer) => env.answer_start(at, answer),
+        Step::Exits(n) => {
+            let living = env.core.actors.get(&actor(n)).map(|entry| entry.incarnation);
+            let made = |incarnation: &u32| env.out.values().any(|held| *held == (actor(n), *incarnation));
+            if let Some(incarnation) = living.filter(made) {
+                env.starts_asked.retain(|asked| (asked.actor, asked.incarnation) != (actor(n), incarnation));
+                env.core.actor_exited(actor(n), incarnation, "panicked", true, env.now);
+            }
+        }
+        Step::Stops => env.stop_all(),
+        Step::ProcessGone(n) => env.core.process_gone(process(n).id, "gone", env.now),
+        Step::Pass(ms) => env.pass(ms),
+        Step::Restart => env.restart(),
+    }
+    env.absorb();
+}
+
+/// Everything is ended: nobody waits any more, no lease is out, no name is taken.
+fn end(env: &mut Env) {
+    for n in 1..9 {
+        env.kill(n, true);
+    }
+    env.pass(20_000);
+    for n in 1..4 {
+        env.join(n, 4.0);
+    }
+    for _ in 0..200 {
+        env.stop_all();
+        env.answer_lease(0, LeaseAnswer::Granted);
+        env.answer_start(0, StartAnswer::Made);
+    }
+    env.pass(20_000);
+    assert!(env.waiting.is_empty(), "never answered: {:?}", env.waiting);
+    assert!(env.core.names.is_empty());
+    assert!(env.core.lingering.is_empty() && env.core.leases.is_empty(), "{:?}", env.core.lingering);
+    let alive = env.alive_nodes.clone();
+    env.out.retain(|lease, _| alive.contains(&lease.node.0.as_u128()));
+    assert!(env.out.is_empty(), "leases nobody gave back: {:?}", env.out);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_histories_keep_the_invariants(steps in prop::collection::vec(step(), 1..100)) {
+        let mut env = Env::new();
+        env.join(1, 4.0);
+        for step in steps {
+            play(&mut env, step);
+        }
+        end(&mut env);
+    }
+}

@@ -1,1 +1,596 @@
+//! The scheduler by itself: scenarios, and random histories against its invariants.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use mobula_transport::{Address, MailboxId, ProcessAddr, ProcessId};
+use proptest::prelude::{ProptestConfig, any, prop, prop_oneof, proptest};
+use proptest::strategy::Strategy as Generator;
+use uuid::Uuid;
+
+use super::scheduler::MAX_ZERO_DEMAND_LEASES;
+use super::{Asker, Effect, Scheduler, SchedulerConfig};
+use crate::ids::{ActorId, JobId, LeaseId, NodeId};
+use crate::messages::*;
+use crate::resources::{CPU, GPU, Resources};
+
+fn process(n: u128) -> ProcessAddr {
+    ProcessAddr { id: ProcessId(Uuid::from_u128(n)), socket: ProcessAddr::IN_PROCESS }
+}
+
+fn client(n: u128) -> Address {
+    Address { process: process(100 + n), mailbox: MailboxId::CLIENT }
+}
+
+fn node(n: u128) -> NodeId {
+    NodeId(Uuid::from_u128(n))
+}
+
+fn job(n: u128) -> JobId {
+    JobId(Uuid::from_u128(n))
+}
+
+fn cpus(amount: f64) -> Resources {
+    Resources::new().with(CPU, amount).unwrap()
+}
+
+fn shape_of(demand: Resources) -> Shape {
+    Shape { job: job(1), demand, strategy: Strategy::Default, kind: WorkerKind::Shared, near: None }
+}
+
+fn remote(n: u128, total: Resources) -> NodeInfo {
+    NodeInfo {
+        node: node(n),
+        name: format!("n{n}"),
+        process: process(n),
+        head: false,
+        available: total.clone(),
+        total,
+        alive: true,
+        death_reason: None,
+        store_dir: String::new(),
+        host_proof: String::new(),
+        pid: 1,
+    }
+}
+
+/// A raylet with a world around it that does what it is told.
+struct Env {
+    core: Scheduler,
+    now: Duration,
+    held: BTreeMap<LeaseId, (Address, Shape)>,
+    starts: BTreeMap<u64, (JobId, WorkerKind)>,
+    workers: BTreeSet<ProcessAddr>,
+    next_worker: u128,
+    granted: BTreeMap<(Address, Shape), u64>,
+    redirected: BTreeMap<(Address, Shape), u64>,
+    order: Vec<Address>,
+    askers: BTreeSet<Asker>,
+    next_asker: Asker,
+    actor_leases: Vec<ActorLease>,
+    refused: Vec<LeaseActorError>,
+    notes: Vec<LeasePending>,
+    reclaims: Vec<Address>,
+    redirects: Vec<LeaseRedirected>,
+    lost: Vec<LeaseLost>,
+    stopped: Vec<ProcessAddr>,
+}
+
+impl Env {
+    fn new(total: Resources) -> Self {
+        let mut env = Self::empty(total, true);
+        assert!(env.core.worker_ready(0, process(1), 1, env.now));
+        env.workers.insert(process(1));
+        env
+    }
+
+    fn empty(total: Resources, in_process: bool) -> Self {
+        let config =
+            SchedulerConfig { node: node(1), name: "n1".to_owned(), process: process(1), total, in_process };
+        Self {
+            core: Scheduler::new(config),
+            now: Duration::ZERO,
+            held: BTreeMap::new(),
+            starts: BTreeMap::new(),
+            workers: BTreeSet::new(),
+            next_worker: 1_000,
+            granted: BTreeMap::new(),
+            redirected: BTreeMap::new(),
+            order: Vec::new(),
+            askers: BTreeSet::new(),
+            next_asker: 0,
+            actor_leases: Vec::new(),
+            refused: Vec::new(),
+            notes: Vec::new(),
+            reclaims: Vec::new(),
+            redirects: Vec::new(),
+            lost: Vec::new(),
+            stopped: Vec::new(),
+        }
+    }
+
+    fn want(&mut self, who: u128, shape: &Shape, target: u64) {
+        self.want_hops(who, shape, target, 0);
+    }
+
+    fn want_hops(&mut self, who: u128, shape: &Shape, target: u64, hops: u8) {
+        let (client, shape) = (client(who), shape.clone());
+        self.core.want(WantLeases { client, shape, target, what: "t".to_owned(), hops }, self.now);
+        self.absorb();
+    }
+
+    fn lease_actor(&mut self, n: u128, shape: Shape, placement: Resources) {
+        self.next_asker += 1;
+        self.askers.insert(self.next_asker);
+        let request =
+            LeaseActor { actor: ActorId(Uuid::from_u128(n)), incarnation: 0, shape, placement_demand: placement };
+        self.core.lease_actor(client(99), request, self.now, self.next_asker);
+        self.absorb();
+    }
+
+    fn give_back(&mut self, lease: LeaseId) {
+        self.core.return_leases(&[lease], self.now);
+        self.held.remove(&lease);
+        self.absorb();
+    }
+
+    fn pass(&mut self, ms: u64) {
+        self.now += Duration::from_millis(ms);
+        self.core.tick(self.now);
+        self.absorb();
+    }
+
+    fn all_workers_ready(&mut self) {
+        while let Some((start, _)) = self.starts.pop_first() {
+            self.ready(start);
+        }
+    }
+
+    fn ready(&mut self, start: u64) {
+        self.next_worker += 1;
+        let worker = process(self.next_worker);
+        self.workers.insert(worker);
+        assert!(self.core.worker_ready(start, worker, 7, self.now), "an awaited worker is taken");
+        self.absorb();
+    }
+
+    /// Notes what the core asked for, and checks what must hold after every event.
+    fn absorb(&mut self) {
+        for effect in self.core.take_effects() {
+            match effect {
+                Effect::Grant(to, grant) => {
+                    assert!(self.workers.contains(&grant.worker), "granted on a worker that lives");
+                    *self.granted.entry((to, grant.shape.clone())).or_default() += 1;
+                    self.order.push(to);
+                    let before = self.held.insert(grant.lease, (to, grant.shape));
+                    assert!(before.is_none(), "a lease is granted once");
+                }
+                Effect::Redirect(to, redirect) => {
+                    *self.redirected.entry((to, redirect.shape.clone())).or_default() += redirect.count;
+                    self.redirects.push(redirect);
+                }
+                Effect::Lost(_, lost) => {
+                    self.held.remove(&lost.lease);
+                    self.lost.push(lost);
+                }
+                Effect::Pending(_, note) => self.notes.push(note),
+                Effect::ReclaimIdle(to) => self.reclaims.push(to),
+                Effect::ActorLeased(asker, answer) => {
+                    assert!(self.askers.remove(&asker), "an asker is answered once");
+                    match answer {
+                        Ok(lease) => self.actor_leases.push(lease),
+                        Err(error) => self.refused.push(error),
+                    }
+                }
+                Effect::ForgetAsker(asker) => {
+                    assert!(self.askers.remove(&asker), "a forgotten asker was waiting");
+                }
+                Effect::StartWorker { start, job, kind } => {
+                    assert!(self.starts.insert(start, (job, kind)).is_none());
+                }
+                Effect::StopWorker { worker, .. } => {
+                    assert!(self.workers.remove(&worker), "only a living worker is stopped, once");
+                    self.stopped.push(worker);
+                }
+                Effect::AbortStart(start) => {
+                    assert!(self.starts.remove(&start).is_some(), "only what starts is aborted");
+                }
+            }
+        }
+        let mut sum = self.core.charged();
+        sum.add(self.core.available());
+        assert_eq!(sum, self.core.config.total, "leased + free == total");
+        let zero = self.held.values().filter(|(_, shape)| shape.demand.is_empty()).count();
+        assert!(zero <= MAX_ZERO_DEMAND_LEASES);
+        for (at, ticket) in self.core.line.iter().enumerate() {
+            assert!(!self.core.line.iter().skip(at + 1).any(|other| other == ticket), "nobody stands in line twice");
+        }
+        for ((client, shape), want) in &self.core.wants {
+            let ticket = super::line::Ticket::Client(*client, shape.clone());
+            assert!(want.need() == 0 || want.in_line, "who needs one stands in line");
+            assert!(!want.in_line || self.core.line.contains(&ticket));
+        }
+    }
+}
+
+#[test]
+fn grants_up_to_what_there_is() {
+    let mut env = Env::new(cpus(2.0));
+    env.want(1, &shape_of(cpus(0.5)), 10);
+    assert_eq!(env.held.len(), 4);
+    assert_eq!(env.core.pending(env.now).first().map(|line| line.count), Some(6));
+    let one = *env.held.keys().next().unwrap();
+    env.give_back(one);
+    assert_eq!(env.held.len(), 4, "the next one in line got it");
+}
+
+#[test]
+fn a_repeated_or_lowered_target_changes_nothing() {
+    let mut env = Env::new(cpus(4.0));
+    let shape = shape_of(cpus(1.0));
+    env.want(1, &shape, 2);
+    env.want(1, &shape, 2);
+    assert_eq!(env.held.len(), 2);
+    env.want(1, &shape, 9);
+    env.want(1, &shape, 4);
+    env.give_back(*env.held.keys().next().unwrap());
+    assert_eq!(env.held.len(), 3, "four were wanted in total and four were given");
+}
+
+#[test]
+fn clients_take_turns() {
+    let mut env = Env::new(cpus(1.0));
+    let shape = shape_of(cpus(1.0));
+    env.want(1, &shape, 100);
+    env.want(2, &shape, 100);
+    env.order.clear();
+    for _ in 0..20 {
+        env.give_back(*env.held.keys().next().unwrap());
+    }
+    let first = env.order.iter().filter(|who| **who == client(1)).count();
+    assert_eq!(first, 10, "turns: {:?}", env.order);
+}
+
+#[test]
+fn a_large_need_is_not_starved_by_small_ones() {
+    let mut env = Env::new(cpus(4.0));
+    env.want(1, &shape_of(cpus(1.0)), 10_000);
+    env.want(2, &shape_of(cpus(4.0)), 1);
+    let mut returned = 0;
+    while !env.held.values().any(|(who, _)| *who == client(2)) {
+        env.give_back(*env.held.keys().next().unwrap());
+        returned += 1;
+        assert!(returned < 100, "client 2 never got its four CPUs");
+    }
+}
+
+#[test]
+fn lending_lets_others_run_and_is_taken_back_at_once() {
+    let mut env = Env::new(cpus(1.0));
+    env.want(1, &shape_of(cpus(1.0)), 1);
+    env.want(2, &shape_of(cpus(1.0)), 1);
+    let parent = *env.held.keys().next().unwrap();
+    env.core.lease_blocked(parent, true, env.now);
+    env.absorb();
+    assert_eq!(env.held.len(), 2);
+    env.core.lease_blocked(parent, false, env.now);
+    env.absorb();
+    assert_eq!(env.core.available().fractions(CPU), -10_000);
+    env.give_back(parent);
+    assert_eq!(env.core.available().fractions(CPU), 0);
+}
+
+#[test]
+fn what_fits_nowhere_is_told_at_once_and_once() {
+    let mut env = Env::new(cpus(2.0));
+    let shape = shape_of(cpus(3.0));
+    env.want(1, &shape, 1);
+    env.want(1, &shape, 2);
+    env.pass(5_000);
+    assert_eq!(env.notes.len(), 1);
+    assert!(env.notes[0].infeasible && env.notes[0].why.contains("CPU 3"), "{:?}", env.notes);
+    env.core.node_joined(remote(2, cpus(4.0)), env.now);
+    env.absorb();
+    assert_eq!(env.redirects.len(), 1, "a node that can run it joined");
+    assert_eq!(env.redirects[0].count, 2);
+}
+
+#[test]
+fn waiting_is_told_after_a_while_and_idle_leases_are_asked_for() {
+    let mut env = Env::new(cpus(1.0));
+    env.want(1, &shape_of(cpus(1.0)), 1);
+    env.want(2, &shape_of(cpus(0.5)), 1);
+    env.pass(200);
+    assert_eq!(env.reclaims, vec![client(1)]);
+    assert!(env.notes.is_empty());
+    env.pass(1_000);
+    assert!(env.notes[0].why.contains("CPU") && !env.notes[0].infeasible, "{:?}", env.notes);
+}
+
+#[test]
+fn half_full_nodes_send_on_and_hops_are_bounded() {
+    let mut env = Env::new(cpus(4.0));
+    env.core.node_joined(remote(2, cpus(4.0)), env.now);
+    let shape = shape_of(cpus(1.0));
+    env.want(1, &shape, 4);
+    assert_eq!((env.held.len(), env.redirects.iter().map(|r| r.count).sum::<u64>()), (2, 2));
+    env.want_hops(2, &shape, 2, 3);
+    assert_eq!(env.held.len(), 4, "it was sent on often enough");
+}
+
+#[test]
+fn a_need_near_its_data_stays() {
+    let mut env = Env::new(cpus(1.0));
+    env.core.node_joined(remote(2, cpus(64.0)), env.now);
+    let mut shape = shape_of(cpus(1.0));
+    shape.near = Some(process(1));
+    env.want(1, &shape, 3);
+    assert_eq!((env.held.len(), env.redirects.len()), (1, 0));
+}
+
+#[test]
+fn affinity_goes_where_it_must() {
+    let mut env = Env::new(cpus(4.0));
+    env.core.node_joined(remote(2, cpus(1.0)), env.now);
+    let mut shape = shape_of(cpus(1.0));
+    shape.strategy = Strategy::NodeAffinity { node: node(2), soft: false };
+    env.want(1, &shape, 3);
+    assert_eq!(env.redirects.iter().map(|r| r.count).sum::<u64>(), 3);
+    shape.strategy = Strategy::NodeAffinity { node: node(9), soft: false };
+    env.want(1, &shape, 1);
+    assert!(env.notes.last().is_some_and(|note| note.infeasible && note.why.contains("dead or unknown")));
+    shape.strategy = Strategy::NodeAffinity { node: node(9), soft: true };
+    env.want(1, &shape, 1);
+    assert_eq!(env.held.len(), 1);
+}
+
+#[test]
+fn a_node_that_only_stores_sends_everything_on() {
+    let total = Resources::new().with("object_store_memory", 1e6).unwrap();
+    let mut env = Env::empty(total, false);
+    env.core.node_joined(remote(2, cpus(1.0)), env.now);
+    env.want(1, &shape_of(cpus(1.0)), 5);
+    env.want(1, &shape_of(Resources::new()), 2);
+    assert_eq!(env.redirects.iter().map(|r| r.count).sum::<u64>(), 7);
+    assert!(env.starts.is_empty());
+}
+
+#[test]
+fn leases_that_need_nothing_are_bounded() {
+    let mut env = Env::new(cpus(1.0));
+    env.want(1, &shape_of(Resources::new()), 1_000_000);
+    assert_eq!(env.held.len(), MAX_ZERO_DEMAND_LEASES);
+}
+
+#[test]
+fn one_shared_worker_serves_a_job_and_leaves_with_it() {
+    let mut env = Env::empty(cpus(4.0), false);
+    env.want(1, &shape_of(cpus(1.0)), 3);
+    assert_eq!((env.starts.len(), env.held.len()), (1, 0));
+    env.all_workers_ready();
+    assert_eq!(env.held.len(), 3);
+    env.core.job_finished(job(1), env.now);
+    env.held.clear();
+    env.absorb();
+    assert_eq!(env.stopped.len(), 1);
+    assert_eq!(env.core.available(), &cpus(4.0));
+}
+
+#[test]
+fn a_process_worker_has_one_lease_and_leaves_with_it() {
+    let mut env = Env::empty(cpus(2.0), false);
+    let mut shape = shape_of(cpus(1.0));
+    shape.kind = WorkerKind::Process;
+    env.want(1, &shape, 5);
+    assert_eq!(env.starts.len(), 2, "no more than there is room for");
+    env.all_workers_ready();
+    let lease = *env.held.keys().next().unwrap();
+    env.give_back(lease);
+    assert_eq!((env.stopped.len(), env.starts.len()), (1, 1), "the next one starts");
+}
+
+#[test]
+fn a_worker_that_fails_is_tried_again_later_or_never() {
+    let mut env = Env::empty(cpus(2.0), false);
+    env.want(1, &shape_of(cpus(1.0)), 1);
+    env.lease_actor(7, shape_of(Resources::new()), cpus(1.0));
+    let (start, _) = env.starts.pop_first().unwrap();
+    env.core.worker_failed(start, "no binary", false, env.now);
+    env.absorb();
+    assert!(matches!(env.refused[..], [LeaseActorError::WorkerFailed(_)]));
+    assert!(env.notes[0].why.contains("no binary") && !env.notes[0].infeasible);
+    assert!(env.starts.is_empty());
+    env.pass(1_100);
+    let (start, _) = env.starts.pop_first().expect("tried again");
+    env.core.worker_failed(start, "other functions", true, env.now);
+    env.absorb();
+    env.pass(100_000);
+    assert!(env.starts.is_empty() && env.notes.last().unwrap().infeasible);
+}
+
+#[test]
+fn a_dead_worker_loses_its_leases() {
+    let mut env = Env::empty(cpus(2.0), false);
+    env.want(1, &shape_of(cpus(1.0)), 2);
+    env.lease_actor(7, shape_of(Resources::new()), Resources::new());
+    env.all_workers_ready();
+    let worker = *env.workers.iter().next().unwrap();
+    env.workers.remove(&worker);
+    assert!(env.core.worker_died(worker.id, "signal 9", env.now));
+    env.absorb();
+    assert_eq!(env.lost.len(), 3);
+    assert_eq!(env.core.available(), &cpus(2.0));
+}
+
+#[test]
+fn an_actor_without_room_is_sent_back_after_its_turn() {
+    let mut env = Env::new(cpus(1.0));
+    env.want(1, &shape_of(cpus(1.0)), 1);
+    env.lease_actor(7, shape_of(cpus(1.0)), cpus(1.0));
+    env.pass(500);
+    assert!(env.refused.is_empty());
+    env.pass(600);
+    assert!(matches!(env.refused[..], [LeaseActorError::NoRoom { .. }]));
+    env.lease_actor(8, shape_of(Resources::new()), cpus(1.0));
+    env.give_back(*env.held.keys().next().unwrap());
+    assert_eq!(env.actor_leases.len(), 1);
+    assert_eq!(env.core.available(), &cpus(1.0), "it holds nothing while it lives");
+}
+
+// ---- random histories --------------------------------------------------------------------------
+
+#[derive(Clone, Debug)]
+enum Step {
+    Want { who: u128, shape: usize, more: u64, hops: u8 },
+    Withdraw { who: u128, shape: usize },
+    Return(usize),
+    Blocked(usize, bool),
+    Actor { n: u128, shape: usize, placement: usize },
+    CancelActor(u128),
+    Ready(usize),
+    Failed(usize),
+    WorkerDies(usize),
+    ClientDies(u128),
+    JobEnds(u128),
+    Join(u128),
+    NodeDies(u128),
+    Pass(u64),
+}
+
+fn shapes() -> Vec<Shape> {
+    let gpu = Resources::new().with(GPU, 0.5).unwrap();
+    let demands = [cpus(1.0), cpus(0.5), cpus(3.0), cpus(9.0), Resources::new(), gpu];
+    let mut shapes: Vec<Shape> = demands.into_iter().map(shape_of).collect();
+    shapes[1].job = job(2);
+    shapes.push(Shape { kind: WorkerKind::Process, ..shape_of(cpus(1.0)) });
+    shapes.push(Shape { strategy: Strategy::Spread, ..shape_of(cpus(0.5)) });
+    shapes
+}
+
+fn step() -> impl Generator<Value = Step> {
+    let shape = 0..shapes().len();
+    prop_oneof![
+        6 => (1..4_u128, shape.clone(), 1..6_u64, 0..5_u8)
+            .prop_map(|(who, shape, more, hops)| Step::Want { who, shape, more, hops }),
+        1 => (1..4_u128, shape.clone()).prop_map(|(who, shape)| Step::Withdraw { who, shape }),
+        6 => any::<usize>().prop_map(Step::Return),
+        2 => (any::<usize>(), any::<bool>()).prop_map(|(n, blocked)| Step::Blocked(n, blocked)),
+        2 => (1..6_u128, shape, 0..4_usize).prop_map(|(n, shape, placement)| Step::Actor { n, shape, placement }),
+        1 => (1..6_u128).prop_map(Step::CancelActor),
+        4 => any::<usize>().prop_map(Step::Ready),
+        1 => any::<usize>().prop_map(Step::Failed),
+        1 => any::<usize>().prop_map(Step::WorkerDies),
+        1 => (1..4_u128).prop_map(Step::ClientDies),
+        1 => (2..4_u128).prop_map(Step::JobEnds),
+        1 => (2..4_u128).prop_map(Step::Join),
+        1 => (2..4_u128).prop_map(Step::NodeDies),
+        3 => (0..1_500_u64).prop_map(Step::Pass),
+    ]
+}
+
+fn nth<K: Copy, V>(map: &BTreeMap<K, V>, n: usize) -> Option<K> {
+    (!map.is_empty()).then(|| *map.keys().nth(n % map.len()).unwrap())
+}
+
+fn play(env: &mut Env, targets: &mut BTreeMap<(u128, usize), u64>, step: Step) {
+    let shapes = shapes();
+    match step {
+        Step::Want { who, shape, more, hops } => {
+            let target = targets.entry((who, shape)).or_default();
+            *target += more;
+            let target = *target;
+            env.want_hops(who, &shapes[shape], target, hops);
+        }
+        Step::Withdraw { who, shape } => env.want(who, &shapes[shape], 0),
+        Step::Return(n) => {
+            if let Some(lease) = nth(&env.held, n) {
+                env.give_back(lease);
+            }
+        }
+        Step::Blocked(n, blocked) => {
+            if let Some(lease) = nth(&env.held, n) {
+                env.core.lease_blocked(lease, blocked, env.now);
+            }
+        }
+        Step::Actor { n, shape, placement } => {
+            env.lease_actor(n, shapes[shape].clone(), shapes[placement].demand.clone());
+        }
+        Step::CancelActor(n) => env.core.cancel_actor(ActorId(Uuid::from_u128(n)), 0, env.now),
+        Step::Ready(n) => {
+            if let Some(start) = nth(&env.starts, n) {
+                env.starts.remove(&start);
+                env.ready(start);
+            }
+        }
+        Step::Failed(n) => {
+            if let Some(start) = nth(&env.starts, n) {
+                env.starts.remove(&start);
+                env.core.worker_failed(start, "failed", false, env.now);
+            }
+        }
+        Step::WorkerDies(n) => {
+            let living: Vec<ProcessAddr> = env.workers.iter().copied().filter(|w| w.id != process(1).id).collect();
+            if !living.is_empty() {
+                let worker = living[n % living.len()];
+                env.workers.remove(&worker);
+                assert!(env.core.worker_died(worker.id, "died", env.now));
+            }
+        }
+        Step::ClientDies(who) => {
+            env.core.client_died(client(who).process.id, env.now);
+            env.held.retain(|_, (owner, _)| *owner != client(who));
+            env.granted.retain(|(owner, _), _| *owner != client(who));
+            env.redirected.retain(|(owner, _), _| *owner != client(who));
+            targets.retain(|(owner, _), _| *owner != who);
+        }
+        Step::JobEnds(n) => {
+            env.core.job_finished(job(n), env.now);
+            env.held.retain(|_, (_, shape)| shape.job != job(n));
+        }
+        Step::Join(n) => env.core.node_joined(remote(n, cpus(2.0 * n as f64)), env.now),
+        Step::NodeDies(n) => env.core.node_died(node(n), env.now),
+        Step::Pass(ms) => env.pass(ms),
+    }
+    env.absorb();
+    for (who, shape) in targets.keys() {
+        let key = (client(*who), shapes[*shape].clone());
+        let given = env.granted.get(&key).unwrap_or(&0) + env.redirected.get(&key).unwrap_or(&0);
+        assert!(given <= targets[&(*who, *shape)], "never more than the target");
+    }
+}
+
+/// Everybody gives back what they get, workers come up, time passes: all that can run has run.
+fn drain(env: &mut Env) {
+    for _ in 0..3_000 {
+        let waiting = env.core.wants.iter().any(|((_, shape), want)| {
+            want.need() + want.starting > 0 && env.core.infeasible(shape).is_none()
+        });
+        if !waiting && env.askers.is_empty() {
+            return;
+        }
+        env.all_workers_ready();
+        for lease in env.held.keys().copied().collect::<Vec<_>>() {
+            env.give_back(lease);
+        }
+        for lease in std::mem::take(&mut env.actor_leases) {
+            env.give_back(lease.lease);
+        }
+        env.pass(100);
+    }
+    panic!("something that could run was never served: {:?}", env.core.wants);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1_500, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_histories_keep_the_invariants(in_process: bool, steps in prop::collection::vec(step(), 1..80)) {
+        let total = cpus(4.0).with(GPU, 1.0).unwrap();
+        let mut env = if in_process { Env::new(total) } else { Env::empty(total, false) };
+        let mut targets = BTreeMap::new();
+        for step in steps {
+            play(&mut env, &mut targets, step);
+        }
+        drain(&mut env);
+    }
+}
