@@ -455,6 +455,8 @@ message!(StartActor => Result<(), Error>);
 pub struct StopActor {
     /// The actor.
     pub actor: ActorId,
+    /// Which incarnation of it; another one is left alone.
+    pub incarnation: u32,
     /// Why.
     pub why: String,
 }

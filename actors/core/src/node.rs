@@ -156,7 +156,8 @@ mod tests {
             });
             table.on::<StopActor>(|_, message, _, ctx| {
                 let gcs = ctx.endpoint().address_of(MailboxId::GCS);
-                ctx.send(gcs, ActorExited { actor: message.actor, incarnation: 0, why: message.why, failed: false });
+                let (actor, incarnation) = (message.actor, message.incarnation);
+                ctx.send(gcs, ActorExited { actor, incarnation, why: message.why, failed: false });
             });
         }
     }

@@ -360,7 +360,7 @@ impl Gcs {
                 Ok(Ok(())) => {
                     if let Some(spot) = self.lingering.get(&(id, incarnation)) {
                         let worker = spot.worker;
-                        self.emit(Effect::StopActor { worker, actor: id, why: "it was ended".to_owned() });
+                        self.stop_actor(worker, id, incarnation, "it was ended");
                     }
                 }
                 _ => self.linger_over(id, incarnation),
@@ -374,7 +374,7 @@ impl Gcs {
                 self.die(id, error);
             }
             Err(error) => {
-                self.emit(Effect::StopActor { worker: spot.worker, actor: id, why: error.to_string() });
+                self.stop_actor(spot.worker, id, incarnation, &error.to_string());
                 self.release(&spot);
                 self.fail_incarnation(id, &format!("its worker could not make it: {error}"), true);
             }
@@ -458,7 +458,7 @@ impl Gcs {
         for key in waiting {
             while self.place_one(&key) {}
         }
-        self.queues.retain(|_, queue| !queue.waiting.is_empty() || queue.in_line > 0);
+        self.queues.retain(|_, queue| !queue.waiting.is_empty() || queue.in_line > 0 || !queue.full.is_empty());
     }
 
     /// Places the first of a queue; false when the queue is empty or has to wait.
@@ -656,13 +656,17 @@ impl Gcs {
     fn stop_incarnation(&mut self, id: ActorId, spot: Spot, why: &str) {
         let Some(actor) = self.actors.get(&id) else { return };
         let (kind, incarnation) = (actor.spec.kind, actor.incarnation);
-        self.emit(Effect::StopActor { worker: spot.worker, actor: id, why: why.to_owned() });
+        self.stop_actor(spot.worker, id, incarnation, why);
         match kind {
             WorkerKind::Process => self.release(&spot),
             WorkerKind::Shared => {
                 self.lingering.insert((id, incarnation), spot);
             }
         }
+    }
+
+    fn stop_actor(&mut self, worker: ProcessAddr, actor: ActorId, incarnation: u32, why: &str) {
+        self.emit(Effect::StopActor { worker, actor, incarnation, why: why.to_owned() });
     }
 
     fn linger_over(&mut self, id: ActorId, incarnation: u32) {
@@ -784,7 +788,7 @@ impl Gcs {
                 Some(Phase::Leasing { .. } | Phase::Starting(_) | Phase::Alive(_)) => {}
                 _ if self.lingering.contains_key(&(id, incarnation)) => {}
                 _ => {
-                    self.emit(Effect::StopActor { worker, actor: id, why: "it was replaced".to_owned() });
+                    self.stop_actor(worker, id, incarnation, "it was replaced");
                     self.return_lease(node, lease);
                 }
             }

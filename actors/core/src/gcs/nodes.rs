@@ -120,6 +120,7 @@ impl Gcs {
             self.nodes.remove(&oldest);
         }
         self.worker_lost(|spot| spot.node == id, &reason, now);
+        self.open_queues(id);
         self.lease_requests_lost(id, now);
         self.place_actors(now);
     }

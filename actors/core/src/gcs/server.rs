@@ -334,8 +334,9 @@ impl GcsServer {
                     gcs.act(ctx);
                 });
             }
-            Effect::StopActor { worker, actor, why } => {
-                ctx.send(Address { process: worker, mailbox: MailboxId::WORKER }, StopActor { actor, why });
+            Effect::StopActor { worker, actor, incarnation, why } => {
+                let to = Address { process: worker, mailbox: MailboxId::WORKER };
+                ctx.send(to, StopActor { actor, incarnation, why });
             }
             Effect::ReturnLease { raylet, lease } => ctx.send(raylet, ReturnLeases { leases: vec![lease] }),
             Effect::Publish(event) => self.publish(&event),

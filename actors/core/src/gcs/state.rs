@@ -90,6 +90,8 @@ pub enum Effect {
         worker: ProcessAddr,
         /// The actor.
         actor: ActorId,
+        /// Which incarnation of it.
+        incarnation: u32,
         /// Why.
         why: String,
     },

@@ -100,7 +100,7 @@ struct Env {
     /// Leases that are out, by whom.
     out: BTreeMap<LeaseId, (ActorId, u32)>,
     /// Incarnations told to stop.
-    stopped: Vec<ActorId>,
+    stopped: Vec<(ActorId, u32)>,
     next_lease: u64,
     alive_nodes: BTreeSet<u128>,
     published: Vec<ClusterEvent>,
@@ -263,14 +263,13 @@ impl Env {
 
     /// Workers do as they are told.
     fn stop_all(&mut self) {
-        for stopped in std::mem::take(&mut self.stopped) {
-            let held: Vec<u32> = self.out.values().filter(|(id, _)| *id == stopped).map(|(_, i)| *i).collect();
-            for incarnation in held {
-                let lives = self.core.list_actors().iter().any(|a| a.actor == stopped && a.state == "ALIVE");
-                if !lives {
-                    self.core.actor_exited(stopped, incarnation, "told to", false, self.now);
-                    self.absorb();
-                }
+        for (actor, incarnation) in std::mem::take(&mut self.stopped) {
+            // One whose constructor still runs is not there yet; it is told again when it is made.
+            let constructing =
+                self.starts_asked.iter().any(|asked| (asked.actor, asked.incarnation) == (actor, incarnation));
+            if !constructing && self.out.values().any(|held| *held == (actor, incarnation)) {
+                self.core.actor_exited(actor, incarnation, "told to", false, self.now);
+                self.absorb();
             }
         }
     }
@@ -329,7 +328,7 @@ impl Env {
                     assert!(self.started.insert((spec.actor, incarnation)), "an incarnation is made once");
                     self.starts_asked.push(StartAsked { actor: spec.actor, incarnation, lease });
                 }
-                Effect::StopActor { actor, .. } => self.stopped.push(actor),
+                Effect::StopActor { actor, incarnation, .. } => self.stopped.push((actor, incarnation)),
                 Effect::ReturnLease { lease, .. } => drop(self.out.remove(&lease)),
                 Effect::Publish(event) => self.published.push(event),
                 Effect::MarkGone(process, _) => self.gone.push(process),
@@ -656,7 +655,7 @@ fn end(env: &mut Env) {
     for n in 1..4 {
         env.join(n, 4.0);
     }
-    for _ in 0..200 {
+    for _ in 0..60 {
         env.stop_all();
         env.answer_lease(0, LeaseAnswer::Granted);
         env.answer_start(0, StartAnswer::Made);
@@ -671,7 +670,7 @@ fn end(env: &mut Env) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
 
     #[test]
     fn random_histories_keep_the_invariants(steps in prop::collection::vec(step(), 1..100)) {

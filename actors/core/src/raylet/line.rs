@@ -230,6 +230,9 @@ impl Scheduler {
             want.in_line = false;
             return Served::Done;
         }
+        if !self.may_run_here(shape) {
+            return Served::Waits;
+        }
         if !self.fits(&shape.demand, kept_free)
             || (shape.demand.is_empty() && self.zero_leases >= MAX_ZERO_DEMAND_LEASES)
         {

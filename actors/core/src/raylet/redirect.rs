@@ -185,10 +185,14 @@ impl Scheduler {
         }
     }
 
+    /// Whether this node could run it, with all it has.
+    pub(super) fn may_run_here(&self, shape: &Shape) -> bool {
+        takes_work(&self.config.total) && self.config.total.covers(&shape.demand) && self.affinity_is_here(shape)
+    }
+
     /// Why no node of the cluster can ever run it, if none can.
     pub(super) fn infeasible(&self, shape: &Shape) -> Option<String> {
-        let here = takes_work(&self.config.total) && self.config.total.covers(&shape.demand);
-        if here && self.affinity_is_here(shape) {
+        if self.may_run_here(shape) {
             return None;
         }
         let mut candidates: Vec<Candidate<'_>> = self

@@ -165,7 +165,7 @@ impl Mailbox for WorkerMailbox {
         } else if kind == StopActor::KIND {
             if let Ok((stop, _)) = envelope.open::<StopActor>() {
                 let actor = worker.actors.lock().get(&stop.actor).cloned();
-                if let Some(actor) = actor {
+                if let Some(actor) = actor.filter(|actor| actor.incarnation == stop.incarnation) {
                     actor.stop(&stop.why, false);
                 }
             }
