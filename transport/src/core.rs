@@ -18,6 +18,7 @@ use crate::actor::{Actor, Handlers};
 use crate::address::{MailboxId, ProcessAddr, ProcessId, Sender};
 use crate::arbiter::Arbiters;
 use crate::asker::Asker;
+use crate::bulk::{BulkNetwork, BulkSource, TRANSPORT_MAILBOX, TransportMailbox};
 use crate::config::{EndpointConfig, Limits, RuntimeChoice};
 use crate::endpoint::Mailbox;
 use crate::envelope::{Body, Envelope, RawReply};
@@ -55,6 +56,8 @@ pub(crate) struct Core {
     pub(crate) network: OnceLock<Arc<dyn Network>>,
     /// The same network, where it is QUIC: for joins and bulk.
     pub(crate) quic: Mutex<Option<Arc<QuicNetwork>>>,
+    pub(crate) bulk_source: Mutex<Option<Arc<dyn BulkSource>>>,
+    bulk: OnceLock<Arc<dyn BulkNetwork>>,
     seed: u64,
     closed: AtomicBool,
 }
@@ -82,6 +85,8 @@ impl Core {
             links: Links::default(),
             network: OnceLock::new(),
             quic: Mutex::default(),
+            bulk_source: Mutex::default(),
+            bulk: OnceLock::new(),
             seed: config.seed.unwrap_or_else(rand::random),
             closed: AtomicBool::new(false),
         });
@@ -89,10 +94,19 @@ impl Core {
         core
     }
 
-    /// Gives the core its network; once.
-    pub(crate) fn set_network(&self, network: Arc<dyn Network>) {
-        let first = self.network.set(network).is_ok();
+    /// Gives the core its networks; once.
+    pub(crate) fn set_network(
+        self: &Arc<Self>,
+        network: Arc<dyn Network>,
+        bulk: Arc<dyn BulkNetwork>,
+    ) {
+        let first = self.network.set(network).is_ok() && self.bulk.set(bulk).is_ok();
         debug_assert!(first, "an endpoint has one network");
+        self.attach(TRANSPORT_MAILBOX, Arc::new(TransportMailbox(Arc::downgrade(self))));
+    }
+
+    pub(crate) fn bulk_network(&self) -> Option<Arc<dyn BulkNetwork>> {
+        self.bulk.get().cloned()
     }
 
     pub(crate) fn process(&self) -> ProcessAddr {
@@ -301,6 +315,9 @@ impl Core {
             mailbox.close();
         }
         self.fail_pending(None, &SendError::Closed);
+        if let Some(bulk) = self.bulk_network() {
+            bulk.close();
+        }
         self.arbiters.stop();
         self.runtime.stop(patience);
     }
@@ -319,6 +336,7 @@ async fn sweep(core: Weak<Core>, wake: Arc<Notify>) {
         match next {
             None => wake.notified().await,
             Some(at) => tokio::select! {
+                biased;
                 () = wake.notified() => {}
                 () = tokio::time::sleep_until(at) => {}
             },

@@ -16,6 +16,7 @@ use tokio::task::AbortHandle;
 use crate::actor::{Actor, Runner};
 use crate::address::{Address, MailboxId, ProcessAddr, ProcessId, Sender};
 use crate::asker::Asker;
+use crate::bulk::BulkNetwork;
 use crate::config::{EndpointConfig, RuntimeChoice};
 use crate::core::Core;
 use crate::envelope::{Body, Envelope, RawReply};
@@ -28,7 +29,7 @@ use crate::metrics::MetricsSnapshot;
 use crate::peers::PeerEvent;
 use crate::network::Network;
 use crate::pending::Waiter;
-use crate::quic::QuicNetwork;
+use crate::quic::{QuicBulk, QuicNetwork};
 use crate::runtime::Runtime;
 use crate::stream::{ReplyStream, StreamInbox};
 
@@ -91,7 +92,7 @@ impl Endpoint {
             QuicNetwork::bind(config.listen, credentials, config.limits)?
         };
         let core = Core::new(runtime, &config, config.advertise.unwrap_or_else(|| dialable(local)));
-        core.set_network(network.clone());
+        core.set_network(network.clone(), Arc::new(QuicBulk::new(network.clone())));
         *core.quic.lock() = Some(network.clone());
         core.spawn_task(network.listen(core.clone()));
         Ok(Self { core })
@@ -100,14 +101,19 @@ impl Endpoint {
     /// An endpoint over another network than QUIC, on the current runtime.
     pub(crate) fn over(
         network: Arc<dyn Network>,
+        bulk: Arc<dyn BulkNetwork>,
         config: &EndpointConfig,
         socket: SocketAddr,
     ) -> Result<Self, BindError> {
         let runtime =
             Runtime::start(RuntimeChoice::Current, "").map_err(BindError::Thread)?;
         let core = Core::new(runtime, config, socket);
-        core.set_network(network);
+        core.set_network(network, bulk);
         Ok(Self { core })
+    }
+
+    pub(crate) fn of(core: Arc<Core>) -> Self {
+        Self { core }
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {

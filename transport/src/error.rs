@@ -66,6 +66,14 @@ pub enum SendError {
         /// The limit.
         limit_bytes: u64,
     },
+    /// A bulk body was not as long as announced.
+    #[error("the body had {received_bytes} bytes (or more) of {announced_bytes} announced")]
+    WrongLength {
+        /// What the source said first.
+        announced_bytes: u64,
+        /// What came.
+        received_bytes: u64,
+    },
     /// The endpoint, stream or sink was closed.
     #[error("closed")]
     Closed,
@@ -91,6 +99,7 @@ impl SendError {
             | Self::UnknownMessage { .. }
             | Self::Undecodable { .. }
             | Self::TooLarge { .. }
+            | Self::WrongLength { .. }
             | Self::Closed
             | Self::Dropped
             | Self::Refused { .. } => false,

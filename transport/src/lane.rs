@@ -182,7 +182,8 @@ impl Lane {
         }
     }
 
-    pub(crate) fn queued_bytes(&self) -> usize {
+    #[cfg(test)]
+    fn queued_bytes(&self) -> usize {
         self.0.lock().bytes
     }
 }

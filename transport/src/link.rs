@@ -85,10 +85,6 @@ impl Link {
         &self.lanes[index]
     }
 
-    pub(crate) fn is_up(&self) -> bool {
-        matches!(self.state.lock().phase, Phase::Up { .. })
-    }
-
     /// Whether `nonce` names the present connection.
     pub(crate) fn is_current(&self, nonce: u64) -> bool {
         matches!(&self.state.lock().phase, Phase::Up { nonce: present, .. } if *present == nonce)
@@ -96,10 +92,6 @@ impl Link {
 
     pub(crate) fn drain(&self) {
         self.lanes.iter().for_each(Lane::drain);
-    }
-
-    pub(crate) fn queued_bytes(&self) -> usize {
-        self.lanes.iter().map(Lane::queued_bytes).sum()
     }
 
     fn connection(&self) -> Option<Arc<dyn Connection>> {

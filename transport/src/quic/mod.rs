@@ -4,6 +4,7 @@
 //! Everything runs on the endpoint's own thread. Messages travel in a few long-lived streams per
 //! direction (lanes), written in batches; see `lane.rs`.
 
+mod bulk;
 mod config;
 mod connection;
 mod hello;
@@ -28,8 +29,8 @@ use crate::link::Link;
 use crate::network::{Attempt, Network};
 use refusals::Refusals;
 
+pub(crate) use bulk::QuicBulk;
 pub(crate) use config::{bind, window_bytes};
-pub(crate) use hello::{HELLO_MAX_BYTES, Hello, HelloAnswer, decode, encode};
 
 /// Connections that may be in their handshake at once; more wait.
 const MAX_HANDSHAKES: usize = 256;
@@ -120,6 +121,7 @@ pub(crate) fn quinn_endpoint(
 /// What an endpoint needs to talk over QUIC.
 pub(crate) struct QuicNetwork {
     endpoint: quinn::Endpoint,
+    local: SocketAddr,
     sides: Mutex<Arc<Sides>>,
     credentials: Credentials,
     limits: Limits,
@@ -149,6 +151,7 @@ impl QuicNetwork {
         let (writers, writers_done) = mpsc::channel(1);
         let network = Arc::new(Self {
             endpoint,
+            local,
             sides: Mutex::new(Arc::new(sides)),
             credentials,
             limits,
@@ -160,6 +163,10 @@ impl QuicNetwork {
             writers_done: Mutex::new(Some(writers_done)),
         });
         Ok((network, local))
+    }
+
+    pub(crate) fn local(&self) -> SocketAddr {
+        self.local
     }
 
     pub(crate) fn credentials(&self) -> &Credentials {

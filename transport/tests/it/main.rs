@@ -2,7 +2,9 @@
 
 #![allow(unreachable_pub)]
 
+mod bulk;
 mod common;
 mod identity;
 mod local;
 mod quic;
+mod sim;

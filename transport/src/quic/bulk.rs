@@ -1,0 +1,315 @@
+//! The bulk channel over QUIC: its own socket, thread and connections.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use super::{CLOSE_GRACE, QuicNetwork, Sides, attempt_of, bind, code, quinn_endpoint, window_bytes};
+use crate::address::{Address, ProcessAddr, ProcessId};
+use crate::bulk::{
+    BULK_REQUEST_MAX_BYTES, BulkNetwork, Fetch, Meter, TRANSPORT_MAILBOX, WhereIsBulk, no_source,
+};
+use crate::config::RuntimeChoice;
+use crate::core::Core;
+use crate::endpoint::{BindError, Endpoint};
+use crate::error::SendError;
+use crate::identity::tls::{ALPN_BULK, SERVER_NAME};
+use crate::message::{Payload, decode};
+use crate::network::Attempt;
+use crate::runtime::Runtime;
+
+/// The largest piece read from a stream at once.
+const READ_BYTES: usize = 1024 * 1024;
+/// The largest error answer.
+const ERROR_MAX_BYTES: usize = 64 * 1024;
+/// A request and who makes it.
+const REQUEST_MAX_BYTES: usize = BULK_REQUEST_MAX_BYTES + 1024;
+/// How long a process may take to say where its bulk socket is.
+const WHERE_DEADLINE: Duration = Duration::from_secs(10);
+
+const STATUS_BODY: u8 = 0;
+const STATUS_ERROR: u8 = 1;
+
+/// What the fetcher says first.
+#[derive(Serialize, Deserialize)]
+struct BulkRequest {
+    from: ProcessAddr,
+    request: Bytes,
+}
+
+/// The bulk channel of an endpoint; its thread starts at first need.
+pub(crate) struct QuicBulk {
+    network: Arc<QuicNetwork>,
+    started: Mutex<Option<Arc<Started>>>,
+}
+
+struct Started {
+    runtime: Runtime,
+    endpoint: quinn::Endpoint,
+    sides: Sides,
+    socket: SocketAddr,
+    peers: Mutex<HashMap<ProcessId, Arc<tokio::sync::Mutex<Option<quinn::Connection>>>>>,
+}
+
+impl QuicBulk {
+    pub(crate) fn new(network: Arc<QuicNetwork>) -> Self {
+        Self { network, started: Mutex::new(None) }
+    }
+
+    fn start(&self, core: &Arc<Core>) -> Result<Arc<Started>, BindError> {
+        let mut slot = self.started.lock();
+        if let Some(started) = &*slot {
+            return Ok(started.clone());
+        }
+        let runtime =
+            Runtime::start(RuntimeChoice::Own, "mobula-bulk").map_err(BindError::Thread)?;
+        let listen = SocketAddr::new(self.network.local().ip(), 0);
+        let failed = |source: io::Error| BindError::Socket { listen, source };
+        let socket = bind(listen).map_err(failed)?;
+        let port = socket.local_addr().map_err(failed)?.port();
+        let window = window_bytes(&socket);
+        let credentials = self.network.credentials();
+        let sides = Sides::new(credentials, ALPN_BULK, false, &core.limits, window, 0)?;
+        let endpoint = {
+            let _inside = runtime.handle().enter();
+            quinn_endpoint(socket, &sides).map_err(failed)?
+        };
+        let socket = SocketAddr::new(core.process().socket.ip(), port);
+        let started =
+            Arc::new(Started { runtime, endpoint, sides, socket, peers: Mutex::default() });
+        started.runtime.spawn(listen_for_fetches(started.clone(), core.clone(), self.network.clone()));
+        *slot = Some(started.clone());
+        Ok(started)
+    }
+}
+
+impl BulkNetwork for QuicBulk {
+    fn serve(self: Arc<Self>, core: &Arc<Core>) -> Result<(), BindError> {
+        self.start(core).map(drop)
+    }
+
+    fn fetch(
+        self: Arc<Self>,
+        core: Arc<Core>,
+        fetch: Fetch,
+    ) -> oneshot::Receiver<Result<u64, SendError>> {
+        let (tell, told) = oneshot::channel();
+        match self.start(&core) {
+            Err(error) => {
+                let _ = tell.send(Err(SendError::Refused { why: error.to_string() }));
+            }
+            Ok(started) => {
+                let task = started.clone();
+                started.runtime.spawn(async move {
+                    let mut tell = tell;
+                    tokio::select! {
+                        fetched = task.fetch(&core, fetch) => {
+                            // The fetcher may have gone meanwhile.
+                            let _ = tell.send(fetched);
+                        }
+                        () = tell.closed() => {}
+                    }
+                });
+            }
+        }
+        told
+    }
+
+    fn socket(&self) -> Option<SocketAddr> {
+        self.started.lock().as_ref().map(|started| started.socket)
+    }
+
+    fn close(&self) {
+        let Some(started) = self.started.lock().take() else { return };
+        started.endpoint.close(code::SHUT_DOWN.into(), b"the process has shut down");
+        let (tell, told) = std::sync::mpsc::channel::<()>();
+        let task = started.clone();
+        started.runtime.spawn(async move {
+            let _ = tokio::time::timeout(CLOSE_GRACE, task.endpoint.wait_idle()).await;
+            drop(tell);
+        });
+        if started.runtime.may_wait_for() {
+            let _ = told.recv_timeout(2 * CLOSE_GRACE);
+        }
+        started.runtime.stop(CLOSE_GRACE);
+    }
+}
+
+impl Started {
+    async fn fetch(&self, core: &Arc<Core>, fetch: Fetch) -> Result<u64, SendError> {
+        let Fetch { peer, request, mut sink, stall } = fetch;
+        let unreachable = |why: String| SendError::Unreachable { process: peer.id, why };
+        let lost = |error: &dyn std::fmt::Display| unreachable(error.to_string());
+        let stalled = |_| unreachable(format!("the transfer made no progress for {stall:?}"));
+        let connection = self.connection(core, peer).await?;
+        let (mut send, mut receive) = connection.open_bi().await.map_err(|e| lost(&e))?;
+        let request = rmp_serde::to_vec(&BulkRequest { from: core.process(), request })
+            .map_err(|error| SendError::Refused { why: error.to_string() })?;
+        send.write_all(&request).await.map_err(|e| lost(&e))?;
+        send.finish().map_err(|e| lost(&e))?;
+
+        let mut head = [0; 9];
+        let answer = async {
+            receive.read_exact(&mut head[..1]).await?;
+            if head[0] == STATUS_BODY {
+                receive.read_exact(&mut head[1..]).await?;
+            }
+            Ok::<(), quinn::ReadExactError>(())
+        };
+        tokio::time::timeout(stall, answer).await.map_err(stalled)?.map_err(|e| lost(&e))?;
+        if head[0] != STATUS_BODY {
+            let error = receive.read_to_end(ERROR_MAX_BYTES);
+            let error = tokio::time::timeout(stall, error).await.map_err(stalled)?;
+            let error = error.map_err(|e| lost(&e))?;
+            return Err(decode("SendError", &error).unwrap_or_else(|error| error));
+        }
+        let mut length = [0; 8];
+        length.copy_from_slice(&head[1..]);
+        let total_bytes = u64::from_le_bytes(length);
+        let outcome = async {
+            sink.begin(total_bytes)?;
+            let mut meter = Meter::new(total_bytes);
+            loop {
+                let chunk = receive.read_chunk(READ_BYTES, true);
+                let chunk = tokio::time::timeout(stall, chunk).await.map_err(stalled)?;
+                let Some(chunk) = chunk.map_err(|e| lost(&e))? else { break };
+                meter.add(chunk.bytes.len())?;
+                sink.write(&chunk.bytes)?;
+            }
+            meter.end()?;
+            sink.finish()
+        }
+        .await;
+        if let Err(error) = outcome {
+            // The sender need not go on; the stream may already have ended.
+            let _ = receive.stop(code::UNWANTED.into());
+            return Err(error);
+        }
+        core.metrics.bulk_bytes_in.fetch_add(total_bytes, Ordering::Relaxed);
+        Ok(total_bytes)
+    }
+
+    /// The bulk connection to `peer`, made if need be.
+    async fn connection(
+        &self,
+        core: &Arc<Core>,
+        peer: ProcessAddr,
+    ) -> Result<quinn::Connection, SendError> {
+        let slot = self.peers.lock().entry(peer.id).or_default().clone();
+        // Held while connecting: others who fetch from the same process wait for the outcome.
+        let mut slot = slot.lock().await;
+        if let Some(connection) = &*slot
+            && connection.close_reason().is_none()
+        {
+            return Ok(connection.clone());
+        }
+        *slot = None;
+        let endpoint = Endpoint::of(core.clone());
+        let transport = Address { process: peer, mailbox: TRANSPORT_MAILBOX };
+        let found = endpoint.request(transport, WhereIsBulk, Payload::new(), WHERE_DEADLINE).await;
+        let found = found.and_then(|(socket, _)| socket.ok_or_else(no_source));
+        let connected = match found {
+            Ok(socket) => self.dial(core, peer, socket).await,
+            Err(error) => Err(error),
+        };
+        match connected {
+            Ok(connection) => Ok(slot.insert(connection).clone()),
+            Err(error) => {
+                // Nothing is kept for processes that cannot be reached.
+                self.peers.lock().remove(&peer.id);
+                Err(error)
+            }
+        }
+    }
+
+    async fn dial(
+        &self,
+        core: &Arc<Core>,
+        peer: ProcessAddr,
+        socket: SocketAddr,
+    ) -> Result<quinn::Connection, SendError> {
+        let unreachable = |why: String| SendError::Unreachable { process: peer.id, why };
+        let connecting = self
+            .endpoint
+            .connect_with(self.sides.client(socket), socket, SERVER_NAME)
+            .map_err(|error| unreachable(error.to_string()))?;
+        match tokio::time::timeout(core.limits.connect_timeout, connecting).await {
+            Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(error)) => Err(match attempt_of(&error) {
+                Attempt::Refused(why) => SendError::Refused { why },
+                _ => unreachable(error.to_string()),
+            }),
+            Err(_) => Err(unreachable(format!("{socket} did not answer"))),
+        }
+    }
+}
+
+async fn listen_for_fetches(started: Arc<Started>, core: Arc<Core>, network: Arc<QuicNetwork>) {
+    while let Some(incoming) = started.endpoint.accept().await {
+        let peer = incoming.remote_address();
+        let config = started.sides.server(peer);
+        let (core, network) = (core.clone(), network.clone());
+        tokio::spawn(async move {
+            let connection = match incoming.accept_with(config) {
+                Ok(connecting) => {
+                    match tokio::time::timeout(core.limits.connect_timeout, connecting).await {
+                        Ok(Ok(connection)) => connection,
+                        Ok(Err(error)) => return network.refused(&core, peer, &error),
+                        Err(error) => return network.refused(&core, peer, &error),
+                    }
+                }
+                Err(error) => return network.refused(&core, peer, &error),
+            };
+            // Ends with the connection.
+            while let Ok((send, receive)) = connection.accept_bi().await {
+                tokio::spawn(serve_one(core.clone(), send, receive));
+            }
+        });
+    }
+}
+
+/// Answers one request; if the connection breaks meanwhile there is nobody to tell.
+async fn serve_one(core: Arc<Core>, mut send: quinn::SendStream, mut receive: quinn::RecvStream) {
+    let Ok(request) = receive.read_to_end(REQUEST_MAX_BYTES).await else { return };
+    let body = match rmp_serde::from_slice::<BulkRequest>(&request) {
+        Err(error) => Err(SendError::Refused { why: error.to_string() }),
+        Ok(BulkRequest { from, request }) => {
+            let source = core.bulk_source.lock().clone();
+            match source {
+                None => Err(no_source()),
+                Some(source) => source.open(from, request).await,
+            }
+        }
+    };
+    match body {
+        Ok(mut body) => {
+            let mut head = [STATUS_BODY; 9];
+            head[1..].copy_from_slice(&body.total_bytes.to_le_bytes());
+            let sent = async {
+                send.write_all(&head).await?;
+                send.write_all_chunks(&mut body.chunks).await
+            };
+            if sent.await.is_ok() {
+                core.metrics.bulk_bytes_out.fetch_add(body.total_bytes, Ordering::Relaxed);
+            }
+        }
+        Err(error) => {
+            let mut answer = vec![STATUS_ERROR];
+            if rmp_serde::encode::write(&mut answer, &error).is_err() {
+                return;
+            }
+            if send.write_all(&answer).await.is_err() {
+                return;
+            }
+        }
+    }
+    let _ = send.finish();
+}
