@@ -118,16 +118,24 @@ pub fn get_actor_in<C: RemoteClass>(name: &str, namespace: &str) -> Result<C::Ha
 
 fn find_actor<C: RemoteClass>(name: &str, namespace: Option<&str>) -> Result<C::Handle, Error> {
     let actor = current()?.find_actor(name, namespace)?;
-    if actor.class() != C::NAME {
-        return Err(Error::Invalid {
-            what: format!(
-                "the actor named {name:?} is a {}, not a {}",
-                actor.class(),
-                C::NAME
-            ),
-        });
-    }
+    let actor = check_class(actor, name, C::NAME)?;
     Ok(C::Handle::from_actor(ActorRef::new(actor)))
+}
+
+/// The actor, if it is of this type.
+pub(crate) fn check_class(
+    actor: ActorHandle,
+    name: &str,
+    class: &str,
+) -> Result<ActorHandle, Error> {
+    if actor.class() == class {
+        return Ok(actor);
+    }
+    let what = format!(
+        "the actor named {name:?} is a {}, not a {class}",
+        actor.class()
+    );
+    Err(Error::Invalid { what })
 }
 
 /// Ends an actor for good, whatever its restart policy. Its waiting calls fail; the one that runs

@@ -7,13 +7,14 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use mobula_core::client::{Arg, ObjectHandle};
+use mobula_core::client::{self, ActorHandle, Arg, Client, ObjectHandle};
 use mobula_core::error::Error;
 use mobula_core::registry::RemoteFunction;
 use smallvec::SmallVec;
 
-use crate::actor::{ActorRef, RemoteClass, RemoteHandle};
+use crate::actor::{ActorRef, RemoteClass, RemoteHandle, check_class};
 use crate::argument::{Argument, IntoArg};
 use crate::object::{ObjectRef, current};
 use crate::options::{ActorOptions, TaskOptions};
@@ -170,7 +171,7 @@ type Args = SmallVec<[Arg; 2]>;
 
 fn submit<R: Results, const LEN: usize>(
     function: &'static RemoteFunction,
-    options: &Result<Arc<mobula_core::client::TaskOptions>, Arc<Error>>,
+    options: &Result<Arc<client::TaskOptions>, Arc<Error>>,
     arguments: [Argument; LEN],
 ) -> R {
     let submit = || {
@@ -198,19 +199,60 @@ fn call<R: Results, const LEN: usize>(
 
 fn create<H: RemoteHandle, const LEN: usize>(
     constructor: &'static RemoteFunction,
-    options: &Result<mobula_core::client::ActorOptions, Arc<Error>>,
+    options: &Result<client::ActorOptions, Arc<Error>>,
     class: &str,
     arguments: [Argument; LEN],
 ) -> H {
     let create = || {
         let options = options.clone()?;
         let arguments = collect(arguments)?;
-        Ok(current()
-            .map_err(Arc::new)?
-            .create_actor(constructor, class, arguments, options))
+        let client = current().map_err(Arc::new)?;
+        match options.name.clone().filter(|_| options.get_if_exists) {
+            None => Ok(client.create_actor(constructor, class, arguments, options)),
+            Some(name) => find_or_create(&client, constructor, class, arguments, options, &name)
+                .map_err(Arc::new),
+        }
     };
     H::from_actor(create().map_or_else(ActorRef::failed, ActorRef::new))
 }
+
+/// The living actor of this name, or a new one. Of several programs that do this at once one
+/// makes the actor, and all get it.
+fn find_or_create(
+    client: &Client,
+    constructor: &'static RemoteFunction,
+    class: &str,
+    arguments: Args,
+    options: client::ActorOptions,
+    name: &str,
+) -> Result<ActorHandle, Error> {
+    let namespace = options.namespace.clone();
+    let find = || match client.find_actor(name, namespace.as_deref()) {
+        Ok(actor) => check_class(actor, name, class).map(Some),
+        Err(Error::NoSuchActor { .. }) => Ok(None),
+        Err(error) => Err(error),
+    };
+    if let Some(actor) = find()? {
+        return Ok(actor);
+    }
+    let made = client.create_actor(constructor, class, arguments, options);
+    // The head has the name as soon as it has recorded the actor. An actor whose arguments are
+    // not ready, or whose constructor has failed, is not there: then it is the one just made.
+    let start = Instant::now();
+    while start.elapsed() < RECORDED_WITHIN {
+        match find()? {
+            Some(actor) if actor.id() == made.id() => break,
+            Some(actor) => return Ok(actor),
+            None => std::thread::sleep(LOOK_AGAIN),
+        }
+    }
+    Ok(made)
+}
+
+/// How long the head may take to record an actor, after which a race for its name is over.
+const RECORDED_WITHIN: Duration = Duration::from_millis(500);
+/// Between two looks for a name.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 fn collect<const LEN: usize>(arguments: [Argument; LEN]) -> Result<Args, Arc<Error>> {
     arguments.into_iter().map(|argument| argument.0).collect()

@@ -203,7 +203,8 @@ impl<C, F> ActorOptions<C, F> {
         self.set(|options| options.namespace = Some(namespace.into()))
     }
 
-    /// Take the living actor of this name, if there is one, instead of failing.
+    /// Take the living actor of this name, if there is one, instead of failing. `remote` then asks
+    /// the head, and waits for its answer.
     #[must_use]
     pub fn get_if_exists(self) -> Self {
         self.set(|options| options.get_if_exists = true)
