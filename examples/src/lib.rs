@@ -1,1 +1,12 @@
-//! The example gallery.
+//! The example gallery: one short program per idea, beside this folder.
+//!
+//! | `cargo run --example ..` | shows |
+//! |---|---|
+//! | `hello_tasks` | functions as tasks, references as arguments, errors |
+//! | `stateful_actor` | a struct as an actor, handles, names, failures |
+//! | `object_sharing` | one large object, read in place by many tasks |
+//! | `parallel_monte_carlo_pi` | many tasks that report their progress to an actor |
+//! | `resources` | fractional CPUs and GPUs, resources of one's own |
+//! | `pipeline_of_actors` | actors that pass work on to each other |
+//!
+//! Each ends by itself within seconds. This library itself is empty.
