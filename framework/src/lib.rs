@@ -73,6 +73,8 @@ mod cluster;
 mod config;
 mod object;
 mod options;
+#[cfg(doctest)]
+mod refused;
 mod run;
 mod session;
 mod value;
