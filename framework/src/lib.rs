@@ -92,7 +92,7 @@ pub use crate::batch_call::BatchCall;
 pub use crate::call::{Method, Results, Signature};
 pub use crate::cluster::{Node, available_resources, cluster_resources, nodes};
 pub use crate::config::Config;
-pub use crate::object::{Get, ObjectRef, Waited, get, get_timeout, put, wait};
+pub use crate::object::{Get, ObjectRef, Wait, Waited, get, get_timeout, put, wait};
 pub use crate::options::{ActorOptions, TaskOptions};
 pub use crate::session::{Session, init, shutdown};
 pub use crate::value::{Array, Batch, Number, Value};

@@ -1,8 +1,8 @@
 //! References to objects: fetching, waiting, passing on.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::future::{Future, IntoFuture};
+use std::hash::{Hash, Hasher};
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -89,6 +89,28 @@ impl<T> Clone for ObjectRef<T> {
         Self {
             inner: self.inner.clone(),
             value: PhantomData,
+        }
+    }
+}
+
+/// Two references are equal when they are of the same object.
+impl<T> PartialEq for ObjectRef<T> {
+    fn eq(&self, other: &Self) -> bool {
+        match (&self.inner, &other.inner) {
+            (Inner::Live(one), Inner::Live(other)) => one.id() == other.id(),
+            (Inner::Failed(one), Inner::Failed(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+}
+
+impl<T> Eq for ObjectRef<T> {}
+
+impl<T> Hash for ObjectRef<T> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match &self.inner {
+            Inner::Live(handle) => handle.id().hash(state),
+            Inner::Failed(error) => Arc::as_ptr(error).hash(state),
         }
     }
 }
@@ -302,66 +324,114 @@ pub(crate) fn put_with<T: Value>(client: &Client, value: T) -> Result<ObjectRef<
 /// References that are ready, and those that are not.
 pub type Waited<T> = (Vec<ObjectRef<T>>, Vec<ObjectRef<T>>);
 
+/// What [`wait`] can wait for: a vector of references, or (cloning them) a slice.
+pub trait Wait<T> {
+    #[doc(hidden)]
+    fn into_objects(self) -> Vec<ObjectRef<T>>;
+}
+
+impl<T> Wait<T> for Vec<ObjectRef<T>> {
+    fn into_objects(self) -> Vec<ObjectRef<T>> {
+        self
+    }
+}
+
+impl<T> Wait<T> for &Vec<ObjectRef<T>> {
+    fn into_objects(self) -> Vec<ObjectRef<T>> {
+        self.clone()
+    }
+}
+
+impl<T> Wait<T> for &[ObjectRef<T>] {
+    fn into_objects(self) -> Vec<ObjectRef<T>> {
+        self.to_vec()
+    }
+}
+
+impl<T, const LEN: usize> Wait<T> for [ObjectRef<T>; LEN] {
+    fn into_objects(self) -> Vec<ObjectRef<T>> {
+        Vec::from(self)
+    }
+}
+
+impl<T, const LEN: usize> Wait<T> for &[ObjectRef<T>; LEN] {
+    fn into_objects(self) -> Vec<ObjectRef<T>> {
+        self.to_vec()
+    }
+}
+
 /// Waits until `num_returns` of the objects are ready (a failed one is ready too), or until the
 /// timeout, if there is one. Returns at most `num_returns` ready ones, and the rest, both in
 /// their order.
 ///
+/// ```
+/// # fn f(mut tasks: Vec<mobula::ObjectRef<i64>>) -> Result<(), mobula::Error> {
+/// while !tasks.is_empty() {
+///     let (done, rest) = mobula::wait(tasks, 1, None)?;
+///     println!("{}", mobula::get(&done[0])?);
+///     tasks = rest;
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// [`Error::Invalid`] when a reference comes twice, or `num_returns` is 0 or more than there are.
 pub fn wait<T>(
-    objects: &[ObjectRef<T>],
+    objects: impl Wait<T>,
     num_returns: usize,
     timeout: impl Into<Option<Duration>>,
 ) -> Result<Waited<T>, Error> {
+    let objects = objects.into_objects();
     if objects.is_empty() {
         return Ok((Vec::new(), Vec::new()));
     }
-    if num_returns == 0 || num_returns > objects.len() {
-        let count = objects.len();
-        return Err(Error::Invalid {
-            what: format!("wait for {num_returns} of {count} objects: ask for 1 to {count}"),
-        });
-    }
-    let mut seen = HashSet::with_capacity(objects.len());
-    if let Some(twice) = objects
-        .iter()
-        .filter_map(ObjectRef::id)
-        .find(|id| !seen.insert(*id))
-    {
-        return Err(Error::Invalid {
-            what: format!("wait: object {twice} is given twice"),
-        });
+    let count = objects.len();
+    if num_returns == 0 || num_returns > count {
+        let what = format!("wait for {num_returns} of {count} objects: ask for 1 to {count}");
+        return Err(Error::Invalid { what });
     }
 
     // A call that could not be made is ready; only the others are waited for.
-    let mut live = Vec::with_capacity(objects.len());
-    let mut places = Vec::with_capacity(objects.len());
-    for (place, object) in objects.iter().enumerate() {
-        if let Ok(handle) = object.handle() {
-            live.push(handle.clone());
-            places.push(place);
+    let mut live = Vec::with_capacity(count);
+    let mut failed = Vec::new();
+    for (place, object) in objects.into_iter().enumerate() {
+        match object.inner {
+            Inner::Live(handle) => live.push(handle),
+            Inner::Failed(error) => failed.push((place, error)),
         }
     }
-    let failed = objects.len() - live.len();
-    let mut is_ready: Vec<bool> = objects
-        .iter()
-        .map(|object| object.handle().is_err())
-        .collect();
-    if let Some(first) = live.first()
-        && failed < num_returns
-    {
-        let client = first.client().clone();
-        let (ready, _) = client.wait(&live, num_returns - failed, timeout.into())?;
-        for index in ready {
-            is_ready[places[index]] = true;
+    let ready = match live.first() {
+        Some(first) if failed.len() < num_returns => {
+            let client = first.client().clone();
+            client
+                .wait(&live, num_returns - failed.len(), timeout.into())?
+                .0
         }
-    }
-    let mut waited = (Vec::with_capacity(num_returns), Vec::new());
-    for (object, ready) in objects.iter().zip(is_ready) {
-        if ready && waited.0.len() < num_returns {
-            waited.0.push(object.clone());
+        _ => Vec::new(),
+    };
+
+    let mut waited = (
+        Vec::with_capacity(num_returns),
+        Vec::with_capacity(count - num_returns),
+    );
+    let mut ready = ready.into_iter().peekable();
+    let mut failed = failed.into_iter().peekable();
+    let mut live = live.into_iter().enumerate();
+    for place in 0..count {
+        let (object, is_ready) = match failed.next_if(|(failed, _)| *failed == place) {
+            Some((_, error)) => (ObjectRef::failed(error), true),
+            None => match live.next() {
+                Some((index, handle)) => {
+                    (ObjectRef::new(handle), ready.next_if_eq(&index).is_some())
+                }
+                None => break,
+            },
+        };
+        if is_ready && waited.0.len() < num_returns {
+            waited.0.push(object);
         } else {
-            waited.1.push(object.clone());
+            waited.1.push(object);
         }
     }
     Ok(waited)

@@ -13,6 +13,7 @@ use mobula_core::resources::{CPU, FRACTIONS_PER_UNIT, Resources};
 use mobula_core::store::{Store, StoreConfig, StoreHandle};
 use mobula_core::worker::{Worker, WorkerSetup};
 
+use super::output;
 use crate::config::Config;
 
 /// How long the parts may take to know each other; in one process it is microseconds.
@@ -69,7 +70,7 @@ pub(super) fn start(config: &Config) -> Result<(Client, Local), Error> {
         job,
         namespace: config.namespace.clone().unwrap_or_else(|| job.to_string()),
         binary: None,
-        output: None,
+        output: (!config.silence_workers).then(|| Box::new(|line| output::print(&line)) as _),
     });
 
     let worker = RegisterWorker {

@@ -16,6 +16,7 @@ use crate::object::{ObjectRef, put_with};
 use crate::value::Value;
 
 mod local;
+mod output;
 
 /// The session that [`init`] made.
 static PROCESS: Mutex<Option<Session>> = Mutex::new(None);

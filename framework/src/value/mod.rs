@@ -14,6 +14,7 @@
 //! call or at return, in a local session too.
 
 use std::any::{Any, TypeId, type_name};
+use std::cell::Cell;
 
 use bytes::Bytes;
 use mobula_core::error::Error;
@@ -155,12 +156,23 @@ fn decode_in_place<T: Value>(value: Encoded) -> Result<T, Error> {
 }
 
 fn encode_through_serde<T: Serialize>(value: &T) -> Result<Encoded, Error> {
-    // Most values are a few bytes; one allocation of that size, and none that is too large.
-    let mut data = Vec::with_capacity(INITIAL_BYTES.max(size_of::<T>()));
-    let mut serializer = rmp_serde::Serializer::new(&mut data).with_struct_map();
-    value
-        .serialize(&mut serializer)
-        .map_err(|error| cannot::<T>("encoded", error))?;
+    // Written to a buffer that the thread keeps, then copied to memory of the right size; a value
+    // whose own code encodes others finds an empty buffer.
+    let mut buffer = BUFFER.take();
+    buffer.clear();
+    let mut serializer = rmp_serde::Serializer::new(&mut buffer).with_struct_map();
+    let written = value.serialize(&mut serializer);
+    let data = match buffer.as_slice() {
+        // Small numbers, flags, nothing at all: no memory to reserve.
+        [byte] => {
+            let byte = usize::from(*byte);
+            Bytes::from_static(&EVERY_BYTE[byte..=byte])
+        }
+        small if small.len() <= KEPT_BYTES => Bytes::copy_from_slice(small),
+        _ => Bytes::from(std::mem::take(&mut buffer)),
+    };
+    BUFFER.set(buffer);
+    written.map_err(|error| cannot::<T>("encoded", error))?;
     Ok(Encoded::new(Encoding::MSGPACK, data))
 }
 
@@ -200,5 +212,20 @@ fn encoding_name(encoding: Encoding) -> String {
     }
 }
 
-/// The least memory reserved for an encoded value.
-const INITIAL_BYTES: usize = 16;
+thread_local! {
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// The largest value that is copied out of the thread's buffer; a larger one takes it along.
+const KEPT_BYTES: usize = 4096;
+
+/// Every value of one byte.
+static EVERY_BYTE: [u8; 256] = {
+    let mut bytes = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        bytes[byte] = byte as u8;
+        byte += 1;
+    }
+    bytes
+};

@@ -1,0 +1,54 @@
+//! What workers print, printed here with where it came from.
+
+use std::io::Write;
+
+use mobula_core::client::OutputLine;
+
+/// Prints to the stream it was printed to there.
+pub(super) fn print(output: &OutputLine) {
+    let text = format(output);
+    // A closed terminal is no reason to fail a task's output, let alone a session.
+    let _ = if output.stderr {
+        std::io::stderr().lock().write_all(text.as_bytes())
+    } else {
+        std::io::stdout().lock().write_all(text.as_bytes())
+    };
+}
+
+/// `(task pid=17, node=worker-2) line`, for every line.
+fn format(output: &OutputLine) -> String {
+    let task = output
+        .task
+        .as_deref()
+        .map(|task| format!("{task} "))
+        .unwrap_or_default();
+    let mut text = String::new();
+    for line in &output.lines {
+        text.push_str(&format!(
+            "({task}pid={}, node={}) {line}\n",
+            output.pid, output.node
+        ));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_says_where_it_comes_from() {
+        let output = |task: Option<&str>| OutputLine {
+            node: "worker-2".to_owned(),
+            pid: 17,
+            task: task.map(str::to_owned),
+            stderr: false,
+            lines: vec!["one".to_owned(), String::new()],
+        };
+        assert_eq!(
+            format(&output(None)),
+            "(pid=17, node=worker-2) one\n(pid=17, node=worker-2) \n"
+        );
+        assert!(format(&output(Some("clean"))).starts_with("(clean pid=17, node=worker-2) one\n"));
+    }
+}
