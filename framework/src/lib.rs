@@ -41,6 +41,24 @@
 //! }
 //! ```
 //!
+//! Async code awaits references; `main` may be async too:
+//!
+//! ```
+//! # use mobula::{Config, remote};
+//! #[remote]
+//! async fn greet(name: &str) -> String {
+//!     tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+//!     format!("hello, {name}")
+//! }
+//!
+//! #[mobula::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     mobula::init(Config::default())?;
+//!     assert_eq!(greet.remote("ray").await?, "hello, ray");
+//!     Ok(())
+//! }
+//! ```
+//!
 //! | to | use |
 //! |---|---|
 //! | start, or join a cluster | [`init`], [`Config`], [`Session`], [`macro@main`] |

@@ -152,7 +152,7 @@ impl Constructor {
         let signature = quote!(fn(#(#holders),*));
         quote! {
             #(#conditions)*
-            #[allow(dead_code, clippy::too_many_arguments)]
+            #[allow(dead_code, clippy::too_many_arguments, clippy::type_complexity)]
             impl #class {
                 /// Makes an actor of this type and returns its handle at once. Whatever goes
                 /// wrong, the first call says it.
@@ -167,6 +167,7 @@ impl Constructor {
             }
 
             #(#conditions)*
+            #[allow(clippy::type_complexity)]
             const _: () = {
                 #registered
 
@@ -267,6 +268,7 @@ impl Method {
         };
         quote! {
             #(#conditions)*
+            #[allow(clippy::type_complexity)]
             const _: () = {
                 #registered
 
@@ -280,7 +282,7 @@ impl Method {
                     #encode
                 }
 
-                #[allow(dead_code, private_interfaces)]
+                #[allow(dead_code, private_interfaces, clippy::type_complexity)]
                 impl #handle {
                     #(#docs)*
                     #[must_use = "`.remote(..)` makes the call"]

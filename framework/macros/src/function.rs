@@ -68,7 +68,7 @@ pub(crate) fn expand(attributes: TokenStream, function: ItemFn) -> Result<TokenS
         #visibility struct #name;
 
         #(#conditions)*
-        #[allow(dead_code, clippy::too_many_arguments, clippy::unused_unit)]
+        #[allow(dead_code, clippy::too_many_arguments, clippy::unused_unit, clippy::type_complexity)]
         impl #name {
             /// Runs the function here, like any other.
             #(#others)*
@@ -87,6 +87,7 @@ pub(crate) fn expand(attributes: TokenStream, function: ItemFn) -> Result<TokenS
         }
 
         #(#conditions)*
+        #[allow(clippy::type_complexity)]
         const _: () = {
             #registered
 

@@ -31,6 +31,13 @@ pub(super) struct Local {
 
 /// Starts everything, in the order in which one needs the other.
 pub(super) fn start(config: &Config) -> Result<(Client, Local), Error> {
+    if let Some(address) = &config.address {
+        let what = format!("joining the cluster at {address}");
+        return Err(Error::System {
+            what,
+            why: "this build only starts local clusters".to_owned(),
+        });
+    }
     let registry = Registry::global().map_err(|error| Error::Invalid {
         what: error.to_string(),
     })?;

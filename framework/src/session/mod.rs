@@ -106,6 +106,7 @@ impl Session {
     }
 
     /// Makes this the session of the thread until the guard is dropped. Guards nest.
+    #[must_use = "the thread leaves the session when the guard is dropped"]
     pub fn enter(&self) -> Entered {
         self.0.client.enter()
     }

@@ -400,6 +400,16 @@ fn an_actor_that_is_not_sync() {
 }
 
 #[test]
+fn remote_functions_can_be_local_to_a_function() {
+    #[remote]
+    fn inner(a: u8) -> u8 {
+        a + 1
+    }
+    assert_eq!(one::<u8>(run("inner", vec![value(1_u8)])), 2);
+    assert_eq!(inner.call(1), 2);
+}
+
+#[test]
 fn skipped_methods_are_not_registered() {
     let id = mobula_core::ids::FunctionId::of(&format!(
         "mobula@{}::it::expansion::Counter::add",
