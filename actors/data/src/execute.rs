@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
 use crate::expr::{BoundExpr, Expr};
+use crate::function::Parameter;
 use crate::parquet_read::PieceReader;
 use crate::parquet_write::{BlockFile, BlockWriter};
 use crate::plan::{MapBatches, Operator};
@@ -28,7 +29,7 @@ pub trait BatchFunctions: Send + Sync {
     fn call(
         &self,
         function: &str,
-        params: &[u8],
+        params: &[Parameter],
         batch: RecordBatch,
     ) -> Result<RecordBatch, DataError>;
 }
@@ -38,7 +39,12 @@ pub trait BatchFunctions: Send + Sync {
 pub struct NoFunctions;
 
 impl BatchFunctions for NoFunctions {
-    fn call(&self, function: &str, _: &[u8], _: RecordBatch) -> Result<RecordBatch, DataError> {
+    fn call(
+        &self,
+        function: &str,
+        _: &[Parameter],
+        _: RecordBatch,
+    ) -> Result<RecordBatch, DataError> {
         Err(DataError::UnknownFunction {
             function: function.into(),
         })

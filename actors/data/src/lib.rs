@@ -13,6 +13,7 @@
 pub mod error;
 pub mod execute;
 pub mod expr;
+pub mod function;
 pub mod parquet_read;
 pub mod parquet_write;
 pub mod plan;

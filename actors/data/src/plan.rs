@@ -14,10 +14,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::expr::Expr;
+use crate::function::Parameter;
 use crate::parquet_write::WriteOptions;
 use crate::schema::Matching;
 
@@ -84,8 +84,8 @@ pub enum Operator {
 pub struct MapBatches {
     /// The function's registered id.
     pub function: String,
-    /// Its parameters, encoded.
-    pub params: Bytes,
+    /// Its arguments after the batch.
+    pub params: Vec<Parameter>,
     /// Rows per batch at most; as they come if none is given.
     pub batch_rows: Option<usize>,
     /// The name shown in plans and reports.
@@ -261,7 +261,7 @@ mod tests {
             .with_column("double", col("fare") * lit(2.0))
             .map_batches(MapBatches {
                 function: "app@1::clean".into(),
-                params: Bytes::from_static(b"p"),
+                params: Vec::new(),
                 batch_rows: Some(17),
                 name: "clean".into(),
             })

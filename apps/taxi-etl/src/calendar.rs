@@ -1,6 +1,6 @@
 //! When trips begin: months, the hours of a week, and the days on which no surcharge is due.
 //!
-//! Entry types: [`Month`] and [`Hours`], which spreads the rows of a month over its hours as
+//! Entry types: [`Month`] and `Hours`, which spreads the rows of a month over its hours as
 //! demand in New York does.
 
 use std::fmt;

@@ -61,7 +61,7 @@ fn rows(physical: &PhysicalPlan) -> u64 {
 fn map() -> MapBatches {
     MapBatches {
         function: "f".into(),
-        params: Default::default(),
+        params: Vec::new(),
         batch_rows: None,
         name: "f".into(),
     }

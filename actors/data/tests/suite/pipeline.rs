@@ -12,7 +12,9 @@ use arrow::array::{ArrayRef, AsArray, Int64Array, StringArray};
 use arrow::datatypes::Int64Type;
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
+use mobula_core::value::Encoding;
 use mobula_data::execute::{BatchFunctions, BlockContext, NoFunctions, run_block};
+use mobula_data::function::Parameter;
 use mobula_data::plan::MapBatches;
 use mobula_data::{DataError, LogicalPlan, Sink, col, lit};
 use parquet::arrow::ArrowWriter;
@@ -172,7 +174,7 @@ impl BatchFunctions for AddTo {
     fn call(
         &self,
         function: &str,
-        params: &[u8],
+        params: &[Parameter],
         batch: RecordBatch,
     ) -> Result<RecordBatch, DataError> {
         assert_eq!(function, "test::add");
@@ -187,7 +189,7 @@ impl BatchFunctions for AddTo {
                 cause: "asked to".into(),
             });
         }
-        let sum: Int64Array = n.unary(|n| n + i64::from(params[0]));
+        let sum: Int64Array = n.unary(|n| n + i64::from(params[0].data[0]));
         Ok(RecordBatch::try_from_iter([("sum", Arc::new(sum) as ArrayRef)]).unwrap())
     }
 }
@@ -195,7 +197,10 @@ impl BatchFunctions for AddTo {
 fn add(batch_rows: Option<usize>) -> MapBatches {
     MapBatches {
         function: "test::add".into(),
-        params: Bytes::from_static(&[5]),
+        params: vec![Parameter {
+            encoding: Encoding::RAW,
+            data: Bytes::from_static(&[5]),
+        }],
         batch_rows,
         name: "add".into(),
     }
