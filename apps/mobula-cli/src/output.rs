@@ -1,0 +1,138 @@
+//! How results are printed: tables for people, JSON for programs.
+//!
+//! Results go to stdout, everything else (progress, hints, errors) to stderr, so that a pipe
+//! sees only the result.
+
+use std::io::{IsTerminal, Write};
+
+use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
+use serde::Serialize;
+
+use crate::error::CliError;
+
+/// What a command prints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// Tables and sentences.
+    #[default]
+    Human,
+    /// One JSON document.
+    Json,
+}
+
+/// A table with these column heads; columns whose head starts with `>` are aligned to the right.
+pub(crate) fn table(heads: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(UTF8_HORIZONTAL_ONLY);
+    // A table in a file or pipe is not cut to a width that nobody has.
+    if std::io::stdout().is_terminal() {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+    }
+    table.set_header(heads.iter().map(|head| Cell::new(head.trim_start_matches('>'))));
+    for (column, head) in table.column_iter_mut().zip(heads) {
+        if head.starts_with('>') {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+/// Prints a result and a line end. A reader that has gone away (`| head`) is no failure.
+pub(crate) fn print(text: &str) -> Result<(), CliError> {
+    match writeln!(std::io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(CliError::Output(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Prints a result as one JSON document.
+pub(crate) fn print_json<T: Serialize + ?Sized>(value: &T) -> Result<(), CliError> {
+    print(&serde_json::to_string_pretty(value)?)
+}
+
+/// Bytes in the largest unit that leaves at least one: `1.5 GiB`.
+pub(crate) fn bytes(amount: f64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut amount = amount;
+    let mut unit = 0;
+    while amount.abs() >= 1024.0 && unit + 1 < units.len() {
+        amount /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{amount} B") } else { format!("{amount:.1} {}", units[unit]) }
+}
+
+/// A number with three digits that count, thousands grouped: `1,234,567`, `12.3`, `0.00123`.
+pub(crate) fn number(value: f64) -> String {
+    if !value.is_finite() {
+        return "-".to_owned();
+    }
+    if value.abs() >= 1000.0 {
+        return grouped(value.round() as i64);
+    }
+    let decimals = match value.abs() {
+        size if size >= 100.0 => 0,
+        size if size >= 10.0 => 1,
+        size if size >= 1.0 => 2,
+        0.0 => 0,
+        size => 2 - size.log10().floor() as i32,
+    };
+    format!("{value:.*}", usize::try_from(decimals).unwrap_or(0))
+}
+
+fn grouped(value: i64) -> String {
+    let digits = value.unsigned_abs().to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3 + 1);
+    if value < 0 {
+        text.push('-');
+    }
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// An amount of a resource without needless decimals: `2`, `0.5`.
+pub(crate) fn amount(value: f64) -> String {
+    // Rust prints the shortest text that reads back as the same number.
+    format!("{}", (value * 1e4).round() / 1e4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_keep_three_digits_and_group_thousands() {
+        for (value, text) in [
+            (0.0, "0"),
+            (1_234_567.4, "1,234,567"),
+            (-1000.0, "-1,000"),
+            (999.6, "1000"),
+            (123.4, "123"),
+            (12.34, "12.3"),
+            (1.234, "1.23"),
+            (0.001_234, "0.00123"),
+            (f64::NAN, "-"),
+        ] {
+            assert_eq!(number(value), text);
+        }
+    }
+
+    #[test]
+    fn bytes_choose_their_unit() {
+        assert_eq!(bytes(17.0), "17 B");
+        assert_eq!(bytes(1536.0), "1.5 KiB");
+        assert_eq!(bytes(3.0 * f64::from(1 << 30)), "3.0 GiB");
+    }
+
+    #[test]
+    fn amounts_have_no_needless_decimals() {
+        assert_eq!(amount(2.0), "2");
+        assert_eq!(amount(0.1 + 0.2), "0.3");
+    }
+}
