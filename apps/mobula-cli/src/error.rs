@@ -8,6 +8,9 @@ pub(crate) enum CliError {
     /// A task, actor or object failed, or the session could not be started.
     #[error(transparent)]
     Mobula(#[from] mobula::Error),
+    /// A node could not be started, or a cluster not be reached.
+    #[error(transparent)]
+    Node(#[from] mobula_core::node::NodeError),
     /// The result could not be written.
     #[error("the result cannot be written: {0}")]
     Output(#[source] std::io::Error),
