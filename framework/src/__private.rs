@@ -7,7 +7,9 @@ pub use mobula_core::registry::{CallError, CallResult, Code, Instance, RemoteFun
 pub use mobula_core::value::Value as Encoded;
 pub use serde;
 
-pub use crate::batch_call::{BatchFunction, batch_call};
+pub use mobula_data::function::BatchFunction;
+
+pub use crate::batch_call::batch_call;
 pub use crate::run::{
     Arguments, CatchDisplay, CatchError, CatchErrorRef, CatchIntoBox, Caught, Exclusive, Fallible,
     Shared, block_on, block_on_main, returned, run_worker_if_asked,

@@ -1,8 +1,6 @@
 //! Functions over batches, with their parameters.
 
-use arrow::record_batch::RecordBatch;
 use mobula_core::error::Error;
-use mobula_core::registry::CallError;
 use mobula_core::value::Value as Encoded;
 
 /// A remote function of a batch together with its other arguments: `clean.with(Limits { .. })`,
@@ -40,13 +38,3 @@ pub fn batch_call(
         parameters: encode(),
     }
 }
-
-/// A function of a batch that runs inside a data task, where its batch need not be encoded.
-pub struct BatchFunction {
-    /// The function's full name.
-    pub name: &'static str,
-    /// The function, with its other arguments encoded.
-    pub call: fn(RecordBatch, &[Encoded]) -> Result<RecordBatch, CallError>,
-}
-
-inventory::collect!(BatchFunction);

@@ -66,6 +66,7 @@
 //! | pass results on without fetching them | [`ObjectRef`] |
 //! | fetch, wait, share | [`get`], [`wait`], [`put`] |
 //! | read large values in place | [`Array`], [`Batch`], [`Bytes`] |
+//! | clean and transform tables in parallel | [`read_parquet`], [`Dataset`], [`col`], [`lit`] |
 //! | reach an actor by name, end one | [`get_actor`], [`kill`] |
 //! | see the cluster | [`nodes`], [`cluster_resources`], [`available_resources`] |
 //!
@@ -89,17 +90,23 @@ mod batch_call;
 mod call;
 mod cluster;
 mod config;
+mod dataset;
 mod object;
 mod options;
 #[cfg(doctest)]
 mod refused;
 mod run;
 mod session;
+mod table;
 mod value;
 
 pub use bytes::Bytes;
 pub use mobula_core::error::Error;
 pub use mobula_core::ids::NodeId;
+pub use mobula_data::executor::{RunError, RunProgress, RunReport};
+pub use mobula_data::parquet_write::{Compression, WriteMode, WriteOptions};
+pub use mobula_data::schema::Matching;
+pub use mobula_data::{DataError, Expr, col, lit};
 pub use mobula_macros::{main, remote};
 
 pub use crate::actor::{
@@ -110,6 +117,7 @@ pub use crate::batch_call::BatchCall;
 pub use crate::call::{Method, Results, Signature};
 pub use crate::cluster::{Node, available_resources, cluster_resources, nodes};
 pub use crate::config::Config;
+pub use crate::dataset::{Dataset, read_parquet};
 pub use crate::object::{Get, ObjectRef, Wait, Waited, get, get_timeout, put, wait};
 pub use crate::options::{ActorOptions, TaskOptions};
 pub use crate::session::{Session, init, shutdown};

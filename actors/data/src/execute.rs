@@ -108,14 +108,17 @@ impl BlockReport {
     /// The filters and how many rows each dropped, in the order of the plan.
     #[must_use]
     pub fn dropped_by_op(&self) -> Vec<(String, u64)> {
-        let filters = self
-            .operators
-            .iter()
-            .filter(|op| op.name.starts_with(FILTER));
-        filters
-            .map(|op| (op.name[FILTER.len()..].to_owned(), op.rows_in - op.rows_out))
-            .collect()
+        dropped_by_filter(&self.operators)
     }
+}
+
+/// The filters among these and how many rows each dropped.
+pub(crate) fn dropped_by_filter(operators: &[OperatorReport]) -> Vec<(String, u64)> {
+    operators
+        .iter()
+        .filter_map(|op| Some((op.name.strip_prefix(FILTER)?, op)))
+        .map(|(condition, op)| (condition.to_owned(), op.rows_in - op.rows_out))
+        .collect()
 }
 
 /// What a task leaves.

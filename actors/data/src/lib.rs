@@ -12,8 +12,10 @@
 
 pub mod error;
 pub mod execute;
+pub mod executor;
 pub mod expr;
 pub mod function;
+pub mod ipc;
 pub mod parquet_read;
 pub mod parquet_write;
 pub mod plan;

@@ -9,7 +9,7 @@ use serde::de::{Error as _, Visitor};
 use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::ipc;
+use mobula_data::ipc;
 
 /// An Arrow [`RecordBatch`] as a value: read back, it borrows the object store's memory.
 ///

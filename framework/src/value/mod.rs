@@ -24,7 +24,6 @@ use serde::de::DeserializeOwned;
 
 mod array;
 mod batch;
-mod ipc;
 #[cfg(test)]
 mod tests;
 

@@ -259,6 +259,7 @@ impl Runnable for ActorCell {
         while let Some(call) = self.next() {
             let before = current::begin(Running {
                 slots: self.worker.slots.clone(),
+                node: self.worker.node_name.clone(),
                 lease: None,
             });
             self.run_call(call);

@@ -14,6 +14,8 @@ use crate::error::Error;
 /// What a slot thread runs.
 pub(super) struct Running {
     pub(super) slots: Slots,
+    /// The node's name.
+    pub(super) node: Arc<str>,
     /// The lease it runs under, while it has the right to drain that lease's queue.
     pub(super) lease: Option<Arc<LeaseQueue>>,
 }
@@ -30,6 +32,11 @@ pub(super) fn begin(running: Running) -> Option<Running> {
 /// The user code is over; returns what it still had.
 pub(super) fn end(before: Option<Running>) -> Option<Running> {
     RUNNING.replace(before)
+}
+
+/// The name of the node on which the calling task or actor runs; `None` outside of one.
+pub fn node_name() -> Option<String> {
+    RUNNING.with_borrow(|running| running.as_ref().map(|running| running.node.to_string()))
 }
 
 /// While it lives, the thread waits and somebody else may use its CPU.

@@ -142,6 +142,7 @@ impl Runnable for LeaseQueue {
             };
             let running = Running {
                 slots: self.worker.slots.clone(),
+                node: self.worker.node_name.clone(),
                 lease: Some(self.clone()),
             };
             let before = current::begin(running);

@@ -46,8 +46,8 @@ use crate::registry::{Code, DuplicateFunction, Registry};
 use crate::store::StoreClient;
 use crate::value::Value;
 
-pub use self::current::block_on;
 pub(crate) use self::current::lend_cpu;
+pub use self::current::{block_on, node_name};
 
 /// How long bringing an argument to this node may take; its progress is watched below this.
 const ARGUMENT_DEADLINE: Duration = Duration::from_secs(600);
@@ -77,6 +77,7 @@ pub(crate) struct WorkerShared {
     client: Client,
     store: StoreClient,
     config: WorkerConfig,
+    node_name: Arc<str>,
     gcs: Address,
     registry: &'static Registry,
     slots: Slots,
@@ -99,6 +100,7 @@ impl Worker {
             endpoint: setup.endpoint,
             client: setup.client,
             store: setup.store,
+            node_name: setup.config.node_name.as_str().into(),
             config: setup.config,
             gcs: setup.gcs,
             leases: Mutex::default(),

@@ -16,7 +16,7 @@ use bytes::Bytes;
 const ALIGNMENT_BYTES: usize = 64;
 
 /// The pieces of the stream, in order.
-pub(crate) fn encode(batch: &RecordBatch) -> Result<Vec<Bytes>, ArrowError> {
+pub fn encode(batch: &RecordBatch) -> Result<Vec<Bytes>, ArrowError> {
     let options = IpcWriteOptions::try_new(ALIGNMENT_BYTES, false, MetadataVersion::V5)?;
     let mut encoder = StreamEncoder::try_new_with_options(batch.schema_ref(), options)?;
     let mut pieces = encoder.encode(batch)?;
@@ -31,7 +31,7 @@ pub(crate) fn encode(batch: &RecordBatch) -> Result<Vec<Bytes>, ArrowError> {
 ///
 /// Lengths, offsets and text are checked (a scan of the text columns, no copy): the bytes may
 /// come from another node.
-pub(crate) fn decode(data: Bytes) -> Result<RecordBatch, ArrowError> {
+pub fn decode(data: Bytes) -> Result<RecordBatch, ArrowError> {
     let mut rest = Buffer::from(data);
     let mut decoder = StreamDecoder::new();
     let batch = decoder.decode(&mut rest)?;

@@ -1,0 +1,288 @@
+//! Lazy datasets over Parquet: [`read_parquet`] and [`Dataset`].
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use indicatif::{ProgressBar, ProgressStyle};
+use mobula_core::client::Client;
+use mobula_data::executor::{RunError, RunOptions, RunProgress, RunReport};
+use mobula_data::function::pack_params;
+use mobula_data::parquet_write::WriteOptions;
+use mobula_data::plan::{LogicalPlan, MapBatches, Sink};
+use mobula_data::schema::Matching;
+use mobula_data::{DataError, Expr, executor};
+use parking_lot::Mutex;
+
+use crate::batch_call::BatchCall;
+
+type Listener = Arc<Mutex<dyn FnMut(RunProgress) + Send>>;
+
+/// The rows of Parquet files, one file or many: each path is a file, a directory or a pattern
+/// such as `trips/*.parquet`. Nothing is read yet.
+///
+/// Files whose columns differ are unified by name, with casts that lose nothing.
+pub fn read_parquet<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> Dataset {
+    let paths = paths
+        .into_iter()
+        .map(|path| path.as_ref().display().to_string());
+    Dataset::of(LogicalPlan::read_parquet(paths))
+}
+
+/// A lazy table: a plan that runs when a sink asks for its rows.
+///
+/// Stages without an exchange between them run fused, one task for each block of the input, on
+/// whichever node is free; between reading and writing nothing touches the object store. The
+/// result does not depend on how many workers there are. Printing a dataset shows its plan.
+///
+/// ```no_run
+/// use mobula::{col, lit, read_parquet};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let session = mobula::init(mobula::Config::default())?;
+/// let trips = read_parquet(["trips/"])
+///     .filter(col("fare_amount").gt_eq(lit(2.5)))
+///     .with_column("fare_per_mile", col("fare_amount").div(col("trip_distance")));
+/// println!("{trips}");
+/// let report = trips.write_parquet("clean/")?;
+/// println!("{} of {} rows", report.rows_out, report.rows_in);
+/// # session.shutdown();
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+#[must_use = "a dataset does nothing until a sink such as write_parquet asks for its rows"]
+pub struct Dataset {
+    plan: LogicalPlan,
+    concurrency: Option<usize>,
+    listener: Option<Listener>,
+    problem: Option<RunError>,
+}
+
+impl Dataset {
+    fn of(plan: LogicalPlan) -> Self {
+        Self {
+            plan,
+            concurrency: None,
+            listener: None,
+            problem: None,
+        }
+    }
+
+    fn with(mut self, change: impl FnOnce(LogicalPlan) -> LogicalPlan) -> Self {
+        self.plan = change(self.plan);
+        self
+    }
+
+    /// Keeps the rows for which `condition` is true; a row for which it is null is dropped.
+    pub fn filter(self, condition: Expr) -> Self {
+        self.with(|plan| plan.filter(condition))
+    }
+
+    /// Adds a column, or replaces the one of that name in its place.
+    pub fn with_column(self, name: impl Into<String>, value: Expr) -> Self {
+        self.with(|plan| plan.with_column(name, value))
+    }
+
+    /// Keeps these columns, in this order; the others are not read.
+    pub fn select<S: Into<String>>(self, columns: impl IntoIterator<Item = S>) -> Self {
+        self.with(|plan| plan.select(columns))
+    }
+
+    /// Keeps the first `rows` rows in source order; reading stops early where it can.
+    pub fn limit(self, rows: u64) -> Self {
+        self.with(|plan| plan.limit(rows))
+    }
+
+    /// Hands every batch to a remote function of a `RecordBatch`: `clean.with(Limits { .. })`, or
+    /// `clean.with()` where it has no other parameters.
+    pub fn map_batches(self, function: BatchCall) -> Self {
+        self.map(function, None)
+    }
+
+    /// As [`Dataset::map_batches`], with at most `batch_size` rows at a time. A size of 0 is an
+    /// error of the sink.
+    pub fn map_batches_of(self, batch_size: usize, function: BatchCall) -> Self {
+        self.map(function, Some(batch_size))
+    }
+
+    fn map(mut self, function: BatchCall, batch_rows: Option<usize>) -> Self {
+        let params = function
+            .parameters()
+            .map_err(RunError::from)
+            .and_then(|values| Ok(pack_params(values)?));
+        match params {
+            Ok(params) => {
+                let full = function.function();
+                let map = MapBatches {
+                    function: full.to_owned(),
+                    params,
+                    batch_rows,
+                    name: full.rsplit("::").next().unwrap_or(full).to_owned(),
+                };
+                self.with(|plan| plan.map_batches(map))
+            }
+            // Building a plan fails nowhere; the sink says what was wrong with it.
+            Err(error) => {
+                self.problem.get_or_insert(error);
+                self
+            }
+        }
+    }
+
+    /// How columns of different files are matched, and which of them must be there.
+    pub fn matching(mut self, matching: Matching) -> Self {
+        self.plan.source_mut().matching = matching;
+        self
+    }
+
+    /// Rows per batch while reading. A size of 0 is an error of the sink.
+    pub fn batch_size(mut self, rows: usize) -> Self {
+        self.plan.source_mut().batch_rows = rows;
+        self
+    }
+
+    /// At most so many tasks at once; by the cluster's CPUs unless given.
+    pub fn concurrency(mut self, tasks: usize) -> Self {
+        self.concurrency = Some(tasks);
+        self
+    }
+
+    /// Tells `listener` how the run goes instead of showing a bar on a terminal.
+    pub fn on_progress(mut self, listener: impl FnMut(RunProgress) + Send + 'static) -> Self {
+        self.listener = Some(Arc::new(Mutex::new(listener)));
+        self
+    }
+
+    // ---- sinks -----------------------------------------------------------------------------------
+
+    /// Writes the rows into a directory, one file for each block, in source order. A reader never
+    /// sees half of it: all files appear together, or none does.
+    ///
+    /// # Errors
+    /// [`RunError`], naming file, column or operator.
+    pub fn write_parquet(&self, dir: impl AsRef<Path>) -> Result<RunReport, RunError> {
+        self.write_parquet_with(dir, WriteOptions::default())
+    }
+
+    /// As [`Dataset::write_parquet`], with the compression and the mode given.
+    ///
+    /// # Errors
+    /// [`RunError`].
+    pub fn write_parquet_with(
+        &self,
+        dir: impl AsRef<Path>,
+        options: WriteOptions,
+    ) -> Result<RunReport, RunError> {
+        let dir = dir.as_ref().display().to_string();
+        self.run(&self.plan, &Sink::WriteParquet { dir, options })
+    }
+
+    /// How many rows there are. Where the files' footers tell, nothing else is read.
+    ///
+    /// # Errors
+    /// [`RunError`].
+    pub fn count(&self) -> Result<u64, RunError> {
+        Ok(self.run(&self.plan, &Sink::Count)?.rows_out)
+    }
+
+    /// The first `rows` rows, in source order.
+    ///
+    /// # Errors
+    /// [`RunError`].
+    pub fn take(&self, rows: u64) -> Result<Vec<RecordBatch>, RunError> {
+        let plan = self.plan.clone().limit(rows);
+        Ok(self.run(&plan, &Sink::Batches)?.batches)
+    }
+
+    /// Prints the first `rows` rows as a table.
+    ///
+    /// # Errors
+    /// [`RunError`].
+    pub fn show(&self, rows: u64) -> Result<(), RunError> {
+        println!("{}", crate::table::of_batches(&self.take(rows)?));
+        Ok(())
+    }
+
+    /// The columns of the result. Reads the files' footers; where a function makes the columns,
+    /// runs it on the first rows.
+    ///
+    /// # Errors
+    /// [`RunError`].
+    pub fn schema(&self) -> Result<SchemaRef, RunError> {
+        self.check()?;
+        if let (_, Some(schema)) = executor::schemas(&self.plan)? {
+            return Ok(schema);
+        }
+        let plan = self.plan.clone().limit(1);
+        let report = self.run(&plan, &Sink::Batches)?;
+        report.schema.ok_or_else(|| {
+            RunError::Data(DataError::InvalidPlan {
+                operator: "schema".to_owned(),
+                cause: "a function makes the columns and there is no row to give it".to_owned(),
+            })
+        })
+    }
+
+    /// The columns of the files, unified, before any operator.
+    ///
+    /// # Errors
+    /// [`RunError`].
+    pub fn source_schema(&self) -> Result<SchemaRef, RunError> {
+        Ok(executor::schemas(&self.plan)?.0)
+    }
+
+    fn check(&self) -> Result<(), RunError> {
+        self.problem.clone().map_or(Ok(()), Err)
+    }
+
+    fn run(&self, plan: &LogicalPlan, sink: &Sink) -> Result<RunReport, RunError> {
+        self.check()?;
+        let client = crate::object::current()?;
+        let bar = self.listener.is_none().then(|| progress_bar(sink));
+        let mut tell = |progress: RunProgress| match (&self.listener, &bar) {
+            (Some(listener), _) => (listener.lock())(progress),
+            (None, Some(bar)) => {
+                bar.set_length(progress.rows_total);
+                bar.set_position(progress.rows_in);
+            }
+            (None, None) => {}
+        };
+        let options = RunOptions {
+            concurrency: self.concurrency,
+            progress: &mut tell,
+        };
+        let result = executor::run(&client, plan, sink, options);
+        if let Some(bar) = bar {
+            bar.finish_and_clear();
+        }
+        result
+    }
+}
+
+impl fmt::Display for Dataset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.plan, f)
+    }
+}
+
+impl fmt::Debug for Dataset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Dataset({})", self.plan)
+    }
+}
+
+/// A bar on a terminal; indicatif stays quiet elsewhere.
+fn progress_bar(sink: &Sink) -> ProgressBar {
+    let bar = ProgressBar::new(0);
+    let template = "{msg} {wide_bar} {human_pos}/{human_len} rows, {per_sec}, {eta} left";
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.set_message(sink.to_string());
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
