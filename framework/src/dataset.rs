@@ -8,7 +8,6 @@ use std::time::Duration;
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use indicatif::{ProgressBar, ProgressStyle};
-use mobula_core::client::Client;
 use mobula_data::executor::{RunError, RunOptions, RunProgress, RunReport};
 use mobula_data::function::pack_params;
 use mobula_data::parquet_write::WriteOptions;

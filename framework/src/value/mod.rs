@@ -19,6 +19,7 @@ use std::cell::Cell;
 use bytes::Bytes;
 use mobula_core::error::Error;
 use mobula_core::value::{Encoding, Value as Encoded};
+use mobula_data::ipc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
