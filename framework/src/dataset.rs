@@ -9,7 +9,7 @@ use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use indicatif::{ProgressBar, ProgressStyle};
 use mobula_data::executor::{RunError, RunOptions, RunProgress, RunReport};
-use mobula_data::function::pack_params;
+use mobula_data::function::Parameter;
 use mobula_data::parquet_write::WriteOptions;
 use mobula_data::plan::{LogicalPlan, MapBatches, Sink};
 use mobula_data::schema::Matching;
@@ -109,10 +109,7 @@ impl Dataset {
     }
 
     fn map(mut self, function: BatchCall, batch_rows: Option<usize>) -> Self {
-        let params = function
-            .parameters()
-            .map_err(RunError::from)
-            .and_then(|values| Ok(pack_params(values)?));
+        let params = function.parameters().map(|values| values.iter().map(Parameter::from).collect());
         match params {
             Ok(params) => {
                 let full = function.function();
@@ -126,7 +123,7 @@ impl Dataset {
             }
             // Building a plan fails nowhere; the sink says what was wrong with it.
             Err(error) => {
-                self.problem.get_or_insert(error);
+                self.problem.get_or_insert(error.into());
                 self
             }
         }
