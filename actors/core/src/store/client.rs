@@ -372,10 +372,6 @@ struct Waiter {
 }
 
 impl Inner {
-    pub(crate) fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
-    }
-
     pub(crate) fn store(&self) -> ProcessAddr {
         self.store
     }

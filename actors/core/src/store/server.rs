@@ -104,7 +104,7 @@ impl Store {
             );
         }
         let client = StoreClient::connect(endpoint, endpoint.process(), &store_dir, &proof)?;
-        let fetcher = bulk::start(endpoint, &client, &shared);
+        let fetcher = bulk::start(endpoint, &client, &shared)?;
         let front = Front::new(shared.clone(), client.clone(), fetcher);
         endpoint.spawn(Some(MailboxId::STORE), Runner::Inline, move || front);
         Ok(StoreHandle { shared, client })

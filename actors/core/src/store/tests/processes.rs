@@ -158,3 +158,155 @@ fn a_process_that_reads_keeps_the_memory_until_it_dies() {
         stats.used_bytes == 28 * 2 * MIB as u64
     });
 }
+
+/// Two nodes with a store each, in this process but connected by QUIC alone.
+fn two_nodes(capacity_bytes: usize) -> (Local, Local) {
+    (
+        Local::at(bind(), capacity_bytes),
+        Local::at(bind(), capacity_bytes),
+    )
+}
+
+#[test]
+fn an_object_is_pulled_once_and_freed_everywhere() {
+    let (one, two) = two_nodes(64 * MIB);
+    let data = pattern(20 * MIB + 3, 5);
+    let stored = one
+        .client
+        .put(object(1), Encoding::NUMBERS, &[&data])
+        .unwrap();
+    let (tell, told) = mpsc::channel();
+    for _ in 0..10 {
+        let tell = tell.clone();
+        two.client
+            .get(&stored, SOON, move |value| tell.send(value).unwrap());
+    }
+    let values: Vec<_> = (0..10).map(|_| told.recv().unwrap().unwrap()).collect();
+    assert!(values[0].data == data);
+    assert_eq!(values[0].encoding, Encoding::NUMBERS);
+    assert!(
+        values
+            .iter()
+            .all(|value| value.data.as_ptr() == values[0].data.as_ptr())
+    );
+    assert_eq!(two.stats().pulled_bytes, data.len() as u64);
+    assert_eq!(one.stats().served_bytes, data.len() as u64);
+    let list = block_on(two.client.list(10)).unwrap();
+    assert_eq!((list[0].state, list[0].pins), (ObjectState::Copy, 1));
+    one.client.free(&[stored]);
+    one.until("freed where it was made", |stats| {
+        stats.used_bytes == 0 && stats.objects == 0
+    });
+    two.until("the copy is gone for new readers", |stats| {
+        stats.objects == 0
+    });
+    assert!(values[9].data == data, "but not for the present ones");
+    drop(values);
+    two.until("freed where it was copied to", |stats| {
+        stats.used_bytes == 0
+    });
+}
+
+#[test]
+fn a_pull_waits_for_the_seal() {
+    let (one, two) = two_nodes(64 * MIB);
+    let mut writer = one.client.create(object(1), Encoding::RAW, 3).unwrap();
+    let stored = StoredObject {
+        object: object(1),
+        encoding: Encoding::RAW,
+        size_bytes: 3,
+        nodes: smallvec![one.endpoint.process()],
+    };
+    let (tell, told) = mpsc::channel();
+    two.client
+        .get(&stored, SOON, move |value| tell.send(value).unwrap());
+    assert!(told.recv_timeout(Duration::from_millis(50)).is_err());
+    writer.as_mut_slice().copy_from_slice(b"abc");
+    writer.seal().unwrap();
+    assert_eq!(&told.recv().unwrap().unwrap().data[..], b"abc");
+}
+
+#[test]
+fn the_next_source_helps_when_one_is_gone_and_the_last_failure_has_its_reasons() {
+    let (one, two) = two_nodes(64 * MIB);
+    let three = Local::at(bind(), 64 * MIB);
+    let data = pattern(MIB, 5);
+    let mut stored = one.client.put(object(1), Encoding::RAW, &[&data]).unwrap();
+    stored.nodes.push(two.endpoint.process());
+    two.client.get_blocking(&stored, SOON).unwrap();
+    three.endpoint.mark_gone(
+        one.endpoint.process().id,
+        "its power cable was pulled".to_owned(),
+    );
+    assert!(three.client.get_blocking(&stored, SOON).unwrap().data == data);
+    assert_eq!(two.stats().served_bytes, MIB as u64);
+
+    let mut unknown = stored.clone();
+    unknown.object = object(2);
+    let lost = three
+        .client
+        .get_blocking(&unknown, SOON)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        lost.contains("power cable") && lost.contains("never sealed"),
+        "{lost}"
+    );
+    three.until("the room for it is given back", |stats| {
+        stats.objects == 1 && stats.used_bytes == MIB as u64
+    });
+}
+
+#[test]
+fn an_object_of_another_size_is_not_taken() {
+    let (one, two) = two_nodes(64 * MIB);
+    let mut stored = one
+        .client
+        .put(object(1), Encoding::RAW, &[b"abcd"])
+        .unwrap();
+    stored.size_bytes = 3;
+    let lost = two.client.get_blocking(&stored, SOON).unwrap_err();
+    assert!(
+        matches!(&lost, Error::ObjectLost { why, .. } if why.contains("4 bytes")),
+        "{lost}"
+    );
+}
+
+#[test]
+fn unread_copies_make_room_and_a_full_store_refuses_to_pull() {
+    let (one, two) = two_nodes(4 * MIB);
+    let stored: Vec<_> = (0..4)
+        .map(|n| {
+            one.client
+                .put(object(n), Encoding::RAW, &[&pattern(MIB, n as u32)])
+                .unwrap()
+        })
+        .collect();
+    for round in 0..2 {
+        for (n, stored) in stored.iter().enumerate() {
+            let value = two.client.get_blocking(stored, SOON).unwrap();
+            assert!(value.data == pattern(MIB, n as u32), "round {round}");
+        }
+    }
+    assert_eq!(two.stats().pulled_bytes, 4 * MIB as u64, "all four fit");
+    // Another object takes the place of the copy that was read first.
+    two.until("the pins are back", |_| {
+        let put = two
+            .client
+            .put(object(9), Encoding::RAW, &[&pattern(2 * MIB, 9)]);
+        put.is_ok()
+    });
+    assert!(two.client.get_blocking(&stored[3], SOON).unwrap().data == pattern(MIB, 3));
+    let held = two.client.get_blocking(&stored[0], SOON).unwrap();
+    let other = two.client.get_blocking(&stored[1], SOON).unwrap();
+    let full = two.client.get_blocking(&stored[2], SOON).unwrap_err();
+    assert!(matches!(full, Error::StoreFull { .. }), "{full}");
+    drop((held, other));
+}
+
+#[test]
+fn an_empty_object_travels_too() {
+    let (one, two) = two_nodes(MIB);
+    let stored = one.client.put(object(1), Encoding::RAW, &[]).unwrap();
+    assert!(two.client.get_blocking(&stored, SOON).unwrap().is_empty());
+}
