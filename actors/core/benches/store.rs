@@ -5,20 +5,31 @@
 //! `cargo bench -p mobula-core --bench store [-- put|small|pull]`. Every case runs in turns with
 //! its floor, so that a noisy machine is noisy for both; medians are printed, and their ratio.
 
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use memmap2::MmapRaw;
 use mobula_core::ids::{NodeId, ObjectId};
+use mobula_core::messages::StoredObject;
 use mobula_core::store::{Store, StoreClient, StoreConfig, StoreHandle};
 use mobula_core::value::Encoding;
+use mobula_transport::identity::{ClusterAuthority, Credentials, Role};
 use mobula_transport::{Endpoint, EndpointConfig};
 
 const MIB: usize = 1 << 20;
 const PUT_BYTES: usize = 800 * MIB;
 const ROUNDS: usize = 5;
+const PULL_BYTES: usize = 1 << 30;
+/// Set in the environment of the process that serves an object: where its credentials are.
+const SERVE: &str = "MOBULA_BENCH_STORE_SERVE";
 const SOON: Duration = Duration::from_secs(60);
 
 fn main() {
+    if let Ok(credentials) = std::env::var(SERVE) {
+        return serve(credentials.as_ref());
+    }
     let only: Vec<String> = std::env::args()
         .skip(1)
         .filter(|arg| !arg.starts_with('-'))
@@ -31,6 +42,9 @@ fn main() {
     }
     if wanted("small") {
         small();
+    }
+    if wanted("pull") {
+        pull();
     }
 }
 
@@ -216,4 +230,86 @@ fn small() {
     each("get of what is alive in this process", time);
     drop(held);
     node.store.shutdown();
+}
+
+fn bind(credentials: &Path) -> Endpoint {
+    let credentials = Credentials::load(credentials).expect("credentials");
+    Endpoint::bind(EndpointConfig {
+        credentials: Some(credentials),
+        ..EndpointConfig::default()
+    })
+    .expect("a socket")
+}
+
+/// The other process: puts an object, says where, and serves it until its input ends.
+fn serve(credentials: &Path) {
+    let node = Node::start(bind(credentials));
+    let stored = node
+        .client
+        .put(node.object(0), Encoding::RAW, &[&vec![7u8; PULL_BYTES]])
+        .expect("room");
+    println!("{}", serde_json::to_string(&stored).expect("plain data"));
+    let _ = std::io::stdin().lines().next();
+    node.store.shutdown();
+}
+
+fn pull() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let authority = ClusterAuthority::create("bench").expect("an authority");
+    authority
+        .credentials(Role::Node)
+        .and_then(|mine| mine.save(directory.path()))
+        .expect("credentials");
+    let (mut cold, mut warm) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let mut other = Command::new(std::env::current_exe().expect("this program"))
+            .env(SERVE, directory.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("another process");
+        let mut line = String::new();
+        BufReader::new(other.stdout.take().expect("piped"))
+            .read_line(&mut line)
+            .expect("what it serves");
+        let stored: StoredObject = serde_json::from_str(&line).expect("what it serves");
+        let node = Node::start(bind(directory.path()));
+        let get = || {
+            let (time, value) = timed(|| {
+                node.client
+                    .get_blocking(&stored, SOON)
+                    .expect("it is served")
+            });
+            assert!(value.len() == PULL_BYTES && value.data[PULL_BYTES - 1] == 7);
+            drop(value);
+            // Only the copy: what the other process has stays.
+            let copy = StoredObject {
+                nodes: [node.endpoint.process()].into_iter().collect(),
+                ..stored.clone()
+            };
+            node.client.free(&[copy]);
+            while node.store.stats().used_bytes > 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            time
+        };
+        cold.push(get());
+        warm.extend((0..3).map(|_| get()));
+        node.store.shutdown();
+        node.endpoint.shutdown(Duration::from_secs(1));
+        drop(other.stdin.take());
+        other.wait().expect("it ends");
+    }
+    report(
+        "pull from another process, cold",
+        PULL_BYTES,
+        median(cold),
+        None,
+    );
+    report(
+        "pull from another process, warm",
+        PULL_BYTES,
+        median(warm),
+        None,
+    );
 }
