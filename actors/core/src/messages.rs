@@ -910,6 +910,14 @@ pub struct TaskInfo {
     pub run_us: u64,
 }
 
+/// The owner of a node to its raylet: take no new work. Answered when what runs has ended.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DrainNode {
+    /// Why.
+    pub why: String,
+}
+message!(DrainNode);
+
 /// Anyone to raylet, one way: drain and leave.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StopNode {

@@ -259,7 +259,7 @@ impl Scheduler {
     fn serve_actor(&mut self, key: (ActorId, u32), kept_free: &Resources, now: Duration) -> Served {
         let Some(want) = self.actor_wants.get(&key) else { return Served::Done };
         let (client, shape, asker) = (want.client, want.shape.clone(), want.asker);
-        if !self.fits(&want.need, kept_free) {
+        if self.draining || !self.fits(&want.need, kept_free) {
             return Served::NoRoom;
         }
         match self.worker_for(&shape, now) {
@@ -359,7 +359,7 @@ impl Scheduler {
             .actor_wants
             .iter()
             .filter(|(_, want)| !want.starting && now.saturating_sub(want.since) >= ACTOR_WAITS)
-            .filter(|(_, want)| !self.available.covers(&want.need))
+            .filter(|(_, want)| self.draining || !self.available.covers(&want.need))
             .map(|(key, _)| *key)
             .collect();
         for key in expired {

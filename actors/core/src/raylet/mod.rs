@@ -18,6 +18,7 @@ mod pool;
 mod redirect;
 mod scheduler;
 pub mod server;
+pub mod spawn;
 #[cfg(test)]
 mod tests;
 pub mod workers;

@@ -76,7 +76,7 @@ impl Scheduler {
     }
 
     /// Looks again at all that waits.
-    fn place_all(&mut self, now: Duration) {
+    pub(super) fn place_all(&mut self, now: Duration) {
         let waiting: Vec<(Address, Arc<Shape>)> = self
             .line
             .iter()
@@ -97,7 +97,7 @@ impl Scheduler {
         let (client, shape) = (key.0, &key.1);
         let Some(want) = self.wants.get(key) else { return };
         let (mut need, hops) = (want.need(), want.hops);
-        let feasible_here = takes_work(&self.config.total) && self.config.total.covers(&shape.demand);
+        let feasible_here = !self.draining && takes_work(&self.config.total) && self.config.total.covers(&shape.demand);
         let stays = feasible_here && (hops >= MAX_HOPS || shape.near == Some(self.config.process));
         if stays || (feasible_here && self.remotes.nodes.is_empty() && self.affinity_is_here(shape)) {
             return;
@@ -121,13 +121,15 @@ impl Scheduler {
                     full: false,
                 })
                 .collect();
-            candidates.push(Candidate {
-                node: self.config.node,
-                total: &self.config.total,
-                available: &here,
-                local: true,
-                full,
-            });
+            if !self.draining {
+                candidates.push(Candidate {
+                    node: self.config.node,
+                    total: &self.config.total,
+                    available: &here,
+                    local: true,
+                    full,
+                });
+            }
             let choice = choose(&candidates, &shape.demand, &shape.strategy, &mut self.remotes.last_spread);
             match choice {
                 Choice::Now(node) if node == self.config.node => here.subtract(&shape.demand),
@@ -187,7 +189,10 @@ impl Scheduler {
 
     /// Whether this node could run it, with all it has.
     pub(super) fn may_run_here(&self, shape: &Shape) -> bool {
-        takes_work(&self.config.total) && self.config.total.covers(&shape.demand) && self.affinity_is_here(shape)
+        !self.draining
+            && takes_work(&self.config.total)
+            && self.config.total.covers(&shape.demand)
+            && self.affinity_is_here(shape)
     }
 
     /// Why no node of the cluster can ever run it, if none can.
@@ -202,7 +207,9 @@ impl Scheduler {
             .map(|info| Candidate { node: info.node, total: &info.total, available: &info.total, local: false, full: false })
             .collect();
         let total = &self.config.total;
-        candidates.push(Candidate { node: self.config.node, total, available: total, local: true, full: false });
+        if !self.draining {
+            candidates.push(Candidate { node: self.config.node, total, available: total, local: true, full: false });
+        }
         match choose(&candidates, &shape.demand, &shape.strategy, &mut None) {
             Choice::Never(why) => Some(why),
             Choice::Now(_) | Choice::Later(_) => None,

@@ -121,6 +121,8 @@ pub struct Scheduler {
     pub(super) zero_leases: usize,
     pub(super) pool: Pool,
     pub(super) remotes: Remotes,
+    /// No new work is taken.
+    pub(super) draining: bool,
     pub(super) ended_jobs: VecDeque<JobId>,
     /// When a client was last asked for idle leases.
     pub(super) reclaimed: BTreeMap<Address, Duration>,
@@ -134,6 +136,7 @@ impl Scheduler {
             available: config.total.clone(),
             pool: Pool::new(config.in_process),
             remotes: Remotes::default(),
+            draining: false,
             config,
             wants: BTreeMap::new(),
             actor_wants: BTreeMap::new(),
@@ -155,6 +158,17 @@ impl Scheduler {
     /// What is free; negative where lent resources were taken back.
     pub fn available(&self) -> &Resources {
         &self.available
+    }
+
+    /// Takes no new work; what waits is sent to other nodes.
+    pub fn drain(&mut self, now: Duration) {
+        self.draining = true;
+        self.place_all(now);
+    }
+
+    /// Whether no lease is out.
+    pub fn is_idle(&self) -> bool {
+        self.leases.is_empty()
     }
 
     /// Whether someone waits, so that [`Scheduler::tick`] has something to do.
@@ -214,7 +228,7 @@ impl Scheduler {
             return;
         }
         let want = ActorWant::new(client, request, asker, now);
-        if !self.config.total.covers(&want.need) {
+        if self.draining || !self.config.total.covers(&want.need) {
             let error = self.no_room(&want.need);
             return self.effects.push(Effect::ActorLeased(asker, Err(error)));
         }

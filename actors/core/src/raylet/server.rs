@@ -86,8 +86,19 @@ pub fn start(endpoint: &Endpoint, config: RayletConfig) -> Address {
             next_asker: 0,
             starts: HashMap::new(),
             by_process: HashMap::new(),
+            drained: None,
         }
     })
+}
+
+/// What the workers of a node are told.
+pub(crate) fn worker_config(info: &NodeInfo) -> WorkerConfig {
+    let slots = (info.total.fractions(CPU) + FRACTIONS_PER_UNIT - 1) / FRACTIONS_PER_UNIT;
+    WorkerConfig {
+        node: info.node,
+        node_name: info.name.clone(),
+        slots: u32::try_from(slots).unwrap_or(1).max(1),
+    }
 }
 
 /// A worker process from its start to its end.
@@ -112,6 +123,8 @@ struct RayletServer {
     next_asker: Asker,
     starts: HashMap<u64, Started>,
     by_process: HashMap<ProcessId, u64>,
+    /// Who waits for what runs to end.
+    drained: Option<Replier<()>>,
 }
 
 impl Actor for RayletServer {
@@ -120,6 +133,13 @@ impl Actor for RayletServer {
     fn handlers(table: &mut Handlers<Self>) {
         leases(table);
         workers(table);
+        table.on::<DrainNode>(|raylet, message, request, ctx| {
+            tracing::info!(why = %message.why, "draining");
+            let now = raylet.now(ctx);
+            raylet.core.drain(now);
+            raylet.drained = Some(request.into_replier());
+            raylet.act(ctx);
+        });
         table.on::<StopNode>(|raylet, message, request, _| {
             (raylet.config.events)(RayletEvent::StopAsked(message.why));
             request.reply(());
@@ -360,12 +380,7 @@ impl RayletServer {
         }
         let up = ProcessUp { node: self.config.info.node, process: message.process, pid: message.pid };
         ctx.send(self.config.gcs, up);
-        let cpus = self.config.info.total.fractions(CPU);
-        Ok(WorkerConfig {
-            node: self.config.info.node,
-            node_name: self.config.info.name.clone(),
-            slots: u32::try_from((cpus + FRACTIONS_PER_UNIT - 1) / FRACTIONS_PER_UNIT).unwrap_or(1).max(1),
-        })
+        Ok(worker_config(&self.config.info))
     }
 
     fn start_worker(&mut self, start: u64, job: JobId, kind: WorkerKind, ctx: &mut Context<Self>) {
@@ -481,6 +496,11 @@ impl RayletServer {
                     self.starts.remove(&start);
                 }
             }
+        }
+        if self.core.is_idle()
+            && let Some(replier) = self.drained.take()
+        {
+            replier.reply(());
         }
         if self.registered && !self.report_due && *self.core.available() != self.reported {
             self.report_due = true;

@@ -1,0 +1,211 @@
+//! A store and a raylet at one endpoint: what heads, nodes and drivers without a node have in
+//! common.
+
+use std::path::PathBuf;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use mobula_transport::{Address, Credentials, Endpoint, Payload};
+use parking_lot::Mutex;
+
+use super::NodeError;
+use super::resources::bytes_as_fractions;
+use crate::ids::NodeId;
+use crate::messages::{DrainNode, NodeInfo, NodeLeaves};
+use crate::raylet::server::{RayletConfig, RayletEvent};
+use crate::raylet::spawn::{Spawn, SpawnConfig};
+use crate::raylet::workers::Launcher;
+use crate::resources::{OBJECT_STORE_MEMORY, Resources};
+use crate::store::{Store, StoreConfig, StoreHandle};
+
+/// How long a node may take to be taken in by the head.
+const REGISTERED_WITHIN: Duration = Duration::from_secs(20);
+/// Between the heartbeats of a node.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How long the head may take to hear that a node leaves.
+const LEAVE_WITHIN: Duration = Duration::from_secs(2);
+/// How long an endpoint may take to send what it has accepted.
+const FLUSH_WITHIN: Duration = Duration::from_millis(500);
+
+/// What a node is put together from.
+pub(super) struct Plan {
+    pub(super) endpoint: Endpoint,
+    pub(super) gcs: Address,
+    pub(super) name: String,
+    pub(super) head: bool,
+    pub(super) resources: Resources,
+    pub(super) store: StoreConfig,
+    /// Where worker processes find their credentials and binaries; none when the node starts no
+    /// processes.
+    pub(super) processes: Option<ProcessPlan>,
+}
+
+pub(super) struct ProcessPlan {
+    pub(super) dir: PathBuf,
+    pub(super) credentials: Credentials,
+}
+
+/// A running raylet and store.
+#[derive(Debug)]
+pub struct NodeParts {
+    endpoint: Endpoint,
+    gcs: Address,
+    raylet: Address,
+    info: NodeInfo,
+    store: StoreHandle,
+    launcher: Option<Arc<Spawn>>,
+    /// Removed when the node stops.
+    own_dir: Option<PathBuf>,
+    events: Mutex<mpsc::Receiver<RayletEvent>>,
+}
+
+impl NodeParts {
+    pub(super) fn start(plan: Plan) -> Result<Self, NodeError> {
+        let node = NodeId::random();
+        let endpoint = plan.endpoint;
+        let store = Store::start(&endpoint, node, plan.store)?;
+        let mut total = plan.resources;
+        total.set(OBJECT_STORE_MEMORY, bytes_as_fractions(store.stats().capacity_bytes));
+        let info = NodeInfo {
+            node,
+            name: plan.name,
+            process: endpoint.process(),
+            head: plan.head,
+            available: total.clone(),
+            total,
+            alive: true,
+            death_reason: None,
+            store_dir: store.store_dir(),
+            host_proof: store.host_proof(),
+            pid: std::process::id(),
+        };
+        let (launcher, own_dir) = match plan.processes {
+            None => (None, None),
+            Some(processes) => {
+                let (spawn, dir) = launcher(&endpoint, plan.gcs, &info, processes)?;
+                (Some(spawn), Some(dir))
+            }
+        };
+        let (tell, events) = mpsc::channel();
+        let (of_dead, of_use) = (store.clone(), store.clone());
+        let raylet = crate::raylet::server::start(
+            &endpoint,
+            RayletConfig {
+                info: info.clone(),
+                gcs: plan.gcs,
+                launcher: launcher.clone().map(|launcher| launcher as Arc<dyn Launcher>),
+                heartbeat: HEARTBEAT,
+                deaths: Arc::new(move |process| of_dead.process_died(process)),
+                store_used_bytes: Arc::new(move || of_use.stats().used_bytes),
+                // Nobody listens any more when the node has been dropped.
+                events: Arc::new(move |event| drop(tell.send(event))),
+            },
+        );
+        let parts = Self {
+            endpoint,
+            gcs: plan.gcs,
+            raylet,
+            info,
+            store,
+            launcher,
+            own_dir,
+            events: Mutex::new(events),
+        };
+        match parts.next_event(REGISTERED_WITHIN) {
+            Some(RayletEvent::Registered | RayletEvent::StopAsked(_)) => Ok(parts),
+            Some(RayletEvent::Refused(why)) => {
+                parts.end();
+                Err(NodeError::Refused { why })
+            }
+            None => {
+                parts.end();
+                Err(NodeError::Silent { within: REGISTERED_WITHIN })
+            }
+        }
+    }
+
+    /// The process's endpoint.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// The GCS.
+    pub fn gcs(&self) -> Address {
+        self.gcs
+    }
+
+    /// The raylet.
+    pub fn raylet(&self) -> Address {
+        self.raylet
+    }
+
+    /// The node.
+    pub fn info(&self) -> &NodeInfo {
+        &self.info
+    }
+
+    /// The node's store.
+    pub fn store(&self) -> &StoreHandle {
+        &self.store
+    }
+
+    /// Waits for something the node's owner has to know: that it was asked to stop, or that the
+    /// head does not want it any more.
+    pub fn next_event(&self, within: Duration) -> Option<RayletEvent> {
+        self.events.lock().recv_timeout(within).ok()
+    }
+
+    /// Takes no new work, waits for what runs until the deadline, tells the head and stops. What
+    /// still runs then is killed.
+    pub fn drain(&self, within: Duration) {
+        let deadline = Instant::now() + within;
+        let why = "it was asked to stop".to_owned();
+        let drain = DrainNode { why: why.clone() };
+        if let Err(error) = self.endpoint.request_blocking(self.raylet, drain, Payload::new(), within) {
+            tracing::info!(%error, "work that did not end in time is ended now");
+        }
+        let left = deadline.saturating_duration_since(Instant::now()).min(LEAVE_WITHIN).max(FLUSH_WITHIN);
+        let leaves = NodeLeaves { node: self.info.node, why };
+        if let Err(error) = self.endpoint.request_blocking(self.gcs, leaves, Payload::new(), left) {
+            tracing::debug!(%error, "the head did not hear that this node leaves");
+        }
+        self.end();
+    }
+
+    /// Ends processes, store and endpoint at once.
+    pub(super) fn end(&self) {
+        if let Some(launcher) = &self.launcher {
+            launcher.kill_all();
+        }
+        self.store.shutdown();
+        self.endpoint.shutdown(FLUSH_WITHIN);
+        if let Some(dir) = &self.own_dir
+            && let Err(error) = std::fs::remove_dir_all(dir)
+        {
+            tracing::debug!(%error, dir = %dir.display(), "cannot remove the node's directory");
+        }
+    }
+}
+
+fn launcher(
+    endpoint: &Endpoint,
+    gcs: Address,
+    info: &NodeInfo,
+    processes: ProcessPlan,
+) -> Result<(Arc<Spawn>, PathBuf), NodeError> {
+    let own = processes.dir.join("nodes").join(info.node.to_string());
+    let credentials = own.join("credentials");
+    std::fs::create_dir_all(&own).map_err(NodeError::system(format!("making {}", own.display())))?;
+    processes.credentials.save(&credentials)?;
+    let config = SpawnConfig {
+        worker: crate::raylet::server::worker_config(info),
+        raylet: info.process,
+        gcs,
+        credentials,
+        store_dir: info.store_dir.clone(),
+        host_proof: info.host_proof.clone(),
+        binaries: processes.dir.join("binaries"),
+    };
+    let spawn = Spawn::start(endpoint, config).map_err(NodeError::system("starting the thread that starts workers"))?;
+    Ok((Arc::new(spawn), own))
+}

@@ -1,0 +1,104 @@
+//! What this machine has.
+
+use std::path::Path;
+
+use crate::resources::{CPU, FRACTIONS_PER_UNIT, GPU, InvalidAmount, MEMORY, Resources};
+
+/// What a node is to offer; what is not given is detected.
+#[derive(Clone, Debug, Default)]
+pub struct Offer {
+    /// CPUs; those this process may use unless given.
+    pub num_cpus: Option<f64>,
+    /// GPUs; the devices `/dev/nvidia*` unless given.
+    pub num_gpus: Option<f64>,
+    /// Heap memory in bytes; the machine's, or the control group's where that is less.
+    pub memory_bytes: Option<u64>,
+    /// Resources of the user's own.
+    pub custom: Vec<(String, f64)>,
+}
+
+impl Offer {
+    /// The amounts. The object store's memory is added when the store has been started.
+    ///
+    /// # Errors
+    /// [`InvalidAmount`] when an amount is negative, too large or too fine.
+    pub fn resources(&self) -> Result<Resources, InvalidAmount> {
+        let cpus = self.num_cpus.unwrap_or_else(|| {
+            std::thread::available_parallelism().map_or(1.0, |cpus| cpus.get() as f64)
+        });
+        let mut resources = Resources::new().with(CPU, cpus)?;
+        resources = resources.with(GPU, self.num_gpus.unwrap_or_else(|| count_gpus(Path::new("/dev")) as f64))?;
+        let memory = self.memory_bytes.or_else(memory_bytes).unwrap_or(0);
+        resources.set(MEMORY, bytes_as_fractions(memory));
+        for (name, amount) in &self.custom {
+            resources = resources.with(name, *amount)?;
+        }
+        Ok(resources)
+    }
+}
+
+/// Bytes as an amount of a resource whose unit is one byte.
+pub(super) fn bytes_as_fractions(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX).saturating_mul(FRACTIONS_PER_UNIT)
+}
+
+/// The devices `nvidia0`, `nvidia1`, ...; `nvidiactl` and its like are not GPUs.
+fn count_gpus(devices: &Path) -> usize {
+    let Ok(entries) = std::fs::read_dir(devices) else { return 0 };
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| {
+            name.strip_prefix("nvidia").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+        })
+        .count()
+}
+
+/// The machine's memory, or the control group's limit where that is less.
+fn memory_bytes() -> Option<u64> {
+    let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| total_of_meminfo(&text));
+    let group = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|text| text.trim().parse().ok());
+    match (machine, group) {
+        (Some(machine), Some(group)) => Some(u64::min(machine, group)),
+        (machine, group) => machine.or(group),
+    }
+}
+
+fn total_of_meminfo(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_given_counts() {
+        let offer = Offer {
+            num_cpus: Some(2.5),
+            num_gpus: Some(0.0),
+            memory_bytes: Some(7),
+            custom: vec![("tape".to_owned(), 3.0)],
+        };
+        let resources = offer.resources().unwrap();
+        assert_eq!(resources.to_string(), "{CPU 2.5, memory 7, tape 3}");
+        assert!(Offer { num_cpus: Some(-1.0), ..Offer::default() }.resources().is_err());
+    }
+
+    #[test]
+    fn a_machine_is_detected() {
+        let resources = Offer::default().resources().unwrap();
+        assert!(resources.units(CPU) >= 1.0 && resources.units(MEMORY) > 1e6, "{resources}");
+    }
+
+    #[test]
+    fn only_numbered_devices_are_gpus() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["nvidia0", "nvidia11", "nvidiactl", "nvidia-uvm", "sda"] {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        assert_eq!(count_gpus(dir.path()), 2);
+        assert_eq!(total_of_meminfo("MemTotal:  16 kB\nMemFree: 1 kB"), Some(16 * 1024));
+    }
+}
