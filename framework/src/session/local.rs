@@ -10,7 +10,7 @@ use mobula_core::messages::{JobRegistered, RegisterJob, RegisterWorker};
 use mobula_core::node::{Head, HeadConfig};
 use mobula_core::registry::Registry;
 use mobula_core::resources::{CPU, FRACTIONS_PER_UNIT, Resources};
-use mobula_core::store::{Store, StoreConfig, StoreHandle};
+use mobula_core::store::StoreConfig;
 use mobula_core::worker::{Worker, WorkerSetup};
 
 use super::output;
@@ -19,13 +19,9 @@ use crate::config::Config;
 /// How long the parts may take to know each other; in one process it is microseconds.
 const REGISTERED_WITHIN: Duration = Duration::from_secs(10);
 
-/// How long messages that are on their way have to arrive when a session ends.
-const DRAIN: Duration = Duration::from_millis(200);
-
 /// The parts of a cluster in this process.
 pub(super) struct Local {
     head: Head,
-    store: StoreHandle,
     worker: Worker,
 }
 
@@ -46,6 +42,11 @@ pub(super) fn start(config: &Config) -> Result<(Client, Local), Error> {
         cluster: "local".to_owned(),
         name: "local".to_owned(),
         resources: resources(config)?,
+        store: StoreConfig {
+            capacity_bytes: config.object_store_memory_bytes,
+            ..StoreConfig::default()
+        },
+        network: None,
     })
     .map_err(|error| Error::System {
         what: "starting a local cluster".to_owned(),
@@ -53,11 +54,7 @@ pub(super) fn start(config: &Config) -> Result<(Client, Local), Error> {
     })?;
     let endpoint = head.endpoint().clone();
     let (gcs, raylet) = (head.gcs(), head.raylet());
-    let store_config = StoreConfig {
-        capacity_bytes: config.object_store_memory_bytes,
-        ..StoreConfig::default()
-    };
-    let store = Store::start(&endpoint, head.info().node, store_config)?;
+    let store = head.store().clone();
 
     let job = RegisterJob {
         driver: endpoint.process(),
@@ -104,21 +101,13 @@ pub(super) fn start(config: &Config) -> Result<(Client, Local), Error> {
     .map_err(|error| Error::Invalid {
         what: error.to_string(),
     })?;
-    Ok((
-        client,
-        Local {
-            head,
-            store,
-            worker,
-        },
-    ))
+    Ok((client, Local { head, worker }))
 }
 
 impl Local {
     pub(super) fn shutdown(self) {
         self.worker.shutdown();
-        self.store.shutdown();
-        self.head.endpoint().shutdown(DRAIN);
+        self.head.stop();
     }
 }
 

@@ -670,7 +670,7 @@ fn end(env: &mut Env) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
     fn random_histories_keep_the_invariants(steps in prop::collection::vec(step(), 1..100)) {

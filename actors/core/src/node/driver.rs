@@ -71,7 +71,7 @@ impl Connection {
             }
             None => None,
         };
-        let endpoint = Self::endpoint(address, config.credentials.clone())?;
+        let endpoint = Self::bind(address, config.credentials.clone())?;
         let gcs = find_head(&endpoint, address)?;
         let opened = Self::register(endpoint.clone(), gcs, binary, &config);
         if opened.is_err() {
@@ -85,12 +85,12 @@ impl Connection {
     /// # Errors
     /// [`NodeError`], which says what to do.
     pub fn ask(address: SocketAddr, credentials: Option<PathBuf>) -> Result<(Endpoint, Address), NodeError> {
-        let endpoint = Self::endpoint(address, credentials)?;
+        let endpoint = Self::bind(address, credentials)?;
         let gcs = find_head(&endpoint, address)?;
         Ok((endpoint, gcs))
     }
 
-    fn endpoint(address: SocketAddr, credentials: Option<PathBuf>) -> Result<Endpoint, NodeError> {
+    fn bind(address: SocketAddr, credentials: Option<PathBuf>) -> Result<Endpoint, NodeError> {
         let credentials = Credentials::load(&credentials.unwrap_or_else(credentials_dir))?;
         let listen = match address.ip() {
             IpAddr::V4(ip) if ip.is_loopback() => IpAddr::V4(Ipv4Addr::LOCALHOST),

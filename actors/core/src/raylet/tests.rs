@@ -581,7 +581,7 @@ fn drain(env: &mut Env) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1_500, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
 
     #[test]
     fn random_histories_keep_the_invariants(in_process: bool, steps in prop::collection::vec(step(), 1..80)) {
