@@ -8,5 +8,11 @@
 //! | `parallel_monte_carlo_pi` | many tasks that report their progress to an actor |
 //! | `resources` | fractional CPUs and GPUs, resources of one's own |
 //! | `pipeline_of_actors` | actors that pass work on to each other |
+//! | `dataset_iris` | a lazy dataset over Parquet, with a function of your own |
 //!
 //! Each ends by itself within seconds. This library itself is empty.
+
+/// The first program of the README compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
