@@ -44,7 +44,7 @@ pub fn read_parquet<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> Datas
 /// let session = mobula::init(mobula::Config::default())?;
 /// let trips = read_parquet(["trips/"])
 ///     .filter(col("fare_amount").gt_eq(lit(2.5)))
-///     .with_column("fare_per_mile", col("fare_amount").div(col("trip_distance")));
+///     .with_column("fare_per_mile", col("fare_amount") / col("trip_distance"));
 /// println!("{trips}");
 /// let report = trips.write_parquet("clean/")?;
 /// println!("{} of {} rows", report.rows_out, report.rows_in);
@@ -97,19 +97,21 @@ impl Dataset {
     }
 
     /// Hands every batch to a remote function of a `RecordBatch`: `clean.with(Limits { .. })`, or
-    /// `clean.with()` where it has no other parameters.
-    pub fn map_batches(self, function: BatchCall) -> Self {
-        self.map(function, None)
+    /// just `clean` where it has no other parameters.
+    pub fn map_batches(self, function: impl Into<BatchCall>) -> Self {
+        self.map(function.into(), None)
     }
 
     /// As [`Dataset::map_batches`], with at most `batch_size` rows at a time. A size of 0 is an
     /// error of the sink.
-    pub fn map_batches_of(self, batch_size: usize, function: BatchCall) -> Self {
-        self.map(function, Some(batch_size))
+    pub fn map_batches_of(self, batch_size: usize, function: impl Into<BatchCall>) -> Self {
+        self.map(function.into(), Some(batch_size))
     }
 
     fn map(mut self, function: BatchCall, batch_rows: Option<usize>) -> Self {
-        let params = function.parameters().map(|values| values.iter().map(Parameter::from).collect());
+        let params = function
+            .parameters()
+            .map(|values| values.iter().map(Parameter::from).collect());
         match params {
             Ok(params) => {
                 let full = function.function();
@@ -259,14 +261,27 @@ impl Dataset {
     }
 }
 
+/// The plan and the columns of the result; reads the files' footers, and runs nothing.
 impl fmt::Display for Dataset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.plan, f)
+        writeln!(f, "{}", self.plan)?;
+        let columns = match executor::schemas(&self.plan) {
+            Ok((_, Some(schema))) => schema
+                .fields()
+                .iter()
+                .map(|field| format!("{} {}", field.name(), field.data_type()))
+                .collect::<Vec<_>>()
+                .join(", "),
+            Ok((_, None)) => "known when a function has made them".to_owned(),
+            Err(error) => format!("unknown ({error})"),
+        };
+        write!(f, "columns: {columns}")
     }
 }
 
 impl fmt::Debug for Dataset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Only the plan: a log line must not read files.
         write!(f, "Dataset({})", self.plan)
     }
 }

@@ -3,5 +3,6 @@
 
 #![allow(unreachable_pub)]
 
+mod dataset;
 mod expansion;
 mod session;
