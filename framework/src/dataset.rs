@@ -71,6 +71,11 @@ impl Dataset {
         }
     }
 
+    /// The plan as it stands, for those who want to see or ship it.
+    pub fn plan(&self) -> &LogicalPlan {
+        &self.plan
+    }
+
     fn with(mut self, change: impl FnOnce(LogicalPlan) -> LogicalPlan) -> Self {
         self.plan = change(self.plan);
         self

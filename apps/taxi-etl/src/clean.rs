@@ -1,10 +1,12 @@
 //! Which trips are kept, and what is added to them.
 //!
-//! Entry type: [`clean`], the plan of the cleaning: trips whose fare and distance are real, and
+//! Entry type: [`clean`], the dataset of the cleaning: trips whose fare and distance are real, and
 //! their duration. A null fare or distance is as bad as a small one, and counted with it.
 
+use std::path::Path;
+
 use arrow::datatypes::Schema;
-use mobula_data::{DataError, LogicalPlan, col, lit};
+use mobula::{DataError, Dataset, col, lit, read_parquet};
 use serde::{Deserialize, Serialize};
 
 use crate::columns;
@@ -28,19 +30,12 @@ impl Default for Limits {
 }
 
 /// The trips of these files, unified.
-#[must_use]
-pub fn read(paths: impl IntoIterator<Item = impl Into<String>>) -> LogicalPlan {
-    let mut plan = LogicalPlan::read_parquet(paths);
-    plan.source_mut().matching = columns::matching();
-    plan
+pub fn read<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> Dataset {
+    read_parquet(paths).matching(columns::matching())
 }
 
 /// Cleans `trips`, whose columns are `schema`.
-pub fn clean(
-    trips: LogicalPlan,
-    schema: &Schema,
-    limits: &Limits,
-) -> Result<LogicalPlan, DataError> {
+pub fn clean(trips: Dataset, schema: &Schema, limits: &Limits) -> Result<Dataset, DataError> {
     let Some((pickup, dropoff)) = columns::times(schema) else {
         return Err(DataError::UnknownColumn {
             operator: "clean".into(),

@@ -1,7 +1,7 @@
 //! Cleaning the trip records of New York's taxis, and making some up.
 //!
 //! The library behind the program `taxi-etl`: what trip files look like ([`columns`]), which
-//! trips are kept ([`clean`]), how trips are generated ([`generate`]) and how results are told
+//! trips are kept ([`clean`]), running that on a cluster ([`run`]), how trips are generated ([`generate`]) and how results are told
 //! ([`report`]).
 
 pub mod calendar;
@@ -9,5 +9,6 @@ pub mod clean;
 pub mod columns;
 pub mod generate;
 pub mod report;
+pub mod run;
 mod trips;
 mod zones;

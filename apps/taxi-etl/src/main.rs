@@ -1,24 +1,60 @@
 //! The program `taxi-etl`.
 
-use std::path::PathBuf;
+use std::error::Error;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use mobula_data::DataError;
+use mobula::{Config, DataError};
 use taxi_etl::calendar::Month;
-use taxi_etl::generate::{Generate, generate};
+use taxi_etl::clean::{Limits, read};
+use taxi_etl::generate::{Generate, Generated, generate};
 use taxi_etl::report::{bar, grouped, size, table};
+use taxi_etl::run::Run;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Works with the trip records of New York's taxis.
+/// Rows of the month that is generated when nothing else is asked for.
+const DEMO_ROWS: u64 = 3_000_000;
+
+/// Works with the trip records of New York's taxis: reads yellow and green files, drops trips
+/// without a real fare or distance, adds their duration, and writes one table.
+///
+/// Without any argument it makes up a month of trips, cleans it and shows the result.
 #[derive(Debug, Parser)]
-#[command(name = "taxi-etl", version)]
+#[command(name = "taxi-etl", version, args_conflicts_with_subcommands = true)]
 struct Cli {
+    #[command(flatten)]
+    clean: CleanArgs,
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
+}
+
+#[derive(Debug, Args)]
+struct CleanArgs {
+    /// Trip files, directories of them, or patterns such as 'trips/*.parquet'.
+    #[arg(long, num_args = 1.., requires = "output")]
+    input: Vec<PathBuf>,
+    /// The directory of the result. Files of an earlier run there are replaced.
+    #[arg(long, requires = "input")]
+    output: Option<PathBuf>,
+    /// A running cluster; without it the work is done in this process.
+    #[arg(long)]
+    address: Option<String>,
+    /// The directory with the credentials for the cluster.
+    #[arg(long, requires = "address")]
+    credentials: Option<PathBuf>,
+    /// At most so many blocks at once; twice the cluster's CPUs unless given.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    concurrency: Option<u64>,
+    /// Rows per batch.
+    #[arg(long)]
+    batch_size: Option<usize>,
+    /// How the result is told.
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    format: Format,
 }
 
 #[derive(Debug, Subcommand)]
@@ -61,9 +97,14 @@ fn months(text: &str) -> Result<Months, String> {
     Month::parse_range(text).map(Months)
 }
 
+#[mobula::main]
 fn main() -> ExitCode {
-    let Command::Generate(arguments) = Cli::parse().command;
-    match run_generate(arguments) {
+    let cli = Cli::parse();
+    let done = match cli.command {
+        Some(Command::Generate(arguments)) => run_generate(arguments),
+        None => run_clean(cli.clean),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("taxi-etl: {error}");
@@ -72,18 +113,118 @@ fn main() -> ExitCode {
     }
 }
 
-fn run_generate(arguments: GenerateArgs) -> Result<(), DataError> {
+fn run_clean(arguments: CleanArgs) -> Result<(), Box<dyn Error>> {
+    let quiet = arguments.format == Format::Json;
+    let demo = arguments.output.is_none();
+    let (inputs, output) = match arguments.output {
+        Some(output) => (arguments.input, output),
+        None => demo_paths(quiet)?,
+    };
+    let mut config = Config::default().name("taxi-etl");
+    if let Some(address) = arguments.address {
+        config = config.address(address);
+    }
+    if let Some(directory) = arguments.credentials {
+        config = config.credentials(directory);
+    }
+    let session = mobula::init(config)?;
+    let run = Run {
+        inputs,
+        output,
+        limits: Limits::default(),
+        concurrency: arguments
+            .concurrency
+            .map(|blocks| usize::try_from(blocks).unwrap_or(usize::MAX)),
+        batch_rows: arguments.batch_size,
+    };
+    let bar = bar(0, quiet);
+    let result = run.run(&bar);
+    bar.finish_and_clear();
+    let summary = result?;
+    if quiet {
+        println!("{}", summary.to_json());
+    } else {
+        println!("{}", summary.to_table());
+    }
+    if demo && !quiet {
+        println!(
+            "\nThe first of them, as they lie in {}:",
+            run.output.display()
+        );
+        let columns = ["pickup", "dropoff"].map(|end| format!("tpep_{end}_datetime"));
+        let rest = ["trip_distance", "fare_amount", "trip_duration_min"].map(str::to_owned);
+        read([&run.output])
+            .select(columns.into_iter().chain(rest))
+            .show(5)?;
+    }
+    session.shutdown();
+    Ok(())
+}
+
+/// Generates a month of trips where the user's caches are kept.
+fn demo_paths(quiet: bool) -> Result<(Vec<PathBuf>, PathBuf), Box<dyn Error>> {
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    let cache = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(home);
+    let base = cache
+        .unwrap_or_else(std::env::temp_dir)
+        .join("mobula")
+        .join("taxi-etl");
+    let trips = base.join("generated");
+    if !quiet {
+        println!(
+            "Making up a month of {} trips in {}",
+            grouped(DEMO_ROWS),
+            trips.display()
+        );
+    }
+    remove_generated(&trips)?;
+    let what = Generate {
+        rows: DEMO_ROWS,
+        months: Month::parse_range("2023-01")?,
+        seed: 42,
+        output: trips,
+        threads: threads(),
+    };
+    let files = with_bar(&what, quiet)?;
+    Ok((
+        files.into_iter().map(|file| file.path).collect(),
+        base.join("cleaned"),
+    ))
+}
+
+/// The generator replaces nothing; what an earlier demonstration left is in its way.
+fn remove_generated(directory: &Path) -> Result<(), DataError> {
+    match std::fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(DataError::write(directory, &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+fn with_bar(what: &Generate, quiet: bool) -> Result<Vec<Generated>, DataError> {
+    let bar = bar(what.rows, quiet);
+    let files = generate(what, &|rows| bar.inc(rows));
+    bar.finish_and_clear();
+    files
+}
+
+fn run_generate(arguments: GenerateArgs) -> Result<(), Box<dyn Error>> {
     let what = Generate {
         rows: arguments.rows,
         months: arguments.months.0,
         seed: arguments.seed,
         output: arguments.output,
-        threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        threads: threads(),
     };
     let start = Instant::now();
-    let bar = bar(what.rows, arguments.format == Format::Json);
-    let files = generate(&what, &|rows| bar.inc(rows))?;
-    bar.finish_and_clear();
+    let files = with_bar(&what, arguments.format == Format::Json)?;
     let seconds = start.elapsed().as_secs_f64();
     let per_second = what.rows as f64 / seconds;
     if arguments.format == Format::Json {

@@ -3,6 +3,8 @@
 //! Entry types: [`Summary`], the result of a run as a table or as JSON, and [`bar`], a progress
 //! bar that is silent when no one watches.
 
+use std::collections::BTreeMap;
+
 use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
@@ -27,6 +29,8 @@ pub struct Summary {
     pub bytes_read: u64,
     /// Bytes written.
     pub bytes_written: u64,
+    /// How many blocks each node worked on.
+    pub blocks_by_node: BTreeMap<String, u64>,
     /// From the first footer read to the last file in place.
     pub seconds: f64,
     /// Rows read per second.
@@ -55,11 +59,23 @@ impl Summary {
             &size(self.bytes_written),
         ]);
         format!(
-            "{table}\n{} in {:.2} s, {} rows/s",
+            "{table}\n{} of {} by {} in {:.2} s, {} rows/s",
             plural(self.files_written, "file"),
+            plural(self.blocks_by_node.values().sum(), "block"),
+            self.nodes(),
             self.seconds,
             grouped(self.rows_per_second as u64)
         )
+    }
+}
+
+impl Summary {
+    fn nodes(&self) -> String {
+        let nodes = self.blocks_by_node.iter();
+        let nodes: Vec<String> = nodes
+            .map(|(node, blocks)| format!("{node} ({blocks})"))
+            .collect();
+        nodes.join(", ")
     }
 }
 
@@ -151,6 +167,7 @@ mod tests {
             files: vec!["out/part-00000.parquet".into()],
             bytes_read: 3_000_000,
             bytes_written: 20_000_000,
+            blocks_by_node: BTreeMap::from([("local".into(), 1)]),
             seconds: 0.25,
             rows_per_second: 400_000.0,
         }
@@ -175,7 +192,7 @@ mod tests {
             "1,051",
             "not trip_distance > 0",
             "3000.0 KB",
-            "1 file in 0.25 s",
+            "1 file of 1 block by local (1) in 0.25 s",
             "400,000",
         ] {
             assert!(text.contains(part), "{part} is missing in\n{text}");

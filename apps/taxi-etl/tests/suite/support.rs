@@ -39,10 +39,11 @@ impl Cleaned {
 
 /// Cleans files in this thread.
 pub(crate) fn clean_files(paths: &[PathBuf]) -> Result<Cleaned, DataError> {
-    let trips = read(paths.iter().map(|p| p.display().to_string()));
-    let footers = footers(&trips)?;
-    let (input, _) = schemas(&trips, &footers)?;
-    run(&clean(trips, &input, &Limits::default())?, &footers, input)
+    let trips = read(paths);
+    let footers = footers(trips.plan())?;
+    let (input, _) = schemas(trips.plan(), &footers)?;
+    let cleaned = clean(trips, &input, &Limits::default())?;
+    run(cleaned.plan(), &footers, input)
 }
 
 /// Reads files as they are.

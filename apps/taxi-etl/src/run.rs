@@ -1,0 +1,70 @@
+//! Extract, clean, load: trip files in, one cleaned table out.
+//!
+//! Entry type: [`Run`]. It needs a running session; whether that is this process or a cluster
+//! makes no difference.
+
+use std::path::PathBuf;
+
+use indicatif::ProgressBar;
+use mobula::{RunError, RunReport, WriteMode, WriteOptions};
+
+use crate::clean::{Limits, clean, read};
+use crate::report::Summary;
+
+/// What to clean, and how.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// Files, directories and patterns.
+    pub inputs: Vec<PathBuf>,
+    /// The directory of the result; files of an earlier run there are replaced.
+    pub output: PathBuf,
+    /// Which trips are kept.
+    pub limits: Limits,
+    /// At most so many blocks at once.
+    pub concurrency: Option<usize>,
+    /// Rows per batch.
+    pub batch_rows: Option<usize>,
+}
+
+impl Run {
+    /// Runs it, telling `bar` how far it is.
+    ///
+    /// # Errors
+    /// [`RunError`], naming file and cause. Nothing is left in the output then.
+    pub fn run(&self, bar: &ProgressBar) -> Result<Summary, RunError> {
+        let mut trips = read(&self.inputs);
+        if let Some(rows) = self.batch_rows {
+            trips = trips.batch_size(rows);
+        }
+        let schema = trips.source_schema()?;
+        let mut cleaned = clean(trips, &schema, &self.limits)?;
+        if let Some(blocks) = self.concurrency {
+            cleaned = cleaned.concurrency(blocks);
+        }
+        let shown = bar.clone();
+        let cleaned = cleaned.on_progress(move |progress| {
+            shown.set_length(progress.rows_total);
+            shown.set_position(progress.rows_in);
+        });
+        let options = WriteOptions {
+            mode: WriteMode::Overwrite,
+            ..WriteOptions::default()
+        };
+        Ok(summary(cleaned.write_parquet_with(&self.output, options)?))
+    }
+}
+
+fn summary(report: RunReport) -> Summary {
+    Summary {
+        rows_read: report.rows_in,
+        rows_written: report.rows_out,
+        dropped_by_rule: report.dropped_by_filter(),
+        files_written: report.files.len() as u64,
+        files: report.files,
+        bytes_read: report.bytes_in,
+        bytes_written: report.bytes_out,
+        blocks_by_node: report.tasks_by_node,
+        seconds: report.seconds,
+        rows_per_second: report.rows_in as f64 / report.seconds.max(1e-9),
+    }
+}
