@@ -268,7 +268,3 @@ pub fn block_on_main<F: Future>(future: F) -> F::Output {
         Err(error) => panic!("{error}"),
     }
 }
-
-/// Becomes a worker, and never returns, if the raylet that started this process asks for it in
-/// the environment.
-pub fn run_worker_if_asked() {}

@@ -7,13 +7,12 @@ use std::time::Duration;
 use mobula_core::client::{Client, ClientSetup};
 use mobula_core::error::Error;
 use mobula_core::messages::{JobRegistered, RegisterJob, RegisterWorker};
-use mobula_core::node::{Head, HeadConfig};
-use mobula_core::registry::Registry;
-use mobula_core::resources::{CPU, FRACTIONS_PER_UNIT, Resources};
+use mobula_core::node::{Head, HeadConfig, NodeError, Offer};
+use mobula_core::resources::{InvalidAmount, Resources};
 use mobula_core::store::StoreConfig;
 use mobula_core::worker::{Worker, WorkerSetup};
 
-use super::output;
+use super::{digest, output, program};
 use crate::config::Config;
 
 /// How long the parts may take to know each other; in one process it is microseconds.
@@ -27,17 +26,7 @@ pub(super) struct Local {
 
 /// Starts everything, in the order in which one needs the other.
 pub(super) fn start(config: &Config) -> Result<(Client, Local), Error> {
-    if let Some(address) = &config.address {
-        let what = format!("joining the cluster at {address}");
-        return Err(Error::System {
-            what,
-            why: "this build only starts local clusters".to_owned(),
-        });
-    }
-    let registry = Registry::global().map_err(|error| Error::Invalid {
-        what: error.to_string(),
-    })?;
-    let digest = registry.digest();
+    let digest = digest()?;
     let head = Head::start(HeadConfig {
         cluster: "local".to_owned(),
         name: "local".to_owned(),
@@ -48,13 +37,16 @@ pub(super) fn start(config: &Config) -> Result<(Client, Local), Error> {
         },
         network: None,
     })
-    .map_err(|error| Error::System {
-        what: "starting a local cluster".to_owned(),
-        why: error.to_string(),
+    .map_err(|error| match error {
+        NodeError::Core(error) => error,
+        error => Error::System {
+            what: "starting a local cluster".to_owned(),
+            why: error.to_string(),
+        },
     })?;
     let endpoint = head.endpoint().clone();
     let (gcs, raylet) = (head.gcs(), head.raylet());
-    let store = head.store().clone();
+    let store = head.store().client();
 
     let job = RegisterJob {
         driver: endpoint.process(),
@@ -70,11 +62,11 @@ pub(super) fn start(config: &Config) -> Result<(Client, Local), Error> {
         endpoint: endpoint.clone(),
         gcs,
         raylet,
-        store: store.client(),
+        store: store.clone(),
         job,
         namespace: config.namespace.clone().unwrap_or_else(|| job.to_string()),
         binary: None,
-        output: (!config.silence_workers).then(|| Box::new(|line| output::print(&line)) as _),
+        output: output::printer(config),
     });
 
     let worker = RegisterWorker {
@@ -94,7 +86,7 @@ pub(super) fn start(config: &Config) -> Result<(Client, Local), Error> {
     let worker = Worker::start(WorkerSetup {
         endpoint,
         client: client.clone(),
-        store: store.client(),
+        store,
         config,
         gcs,
     })
@@ -111,33 +103,14 @@ impl Local {
     }
 }
 
-/// What the node of a local cluster has.
+/// What the node of a local cluster has: what was given, else what the machine has.
 fn resources(config: &Config) -> Result<Resources, Error> {
-    let mut resources = Resources::new();
-    let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as i64);
-    resources.set(CPU, cpus * FRACTIONS_PER_UNIT);
+    let invalid = |error: InvalidAmount| Error::Invalid {
+        what: error.to_string(),
+    };
+    let mut resources = Offer::default().resources().map_err(invalid)?;
     for (name, amount) in &config.resources {
-        resources = resources
-            .with(name, *amount)
-            .map_err(|error| Error::Invalid {
-                what: error.to_string(),
-            })?;
+        resources = resources.with(name, *amount).map_err(invalid)?;
     }
     Ok(resources)
-}
-
-/// The program's name, for lists.
-fn program(config: &Config) -> String {
-    let binary = || {
-        std::env::current_exe()
-            .ok()?
-            .file_stem()?
-            .to_str()
-            .map(str::to_owned)
-    };
-    config
-        .name
-        .clone()
-        .or_else(binary)
-        .unwrap_or_else(|| "program".to_owned())
 }

@@ -9,12 +9,15 @@ use std::sync::Arc;
 
 use mobula_core::client::{Client, Entered};
 use mobula_core::error::Error;
+use mobula_core::node::Connection;
+use mobula_core::registry::Registry;
 use parking_lot::Mutex;
 
 use crate::config::Config;
 use crate::object::{ObjectRef, put_with};
 use crate::value::Value;
 
+mod cluster;
 mod local;
 mod output;
 
@@ -28,8 +31,16 @@ pub struct Session(Arc<Inner>);
 
 struct Inner {
     client: Client,
-    /// The parts of a cluster inside this process; `None` when they have been ended.
-    local: Mutex<Option<local::Local>>,
+    /// What is below the client; `None` when it has been ended.
+    below: Mutex<Option<Below>>,
+}
+
+/// What carries a session.
+enum Below {
+    /// A cluster of one in this process.
+    Local(local::Local),
+    /// A connection to another.
+    Cluster(Connection),
 }
 
 impl Drop for Inner {
@@ -41,8 +52,12 @@ impl Drop for Inner {
 impl Inner {
     fn end(&self) {
         self.client.shutdown();
-        if let Some(local) = self.local.lock().take() {
-            local.shutdown();
+        // Not under the lock: ending may take a while.
+        let below = self.below.lock().take();
+        match below {
+            Some(Below::Local(local)) => local.shutdown(),
+            Some(Below::Cluster(connection)) => connection.close(),
+            None => {}
         }
     }
 }
@@ -98,10 +113,22 @@ impl Session {
     /// # Errors
     /// As [`init`], except that any number of sessions may run.
     pub fn start(config: Config) -> Result<Self, Error> {
-        let (client, local) = local::start(&config)?;
+        // A worker whose `main` is not `#[mobula::main]` must not start a session, and in it
+        // workers like itself, without end.
+        mobula_core::node::run_worker_if_asked();
+        let (client, below) = match &config.address {
+            Some(address) => {
+                let (client, connection) = cluster::start(address, &config)?;
+                (client, Below::Cluster(connection))
+            }
+            None => {
+                let (client, local) = local::start(&config)?;
+                (client, Below::Local(local))
+            }
+        };
         Ok(Self(Arc::new(Inner {
             client,
-            local: Mutex::new(Some(local)),
+            below: Mutex::new(Some(below)),
         })))
     }
 
@@ -137,6 +164,32 @@ impl Session {
     pub fn client(&self) -> &Client {
         &self.0.client
     }
+}
+
+/// A number that driver and workers compare: that of the registered functions.
+fn digest() -> Result<u64, Error> {
+    match Registry::global() {
+        Ok(registry) => Ok(registry.digest()),
+        Err(error) => Err(Error::Invalid {
+            what: error.to_string(),
+        }),
+    }
+}
+
+/// The program's name, for lists.
+fn program(config: &Config) -> String {
+    let binary = || {
+        std::env::current_exe()
+            .ok()?
+            .file_stem()?
+            .to_str()
+            .map(str::to_owned)
+    };
+    config
+        .name
+        .clone()
+        .or_else(binary)
+        .unwrap_or_else(|| "program".to_owned())
 }
 
 impl fmt::Debug for Session {

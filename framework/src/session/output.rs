@@ -4,8 +4,15 @@ use std::io::Write;
 
 use mobula_core::client::OutputLine;
 
+use crate::config::Config;
+
+/// What a session does with the output of its workers: prints it, unless told not to.
+pub(super) fn printer(config: &Config) -> Option<Box<dyn Fn(OutputLine) + Send + Sync>> {
+    (!config.silence_workers).then(|| Box::new(|output| print(&output)) as _)
+}
+
 /// Prints to the stream it was printed to there.
-pub(super) fn print(output: &OutputLine) {
+fn print(output: &OutputLine) {
     let text = format(output);
     // A closed terminal is no reason to fail a task's output, let alone a session.
     let _ = if output.stderr {

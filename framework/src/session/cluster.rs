@@ -1,0 +1,65 @@
+//! A connection to a running cluster.
+//!
+//! The program stays outside: its tasks run in worker processes that the nodes start from its
+//! binary. Objects reach it through the store of a node on the same machine, or, where there is
+//! none, through one in this process.
+
+use mobula_core::client::{Client, ClientSetup};
+use mobula_core::error::Error;
+use mobula_core::node::{Connection, ConnectionConfig, NodeError, parse_address};
+use mobula_core::store::StoreConfig;
+
+use super::{digest, output, program};
+use crate::config::Config;
+
+/// Connects to the head at `address` and registers the program as a job.
+pub(super) fn start(address: &str, config: &Config) -> Result<(Client, Connection), Error> {
+    if let Some(name) = config.resources.keys().next() {
+        let what = format!(
+            "{name} is given together with an address: the nodes of a running cluster have the resources they were \
+             started with; leave it out, or start a node with it"
+        );
+        return Err(Error::Invalid { what });
+    }
+    let failed = |error: NodeError| match error {
+        NodeError::Core(error) => error,
+        error => Error::System {
+            what: format!("joining the cluster at {address}"),
+            why: error.to_string(),
+        },
+    };
+    let binary = match &config.worker_binary {
+        Some(path) => path.clone(),
+        None => std::env::current_exe().map_err(|error| Error::System {
+            what: "finding this program's binary, for the workers of the cluster".to_owned(),
+            why: format!("{error}; name one with Config::worker_binary"),
+        })?,
+    };
+    let place = parse_address(address).map_err(failed)?;
+    let connection = Connection::open(
+        place,
+        ConnectionConfig {
+            credentials: config.credentials.clone(),
+            name: program(config),
+            digest: digest()?,
+            binary: Some(binary.clone()),
+            namespace: config.namespace.clone(),
+            store: StoreConfig {
+                capacity_bytes: config.object_store_memory_bytes,
+                ..StoreConfig::default()
+            },
+        },
+    )
+    .map_err(failed)?;
+    let client = Client::start(ClientSetup {
+        endpoint: connection.endpoint().clone(),
+        gcs: connection.gcs(),
+        raylet: connection.raylet(),
+        store: connection.store().clone(),
+        job: connection.job(),
+        namespace: connection.namespace().to_owned(),
+        binary: Some(binary),
+        output: output::printer(config),
+    });
+    Ok((client, connection))
+}
