@@ -310,8 +310,7 @@ fn several_results() {
         application(run("both", vec![value(Vec::<f64>::new())])).1,
         "empty"
     );
-    let _typed: fn(Vec<f64>) -> (ObjectRef<Vec<f64>>, ObjectRef<Bytes>) =
-        |numbers| both.remote(numbers);
+    let _typed: (ObjectRef<Vec<f64>>, ObjectRef<Bytes>) = both.remote([0.5]);
 }
 
 #[test]
