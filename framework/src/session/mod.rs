@@ -40,7 +40,7 @@ enum Below {
     /// A cluster of one in this process.
     Local(local::Local),
     /// A connection to another.
-    Cluster(Connection),
+    Cluster(Box<Connection>),
 }
 
 impl Drop for Inner {
@@ -119,7 +119,7 @@ impl Session {
         let (client, below) = match &config.address {
             Some(address) => {
                 let (client, connection) = cluster::start(address, &config)?;
-                (client, Below::Cluster(connection))
+                (client, Below::Cluster(Box::new(connection)))
             }
             None => {
                 let (client, local) = local::start(&config)?;

@@ -642,3 +642,27 @@ fn a_session_ends_and_another_begins() {
     let _entered = session.enter();
     assert_eq!(get(&free.remote()).unwrap(), "free");
 }
+
+#[test]
+fn a_cluster_that_cannot_be_joined_says_why() {
+    let nobody = Config::default().address("mobula://127.0.0.1:1");
+    let error = Session::start(nobody.clone().num_cpus(2)).unwrap_err();
+    assert!(
+        matches!(&error, Error::Invalid { what } if what.contains("CPU")),
+        "{error}"
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let error = Session::start(nobody.credentials(dir.path()))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("127.0.0.1:1") && error.contains(&dir.path().display().to_string()),
+        "{error}"
+    );
+    let error = Session::start(Config::default().address("127.0.0.1:port"))
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("host:port"), "{error}");
+    let error = Session::start(Config::default().num_cpus(-1)).unwrap_err();
+    assert!(matches!(error, Error::Invalid { .. }), "{error}");
+}
