@@ -645,7 +645,11 @@ fn a_session_ends_and_another_begins() {
 
 #[test]
 fn a_cluster_that_cannot_be_joined_says_why() {
-    let nobody = Config::default().address("mobula://127.0.0.1:1");
+    // Any small file: a test binary is large, and its hash is taken first.
+    let binary = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    let nobody = Config::default()
+        .address("mobula://127.0.0.1:1")
+        .worker_binary(binary);
     let error = Session::start(nobody.clone().num_cpus(2)).unwrap_err();
     assert!(
         matches!(&error, Error::Invalid { what } if what.contains("CPU")),
@@ -665,4 +669,32 @@ fn a_cluster_that_cannot_be_joined_says_why() {
     assert!(error.contains("host:port"), "{error}");
     let error = Session::start(Config::default().num_cpus(-1)).unwrap_err();
     assert!(matches!(error, Error::Invalid { .. }), "{error}");
+}
+
+#[test]
+fn afterwards_everything_is_free_again() {
+    let session = Session::start(Config::default().num_cpus(4)).unwrap();
+    let _entered = session.enter();
+    let numbers = put(vec![1.0; 500_000]).unwrap();
+    let sums: Vec<_> = (0..50).map(|_| sum.remote(&numbers)).collect();
+    let counter = Counter::options().num_cpus(2).remote(0);
+    get(&counter.push().remote(&numbers)).unwrap();
+    get(&sums).unwrap();
+    assert!(get(&parse.remote("x")).is_err());
+    drop((numbers, sums, counter));
+    let start = std::time::Instant::now();
+    loop {
+        let (now, total) = (
+            mobula::available_resources().unwrap(),
+            mobula::cluster_resources().unwrap(),
+        );
+        if now["CPU"] == total["CPU"] {
+            break;
+        }
+        assert!(
+            start.elapsed() < Duration::from_secs(30),
+            "{now:?} of {total:?} are free"
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
