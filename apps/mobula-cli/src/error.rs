@@ -2,15 +2,17 @@
 
 use std::path::PathBuf;
 
+use mobula_core::node::NodeError;
+
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
     /// A task, actor or object failed, or the session could not be started.
     #[error(transparent)]
-    Mobula(#[from] mobula::Error),
+    Mobula(Box<mobula::Error>),
     /// A node could not be started, or a cluster not be reached.
     #[error(transparent)]
-    Node(#[from] mobula_core::node::NodeError),
+    Node(Box<NodeError>),
     /// The result could not be written.
     #[error("the result cannot be written: {0}")]
     Output(#[source] std::io::Error),
@@ -52,6 +54,18 @@ pub(crate) enum CliError {
         /// What happened.
         why: String,
     },
+}
+
+impl From<mobula::Error> for CliError {
+    fn from(error: mobula::Error) -> Self {
+        Self::Mobula(Box::new(error))
+    }
+}
+
+impl From<NodeError> for CliError {
+    fn from(error: NodeError) -> Self {
+        Self::Node(Box::new(error))
+    }
 }
 
 impl CliError {

@@ -9,16 +9,29 @@
 //! Here is only the tree of commands; what a library's user would want too is in the floors
 //! below. The program is also the worker binary of its own benchmark, hence `#[mobula::main]`.
 
+mod cluster;
+mod daemon;
 mod error;
+mod list;
 mod microbenchmark;
 mod output;
+mod registry;
+mod start;
+mod status;
+mod stop;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
 
 use crate::error::CliError;
+use crate::list::ListArgs;
 use crate::microbenchmark::MicrobenchmarkArgs;
+use crate::start::StartArgs;
+use crate::status::StatusArgs;
+use crate::stop::StopArgs;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -33,6 +46,14 @@ struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    /// Start a cluster's head, or a node that joins one
+    Start(Box<StartArgs>),
+    /// Show the nodes, what is used and free, and what waits and why
+    Status(StatusArgs),
+    /// List nodes, actors, tasks, objects or workers
+    List(ListArgs),
+    /// Stop the nodes that you started on this machine
+    Stop(StopArgs),
     /// Run Ray's microbenchmark, case by case, beside what the hardware can do
     Microbenchmark(MicrobenchmarkArgs),
     /// The other end of the wire's floor
@@ -43,6 +64,7 @@ enum Command {
 #[mobula::main]
 fn main() -> ExitCode {
     let command = Cli::parse().command;
+    log_to_stderr();
     match run(&command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -54,7 +76,40 @@ fn main() -> ExitCode {
 
 fn run(command: &Command) -> Result<(), CliError> {
     match command {
+        Command::Start(args) => start::run(args),
+        Command::Status(args) => status::run(args),
+        Command::List(args) => list::run(args),
+        Command::Stop(args) => stop::run(args),
         Command::Microbenchmark(args) => microbenchmark::run(args),
         Command::QuicEcho => microbenchmark::hardware::quic::echo(),
+    }
+}
+
+/// Warnings and errors of the actors, or what `MOBULA_LOG` asks for (`MOBULA_LOG=mobula_core=debug`).
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_env("MOBULA_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_tree_of_commands_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_node_is_a_head_or_joins_one() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' ')).map_err(|error| error.to_string());
+        assert!(parse("mobula start --head").is_ok());
+        assert!(parse("mobula start --address h:1 --token t").is_ok());
+        for wrong in ["mobula start", "mobula start --head --address h:1", "mobula start --address h:1"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
     }
 }

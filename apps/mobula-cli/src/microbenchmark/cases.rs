@@ -254,8 +254,7 @@ fn tasks_async() -> Result<Prepared, Error> {
 fn multi_tasks_async() -> Result<Prepared, Error> {
     let actors = echoes(CLIENTS);
     prepared((TASKS_PER_CLIENT * CLIENTS) as f64, move || {
-        let batches: Vec<_> =
-            actors.iter().map(|actor| actor.small_value_batch().remote(TASKS_PER_CLIENT)).collect();
+        let batches: Vec<_> = actors.iter().map(|actor| actor.small_value_batch().remote(TASKS_PER_CLIENT)).collect();
         get(batches).map(drop)
     })
 }
@@ -277,26 +276,21 @@ fn one_to_n() -> Result<Prepared, Error> {
     let actors = echoes(half_the_cpus());
     let count = actors.len();
     let caller = Caller::remote(actors);
-    prepared((CALLS_PER_ACTOR * count) as f64, move || {
-        get(caller.small_value_batch().remote(CALLS_PER_ACTOR))
-    })
+    prepared((CALLS_PER_ACTOR * count) as f64, move || get(caller.small_value_batch().remote(CALLS_PER_ACTOR)))
 }
 
 fn n_to_n() -> Result<Prepared, Error> {
     let actors = echoes(half_the_cpus());
     prepared((CALLS_PER_ACTOR * CLIENTS) as f64, move || {
-        let tasks: Vec<_> =
-            (0..CLIENTS).map(|_| call_actors.remote(actors.clone(), CALLS_PER_ACTOR)).collect();
+        let tasks: Vec<_> = (0..CLIENTS).map(|_| call_actors.remote(actors.clone(), CALLS_PER_ACTOR)).collect();
         get(tasks).map(drop)
     })
 }
 
 fn n_to_n_with_arg() -> Result<Prepared, Error> {
-    let callers: Vec<_> =
-        echoes(half_the_cpus()).into_iter().map(|actor| Caller::remote(vec![actor])).collect();
+    let callers: Vec<_> = echoes(half_the_cpus()).into_iter().map(|actor| Caller::remote(vec![actor])).collect();
     prepared((BATCH * callers.len()) as f64, move || {
-        let batches: Vec<_> =
-            callers.iter().map(|caller| caller.small_value_batch_arg().remote(BATCH)).collect();
+        let batches: Vec<_> = callers.iter().map(|caller| caller.small_value_batch_arg().remote(BATCH)).collect();
         get(batches).map(drop)
     })
 }

@@ -3,6 +3,7 @@
 //! | flag | tasks and actors run |
 //! |---|---|
 //! | (none) | in this process |
+//! | `--between-processes` | in worker processes of a head and a node started for the occasion |
 //! | `--address HOST:PORT` | on a running cluster |
 
 mod cases;
@@ -10,6 +11,7 @@ mod first;
 pub(crate) mod hardware;
 mod measure;
 mod report;
+mod throwaway;
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -21,6 +23,7 @@ use mobula::Config;
 use self::cases::{Bound, CASES, Case};
 use self::hardware::Floors;
 use self::measure::{Measured, Pace, measure};
+use self::throwaway::Throwaway;
 use crate::error::CliError;
 use crate::output::Format;
 
@@ -33,11 +36,14 @@ pub(crate) struct MicrobenchmarkArgs {
     /// Run only the cases whose name contains this text; several texts separated by `|`
     pattern: Option<String>,
     /// Run on this cluster instead of in this process
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "between_processes")]
     address: Option<String>,
     /// The directory with the credentials for the cluster
     #[arg(long, value_name = "DIR", requires = "address")]
     credentials: Option<PathBuf>,
+    /// Start a head and a node as processes of their own, and run there
+    #[arg(long)]
+    between_processes: bool,
     /// What to print: a table with ratios and floors, or a list of {name, per_second, sd}
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -88,7 +94,7 @@ impl Target {
 
 /// Runs the command.
 pub(crate) fn run(args: &MicrobenchmarkArgs) -> Result<(), CliError> {
-    let target = Target { address: args.address.clone(), credentials: args.credentials.clone() };
+    let mut target = Target { address: args.address.clone(), credentials: args.credentials.clone() };
     if args.first_result {
         return first::time_one(&target);
     }
@@ -99,7 +105,12 @@ pub(crate) fn run(args: &MicrobenchmarkArgs) -> Result<(), CliError> {
         windows: args.repeat,
     };
 
-    let floors = if args.format == Format::Human { measure_floors(&chosen, &target)? } else { Floors::default() };
+    let floors = if args.format == Format::Human { measure_floors(&chosen, &target, args)? } else { Floors::default() };
+    // Ended, with its processes and files, when this function returns.
+    let throwaway = if args.between_processes { Some(Throwaway::start()?) } else { None };
+    if let Some(cluster) = &throwaway {
+        target = cluster.target();
+    }
     let mut lines = Vec::new();
     let mut idle_bytes = None;
     if chosen.contains(&Chosen::Init) {
@@ -123,21 +134,21 @@ pub(crate) fn run(args: &MicrobenchmarkArgs) -> Result<(), CliError> {
         session.shutdown();
     }
     progress("");
+    drop(throwaway);
     match args.format {
         Format::Json => report::json(&lines),
         Format::Human => report::human(&lines, &floors, target.in_this_process(), idle_bytes),
     }
 }
 
-fn measure_floors(chosen: &[Chosen], target: &Target) -> Result<Floors, CliError> {
-    let bounded = |bound| {
-        chosen.iter().any(|chosen| matches!(chosen, Chosen::Case(place) if CASES[*place].bound == bound))
-    };
+fn measure_floors(chosen: &[Chosen], target: &Target, args: &MicrobenchmarkArgs) -> Result<Floors, CliError> {
+    let bounded =
+        |bound| chosen.iter().any(|chosen| matches!(chosen, Chosen::Case(place) if CASES[*place].bound == bound));
     let mut floors = Floors::default();
     progress("what the hardware can do");
     if bounded(Bound::RoundTrip) {
         floors.wake_up = Some(hardware::wake_up()?);
-        if !target.in_this_process() {
+        if args.between_processes || !target.in_this_process() {
             floors.quic_round_trip = Some(hardware::quic::round_trip()?);
         }
     }

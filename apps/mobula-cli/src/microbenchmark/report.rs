@@ -40,8 +40,15 @@ pub(super) fn human(
     in_this_process: bool,
     idle_bytes: Option<u64>,
 ) -> Result<(), CliError> {
-    let mut table =
-        output::table(&["case", ">per second", ">sd", ">Ray here", ">ratio", ">Ray published", "of what the hardware can do"]);
+    let mut table = output::table(&[
+        "case",
+        ">per second",
+        ">sd",
+        ">Ray here",
+        ">ratio",
+        ">Ray published",
+        "of what the hardware can do",
+    ]);
     for line in lines {
         let rate = line.measured.per_second;
         let (ray, ratio, published) = match line.case {
@@ -72,10 +79,7 @@ pub(super) fn human(
         output::print(&line)?;
     }
     if let Some(bytes) = idle_bytes {
-        output::print(&format!(
-            "memory of the process, idle after its first result: {}",
-            output::bytes(bytes as f64)
-        ))?;
+        output::print(&format!("memory of the process, idle after its first result: {}", output::bytes(bytes as f64)))?;
     }
     Ok(())
 }
@@ -96,7 +100,9 @@ fn against_floor(line: &Line, floors: &Floors, in_this_process: bool) -> String 
             None => String::new(),
         },
         Bound::Copy => {
-            let Some(copy) = floors.copy else { return String::new() };
+            let Some(copy) = floors.copy else {
+                return String::new();
+            };
             // Ray's units are 8e8 for what are 8 x 100 x 2^20 bytes.
             let true_gigabytes = 1.048_576;
             let warm = percent(measured.per_second * true_gigabytes / copy.faulted);
@@ -124,7 +130,10 @@ fn notes(floors: &Floors, in_this_process: bool) -> Vec<String> {
         notes.push(format!("thread wake-up: {}", microseconds(wake_up.as_secs_f64())));
     }
     if let Some(round_trip) = floors.quic_round_trip {
-        notes.push(format!("QUIC ping-pong of 64 bytes between two processes: {}", microseconds(round_trip.as_secs_f64())));
+        notes.push(format!(
+            "QUIC ping-pong of 64 bytes between two processes: {}",
+            microseconds(round_trip.as_secs_f64())
+        ));
     }
     if let Some(hops) = hops(floors, in_this_process) {
         let sum = microseconds(hops.as_secs_f64());
@@ -183,7 +192,10 @@ mod tests {
     fn a_put_is_held_against_a_copy() {
         let floors = Floors { copy: Some(Copying { faulted: 10.0, fresh: 1.5 }), ..Floors::default() };
         let put = line(PUT_GIGABYTES, 8.0, 839);
-        assert_eq!(against_floor(&put, &floors, true), "84 % of a memcpy; first call 67 % of a memcpy into fresh pages");
+        assert_eq!(
+            against_floor(&put, &floors, true),
+            "84 % of a memcpy; first call 67 % of a memcpy into fresh pages"
+        );
         assert_eq!(against_floor(&line(INIT, 40.0, 1), &floors, true), "25.0 ms");
     }
 }

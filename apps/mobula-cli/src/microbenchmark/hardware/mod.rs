@@ -70,7 +70,8 @@ pub(crate) fn wake_up() -> Result<Duration, CliError> {
         wait_for(&turn, 2 * round + 2);
     }
     let elapsed = start.elapsed();
-    echo.join().map_err(|_| CliError::Child { what: "the echoing thread".to_owned(), why: "it panicked".to_owned() })?;
+    echo.join()
+        .map_err(|_| CliError::Child { what: "the echoing thread".to_owned(), why: "it panicked".to_owned() })?;
     Ok(elapsed / (2 * WAKE_UP_ROUNDS))
 }
 

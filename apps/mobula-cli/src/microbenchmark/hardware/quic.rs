@@ -122,7 +122,9 @@ pub(crate) fn echo() -> Result<(), CliError> {
         let port = endpoint.local_addr().map_err(CliError::system("the socket has no address"))?.port();
         crate::output::print(&port.to_string())?;
         let incoming = tokio::time::timeout(PATIENCE, endpoint.accept()).await;
-        let Ok(Some(incoming)) = incoming else { return Err(failed("the echoing process")("nobody connected")) };
+        let Ok(Some(incoming)) = incoming else {
+            return Err(failed("the echoing process")("nobody connected"));
+        };
         let connection = incoming.await.map_err(failed("a QUIC connection"))?;
         let (mut send, mut receive) = connection.accept_bi().await.map_err(failed("a QUIC stream"))?;
         let mut message = [0; MESSAGE_BYTES];

@@ -1,0 +1,136 @@
+//! A cluster for the occasion: a head without CPUs and a node with the machine's, each a process
+//! of its own (`mobula start`), in a directory that goes with them.
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use tempfile::TempDir;
+
+use super::Target;
+use crate::error::CliError;
+use crate::start::Ready;
+
+/// How long a process may take to end when asked.
+const ENDED_WITHIN: Duration = Duration::from_secs(5);
+/// How often it is looked whether it has.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// A running cluster; ends when dropped.
+pub(super) struct Throwaway {
+    head: Ready,
+    // Dropped in this order: the node can still say goodbye to its head.
+    _node: Process,
+    _head: Process,
+    dir: TempDir,
+}
+
+impl Throwaway {
+    /// Starts both and waits until they are ready.
+    pub(super) fn start() -> Result<Self, CliError> {
+        let dir = TempDir::with_prefix("mobula-").map_err(CliError::system("no temporary directory can be made"))?;
+        let (head_dir, node_dir) = (dir.path().join("head"), dir.path().join("node"));
+        let (head_process, head) = Process::start(
+            dir.path(),
+            [
+                "start".as_ref(),
+                "--head".as_ref(),
+                "--port=0".as_ref(),
+                "--num-cpus=0".as_ref(),
+                "--num-gpus=0".as_ref(),
+                "--name=head".as_ref(),
+                "--dir".as_ref(),
+                head_dir.as_os_str(),
+            ],
+        )?;
+        let token = head.token.clone().unwrap_or_default();
+        let (node_process, _) = Process::start(
+            dir.path(),
+            [
+                "start".as_ref(),
+                "--name=node".as_ref(),
+                "--address".as_ref(),
+                head.address.as_ref(),
+                "--token".as_ref(),
+                token.as_ref(),
+                "--dir".as_ref(),
+                node_dir.as_os_str(),
+            ],
+        )?;
+        Ok(Self { head, _node: node_process, _head: head_process, dir })
+    }
+
+    /// How to reach it.
+    pub(super) fn target(&self) -> Target {
+        Target { address: Some(self.head.address.clone()), credentials: Some(credentials(self.dir.path())) }
+    }
+}
+
+fn credentials(dir: &Path) -> std::path::PathBuf {
+    dir.join("credentials")
+}
+
+/// A child that is asked to end when dropped, and made to if it does not.
+struct Process(Child);
+
+impl Process {
+    /// Starts `mobula` with these arguments and waits until it says that it is ready.
+    fn start<'a>(dir: &Path, args: impl IntoIterator<Item = &'a OsStr>) -> Result<(Self, Ready), CliError> {
+        let binary = std::env::current_exe().map_err(CliError::system("the program's own path is not known"))?;
+        let mut command = Command::new(binary);
+        command
+            .args(args)
+            .args(["--format", "json", "--drain", "1"])
+            // Neither the user's credentials nor the list of the user's nodes are touched.
+            .env("MOBULA_CREDENTIALS", credentials(dir))
+            .env("XDG_STATE_HOME", dir)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        // SAFETY: the closure only makes a system call; it allocates nothing and takes no lock.
+        unsafe {
+            command.pre_exec(|| {
+                // The cluster must not outlive a benchmark that is killed.
+                set_parent_process_death_signal(Some(Signal::TERM))?;
+                Ok(())
+            });
+        }
+        let child = command.spawn().map_err(CliError::system("a node of the cluster cannot be started"))?;
+        let mut process = Self(child);
+        let mut line = String::new();
+        if let Some(stdout) = process.0.stdout.take() {
+            BufReader::new(stdout)
+                .read_line(&mut line)
+                .map_err(CliError::system("a node of the cluster does not say that it is ready"))?;
+        }
+        if line.is_empty() {
+            // Why is on stderr, which is this process's own.
+            let what = "a node of the cluster did not start".to_owned();
+            return Err(CliError::Child { what, why: "its reason is above".to_owned() });
+        }
+        let ready = serde_json::from_str(&line)?;
+        Ok((process, ready))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It is our child and was not waited for, so the number is still its own.
+        if let Some(pid) = Pid::from_raw(self.0.id().cast_signed()) {
+            // One that has ended already needs no signal.
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        let start = Instant::now();
+        while start.elapsed() < ENDED_WITHIN {
+            if !matches!(self.0.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}

@@ -1,0 +1,417 @@
+//! `mobula start`: a head, or a node that joins one, in the foreground until it is told to stop.
+//!
+//! ```text
+//!  start ─▶ ready (says so on stdout) ─▶ SIGINT, SIGTERM or StopNode ─▶ drains ─▶ ends
+//!                                                                        │ a second signal
+//!                                                                        ▼
+//!                                                                   ends at once
+//! ```
+//!
+//! With `--daemon` the same happens in a process of its own session; this one waits until that is
+//! ready, passes on what it said, and leaves it behind.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use clap::Args;
+use mobula_core::messages::NodeInfo;
+use mobula_core::node::{
+    DEFAULT_PORT, Head, HeadConfig, HeadNetwork, Node, NodeConfig, Offer, credentials_dir, join, parse_address,
+    state_dir,
+};
+use mobula_core::raylet::server::RayletEvent;
+use mobula_core::store::StoreConfig;
+use mobula_transport::identity::JoinToken;
+use serde::{Deserialize, Serialize};
+
+use crate::daemon;
+use crate::error::CliError;
+use crate::output::{self, Format};
+use crate::registry::{Registry, RunningNode};
+
+/// How long work that runs may go on after a node was told to stop, unless another time is given.
+const DRAIN_S: f64 = 30.0;
+/// How often a node looks whether it was told to stop.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// What `mobula start` is given.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct StartArgs {
+    /// Start a new cluster: its head, which is a node too
+    #[arg(long, conflicts_with = "address", required_unless_present = "address")]
+    head: bool,
+    /// Join the cluster of this head
+    #[arg(long, value_name = "HOST:PORT", requires = "token")]
+    address: Option<String>,
+    /// The join token that the head printed
+    #[arg(long, value_name = "TOKEN", env = "MOBULA_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// Where to listen; other machines reach the node only if this is an address that they can reach
+    #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    host: IpAddr,
+    /// On which UDP port to listen; 6380 for a head, a free one for a node, 0 means a free one
+    #[arg(long)]
+    port: Option<u16>,
+    /// How many CPUs tasks may use; those of the machine by default
+    #[arg(long, value_name = "AMOUNT")]
+    num_cpus: Option<f64>,
+    /// How many GPUs tasks may use; those of the machine by default
+    #[arg(long, value_name = "AMOUNT")]
+    num_gpus: Option<f64>,
+    /// How much memory tasks may ask for, in bytes (or 512M, 4G); the machine's by default
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    memory: Option<u64>,
+    /// Resources of your own, as JSON: '{"license": 2}'
+    #[arg(long, value_name = "JSON", value_parser = parse_resources)]
+    resources: Option<Custom>,
+    /// The size of the object store, in bytes (or 512M, 4G); 30 % of the machine's memory by default
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    object_store_memory: Option<u64>,
+    /// Where the node keeps its state; a head started on the same directory again is the same cluster
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// The node's name; the machine's by default
+    #[arg(long)]
+    name: Option<String>,
+    /// The cluster's name (head only)
+    #[arg(long, value_name = "NAME", default_value = "mobula", requires = "head")]
+    cluster: String,
+    /// Where a head writes the operator's credentials; $MOBULA_CREDENTIALS or ~/.config/mobula by default
+    #[arg(long, value_name = "DIR", requires = "head")]
+    credentials: Option<PathBuf>,
+    /// How long running work may go on when the node is told to stop
+    #[arg(long, value_name = "SECONDS", default_value_t = DRAIN_S)]
+    drain: f64,
+    /// Start in the background; `mobula stop` ends it
+    #[arg(long)]
+    daemon: bool,
+    /// How to say that it is ready
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+type Custom = Arc<BTreeMap<String, f64>>;
+
+/// What a node says when it is ready; one line of JSON with `--format json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Ready {
+    /// The head's address.
+    pub(crate) address: String,
+    /// By which other nodes join; only a head has one.
+    pub(crate) token: Option<String>,
+    /// Where the operator's credentials were written; only by a head.
+    pub(crate) credentials: Option<PathBuf>,
+    /// The node's name.
+    pub(crate) name: String,
+    /// Its operating system id.
+    pub(crate) pid: u32,
+    /// Where its state is.
+    pub(crate) dir: PathBuf,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &StartArgs) -> Result<(), CliError> {
+    let dir = directory(args)?;
+    if args.daemon {
+        return daemon::start(&dir, args.format);
+    }
+    // Before anything else has threads, and before anything could be lost by a signal.
+    let signals = Signals::watch()?;
+    let running = if args.head { start_head(args, &dir)? } else { start_node(args, &dir)? };
+    let ready = running.ready(args, &dir);
+    let info = running.info();
+    let noted = RunningNode::this_process(info.name.clone(), args.head, ready.address.clone(), dir)?;
+    let entry = Registry::of_user().enter(&noted)?;
+    match args.format {
+        Format::Json => output::print(&serde_json::to_string(&ready)?)?,
+        Format::Human => output::print(&sentences(&ready, info))?,
+    }
+    let ended = serve(&running, &signals, Duration::try_from_secs_f64(args.drain).unwrap_or(Duration::MAX));
+    drop(entry);
+    ended
+}
+
+enum Running {
+    Head(Head),
+    Node(Node, SocketAddr),
+}
+
+impl Running {
+    fn info(&self) -> &NodeInfo {
+        match self {
+            Self::Head(head) => head.info(),
+            Self::Node(node, _) => node.info(),
+        }
+    }
+
+    fn next_event(&self, within: Duration) -> Option<RayletEvent> {
+        match self {
+            Self::Head(head) => head.next_event(within),
+            Self::Node(node, _) => node.next_event(within),
+        }
+    }
+
+    fn drain(&self, within: Duration) {
+        match self {
+            Self::Head(head) => head.drain(within),
+            Self::Node(node, _) => node.drain(within),
+        }
+    }
+
+    fn ready(&self, args: &StartArgs, dir: &Path) -> Ready {
+        let (address, token, credentials) = match self {
+            Self::Head(head) => {
+                let address = head.address().map(|address| address.to_string()).unwrap_or_default();
+                (address, head.token().map(ToString::to_string), Some(operator_credentials(args)))
+            }
+            Self::Node(_, head) => (head.to_string(), None, None),
+        };
+        let name = self.info().name.clone();
+        Ready { address, token, credentials, name, pid: std::process::id(), dir: dir.to_owned() }
+    }
+}
+
+fn start_head(args: &StartArgs, dir: &Path) -> Result<Running, CliError> {
+    let head = Head::start(HeadConfig {
+        cluster: args.cluster.clone(),
+        name: name(args),
+        resources: offer(args).resources().map_err(mobula_core::node::NodeError::from)?,
+        store: store(args),
+        network: Some(HeadNetwork {
+            listen: SocketAddr::new(args.host, args.port.unwrap_or(DEFAULT_PORT)),
+            advertise: None,
+            dir: dir.to_owned(),
+            credentials: operator_credentials(args),
+        }),
+    })?;
+    Ok(Running::Head(head))
+}
+
+fn start_node(args: &StartArgs, dir: &Path) -> Result<Running, CliError> {
+    // clap has seen to it that both are there.
+    let (Some(address), Some(token)) = (&args.address, &args.token) else {
+        return Err(CliError::Usage("a node needs --address and --token".to_owned()));
+    };
+    let head = parse_address(address)?;
+    let token: JoinToken = token.parse().map_err(mobula_core::node::NodeError::from)?;
+    let node = Node::start(NodeConfig {
+        head,
+        credentials: join(head, &token)?,
+        name: name(args),
+        resources: offer(args).resources().map_err(mobula_core::node::NodeError::from)?,
+        store: store(args),
+        listen: Some(SocketAddr::new(args.host, args.port.unwrap_or(0))),
+        advertise: None,
+        dir: dir.to_owned(),
+    })?;
+    Ok(Running::Node(node, head))
+}
+
+/// Until the node is told to stop; then drains it.
+fn serve(running: &Running, signals: &Signals, drain: Duration) -> Result<(), CliError> {
+    let why = loop {
+        if signals.seen() > 0 {
+            break "a signal asked for it".to_owned();
+        }
+        match running.next_event(LOOK_EVERY) {
+            Some(RayletEvent::StopAsked(why)) => break why,
+            Some(RayletEvent::Refused(why)) => {
+                running.drain(Duration::ZERO);
+                return Err(CliError::Usage(format!("the head does not want this node any more: {why}")));
+            }
+            Some(RayletEvent::Registered) | None => {}
+        }
+    };
+    eprintln!(
+        "mobula: stopping ({why}); running work may go on for {} s, another signal ends it at once",
+        drain.as_secs()
+    );
+    signals.next_ends_at_once();
+    running.drain(drain);
+    Ok(())
+}
+
+/// SIGINT and SIGTERM, counted.
+struct Signals {
+    seen: Arc<AtomicUsize>,
+    ends_after: Arc<AtomicUsize>,
+}
+
+/// The exit code of a process that a second signal ended.
+const ENDED_BY_SIGNAL: i32 = 130;
+
+impl Signals {
+    /// Counts from now on, on a thread of its own.
+    fn watch() -> Result<Self, CliError> {
+        let what = "signals cannot be watched";
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(CliError::system(what))?;
+        let (mut interrupt, mut terminate) = {
+            use tokio::signal::unix::{SignalKind, signal};
+            let _inside = runtime.enter();
+            let interrupt = signal(SignalKind::interrupt()).map_err(CliError::system(what))?;
+            (interrupt, signal(SignalKind::terminate()).map_err(CliError::system(what))?)
+        };
+        let seen = Arc::new(AtomicUsize::new(0));
+        let ends_after = Arc::new(AtomicUsize::new(usize::MAX));
+        let watched = Self { seen: Arc::clone(&seen), ends_after: Arc::clone(&ends_after) };
+        let watch = async move {
+            loop {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+                let count = seen.fetch_add(1, Ordering::AcqRel) + 1;
+                if count > ends_after.load(Ordering::Acquire) {
+                    // The workers end with this process; what the store left, the next node removes.
+                    std::process::exit(ENDED_BY_SIGNAL);
+                }
+            }
+        };
+        std::thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(move || runtime.block_on(watch))
+            .map_err(CliError::system(what))?;
+        Ok(watched)
+    }
+
+    fn seen(&self) -> usize {
+        self.seen.load(Ordering::Acquire)
+    }
+
+    /// From now on one more ends the process.
+    fn next_ends_at_once(&self) {
+        self.ends_after.store(self.seen(), Ordering::Release);
+    }
+}
+
+// ---- what the arguments mean -------------------------------------------------------------------
+
+fn directory(args: &StartArgs) -> Result<PathBuf, CliError> {
+    let dir = match &args.dir {
+        Some(dir) => dir.clone(),
+        None => state_dir(&args.cluster),
+    };
+    std::fs::create_dir_all(&dir).map_err(CliError::file(&dir))?;
+    std::path::absolute(&dir).map_err(CliError::file(&dir))
+}
+
+fn operator_credentials(args: &StartArgs) -> PathBuf {
+    args.credentials.clone().unwrap_or_else(credentials_dir)
+}
+
+fn name(args: &StartArgs) -> String {
+    args.name.clone().unwrap_or_else(|| {
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        // Several nodes of one machine are told apart.
+        if args.head { host } else { format!("{host}-{}", std::process::id()) }
+    })
+}
+
+fn offer(args: &StartArgs) -> Offer {
+    let custom = args.resources.iter().flat_map(|resources| resources.iter());
+    Offer {
+        num_cpus: args.num_cpus,
+        num_gpus: args.num_gpus,
+        memory_bytes: args.memory,
+        custom: custom.map(|(name, amount)| (name.clone(), *amount)).collect(),
+    }
+}
+
+fn store(args: &StartArgs) -> StoreConfig {
+    StoreConfig { capacity_bytes: args.object_store_memory, ..StoreConfig::default() }
+}
+
+fn parse_resources(text: &str) -> Result<Custom, String> {
+    let resources: BTreeMap<String, f64> =
+        serde_json::from_str(text).map_err(|error| format!("{error}; write it as '{{\"name\": 1}}'"))?;
+    use mobula_core::resources::{CPU, GPU, MEMORY, OBJECT_STORE_MEMORY};
+    for (name, flag) in
+        [(CPU, "--num-cpus"), (GPU, "--num-gpus"), (MEMORY, "--memory"), (OBJECT_STORE_MEMORY, "--object-store-memory")]
+    {
+        if resources.contains_key(name) {
+            return Err(format!("{name} is given with {flag}"));
+        }
+    }
+    Ok(Arc::new(resources))
+}
+
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let (digits, unit) = match text.find(|letter: char| !letter.is_ascii_digit() && letter != '.') {
+        Some(place) => text.split_at(place),
+        None => (text, ""),
+    };
+    let scale = match unit.trim().trim_end_matches(['B', 'b']).trim_end_matches('i') {
+        "" => 1.0,
+        "k" | "K" => 1024.0,
+        "m" | "M" => f64::from(1 << 20),
+        "g" | "G" => f64::from(1 << 30),
+        "t" | "T" => f64::from(1 << 20) * f64::from(1 << 20),
+        _ => {
+            return Err(format!("{unit:?} is no unit of bytes; there are K, M, G and T"));
+        }
+    };
+    let number: f64 = digits.parse().map_err(|_| "not a number of bytes".to_owned())?;
+    let bytes = number * scale;
+    if bytes.is_finite() && bytes < u64::MAX as f64 { Ok(bytes as u64) } else { Err("too much".to_owned()) }
+}
+
+/// What a person reads when the node is ready.
+pub(crate) fn sentences(ready: &Ready, info: &NodeInfo) -> String {
+    let mut text = format!("node {} is ready with {}", ready.name, resources(info));
+    match (&ready.token, &ready.credentials) {
+        (Some(token), Some(credentials)) => text.push_str(&format!(
+            "\nthe cluster's head is at {address}\n\n\
+             to join with another node:\n  mobula start --address {address} --token {token}\n\
+             to look at it:\n  mobula status\n\
+             to use it from a program:\n  mobula::init(Config::default().address(\"{address}\"))\n\n\
+             the operator's credentials are in {credentials}",
+            address = ready.address,
+            credentials = credentials.display(),
+        )),
+        _ => text.push_str(&format!("\nit has joined the cluster at {}", ready.address)),
+    }
+    text.push_str("\nCtrl-C or `mobula stop` ends it");
+    text
+}
+
+fn resources(info: &NodeInfo) -> String {
+    use mobula_core::resources::{MEMORY, OBJECT_STORE_MEMORY};
+    let parts: Vec<_> = info
+        .total
+        .to_units()
+        .into_iter()
+        .map(|(name, units)| match name.as_str() {
+            MEMORY | OBJECT_STORE_MEMORY => format!("{name} {}", output::bytes(units)),
+            _ => format!("{name} {}", output::amount(units)),
+        })
+        .collect();
+    parts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_read_with_units() {
+        assert_eq!(parse_bytes("123"), Ok(123));
+        assert_eq!(parse_bytes("2K"), Ok(2048));
+        assert_eq!(parse_bytes("1.5GiB"), Ok(3 << 29));
+        assert_eq!(parse_bytes("64MB"), Ok(64 << 20));
+        for wrong in ["", "x", "1X", "-1", "1e400G", "99999999T"] {
+            assert!(parse_bytes(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn resources_are_json_and_not_those_with_a_flag() {
+        assert_eq!(parse_resources(r#"{"x": 1, "y": 0.5}"#).unwrap()["y"], 0.5);
+        assert!(parse_resources("x=1").unwrap_err().contains("{\"name\": 1}"));
+        assert!(parse_resources(r#"{"CPU": 1}"#).unwrap_err().contains("--num-cpus"));
+    }
+}
