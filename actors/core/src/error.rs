@@ -39,7 +39,7 @@ pub enum Error {
     #[error("{place} failed: {message}{}", chain(.causes))]
     Application {
         /// Where.
-        place: Place,
+        place: Box<Place>,
         /// The name of the error's type.
         type_name: String,
         /// The error's own message.
@@ -51,7 +51,7 @@ pub enum Error {
     #[error("{place} panicked at {location}: {message}")]
     Panicked {
         /// Where it ran.
-        place: Place,
+        place: Box<Place>,
         /// The panic's message.
         message: String,
         /// File, line and column of the panic.
@@ -193,4 +193,14 @@ fn chain(causes: &[String]) -> String {
         .iter()
         .map(|cause| format!("; caused by: {cause}"))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_with_this_error_stay_small() {
+        assert!(size_of::<Error>() < 128, "{} bytes", size_of::<Error>());
+    }
 }

@@ -22,6 +22,8 @@ const TURN: Duration = Duration::from_millis(5);
 
 /// A call in the mailbox. Its place in the order is taken when it arrives, its arguments may
 /// follow.
+// Nearly every slot is ready when it is made: boxing the calls would cost each of them memory.
+#[allow(clippy::large_enum_variant)]
 enum Slot {
     Waiting(u64),
     Ready(Call),

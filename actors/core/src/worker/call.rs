@@ -78,12 +78,12 @@ impl WorkerShared {
         self.registry.function(id).ok_or_else(unknown)
     }
 
-    fn place(&self, function: &RemoteFunction) -> Place {
-        Place {
+    fn place(&self, function: &RemoteFunction) -> Box<Place> {
+        Box::new(Place {
             function: function.name.to_owned(),
             node: self.config.node_name.clone(),
             pid: std::process::id(),
-        }
+        })
     }
 
     /// Runs user code: its errors and panics become values.

@@ -406,10 +406,12 @@ impl WorkerShared {
     }
 }
 
+type ConstructorCall = (StartActor, Vec<Value>, Replier<Result<(), Error>>);
+
 /// An actor's constructor, waiting for a thread.
 struct Construction {
     worker: Arc<WorkerShared>,
-    work: Mutex<Option<(StartActor, Vec<Value>, Replier<Result<(), Error>>)>>,
+    work: Mutex<Option<ConstructorCall>>,
 }
 
 impl Runnable for Construction {
