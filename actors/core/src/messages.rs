@@ -926,6 +926,11 @@ pub struct StopNode {
 }
 message!(StopNode => ());
 
+/// The owner of a head to its GCS: store what is not stored yet, and end.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CloseGcs;
+message!(CloseGcs);
+
 /// A value in the cluster's key-value table.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct KvPut {

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::state::{Asker, Effect, Gcs, GcsConfig, Reply, Snapshot, Write};
-use super::storage::Storage;
+use super::storage::{Storage, Volatile};
 use crate::error::Error;
 use crate::ids::JobId;
 use crate::messages::*;
@@ -78,6 +78,12 @@ impl Actor for GcsServer {
         jobs(table);
         actors(table);
         kv(table);
+        table.on::<CloseGcs>(|gcs, _, request, ctx| {
+            // Waits for the disk; nothing else is to be done any more.
+            gcs.storage = Box::new(Volatile);
+            request.reply(());
+            ctx.stop();
+        });
     }
 
     fn started(&mut self, ctx: &mut Context<Self>) {

@@ -7,17 +7,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mobula_transport::identity::{ClusterAuthority, JoinPolicy, JoinToken, Role};
-use mobula_transport::{Endpoint, EndpointConfig, ProcessId};
+use mobula_transport::{Endpoint, EndpointConfig, Payload, ProcessId};
 
 use super::assembly::{NodeParts, Plan, ProcessPlan};
 use super::{NodeError, paths};
 use crate::gcs::storage::{Durable, Storage, Volatile};
 use crate::gcs::{GcsConfig, Snapshot};
+use crate::messages::CloseGcs;
 use crate::resources::Resources;
 use crate::store::StoreConfig;
 
 /// How long a join token is good for.
 const TOKEN_VALID: Duration = Duration::from_secs(24 * 3600);
+/// How long the GCS may take to store its last changes.
+const CLOSED_WITHIN: Duration = Duration::from_secs(10);
 /// How long the GCS's endpoint may take to send what it has accepted.
 const FLUSH_WITHIN: Duration = Duration::from_millis(500);
 
@@ -178,6 +181,10 @@ impl Head {
 
     fn end_network(&self) {
         if let Some(network) = &self.network {
+            let gcs = self.parts.gcs();
+            if let Err(error) = network.endpoint.request_blocking(gcs, CloseGcs, Payload::new(), CLOSED_WITHIN) {
+                tracing::warn!(%error, "the GCS did not store its last changes in time");
+            }
             network.endpoint.shutdown(FLUSH_WITHIN);
         }
     }

@@ -1,0 +1,466 @@
+//! Heads and nodes over QUIC, with real worker processes.
+//!
+//! The worker processes run this very binary, so it has a main function of its own: it works when
+//! it is asked to, and else runs the tests below, one after the other. It understands what
+//! `cargo test` and `cargo nextest` say to a test binary: `--list`, `--exact`, a filter.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use mobula_core::client::{ActorOptions, Client, ClientSetup, ObjectHandle, TaskOptions};
+use mobula_core::messages::{
+    GetClusterStatus, ListActors, ListWorkers, NodeInfo, Strategy, WorkerInfo, WorkerKind, WorkerOutput,
+};
+use mobula_core::node::{Connection, ConnectionConfig, Head, HeadConfig, HeadNetwork, Node, NodeConfig, NodeError};
+use mobula_core::registry::{CallResult, Code, Registry, RemoteFunction};
+use mobula_core::resources::{CPU, Resources};
+use mobula_core::store::StoreConfig;
+use mobula_core::value::{Encoding, Value};
+use mobula_transport::Address;
+use smallvec::smallvec;
+
+/// The patience of every wait; generous, since it only matters when something is broken.
+const WITHIN: Duration = Duration::from_secs(60);
+
+// ---- what the workers run ----------------------------------------------------------------------
+
+fn number(n: u64) -> CallResult {
+    Ok(vec![Value::new(Encoding::RAW, n.to_le_bytes().to_vec())])
+}
+
+fn pid(_: Vec<Value>) -> CallResult {
+    number(std::process::id().into())
+}
+
+fn slow_pid(_: Vec<Value>) -> CallResult {
+    std::thread::sleep(Duration::from_millis(50));
+    number(std::process::id().into())
+}
+
+fn speak(_: Vec<Value>) -> CallResult {
+    println!("good morning");
+    eprintln!("good night");
+    number(0)
+}
+
+/// Dies the first time it runs: the file named by its argument says whether it has.
+fn die_once(args: Vec<Value>) -> CallResult {
+    let marker = String::from_utf8_lossy(&args[0].data).into_owned();
+    if !std::path::Path::new(&marker).exists() {
+        std::fs::write(&marker, "died").unwrap();
+        std::process::abort();
+    }
+    number(7)
+}
+
+fn large(_: Vec<Value>) -> CallResult {
+    Ok(vec![Value::new(Encoding::RAW, vec![9_u8; 3 << 20])])
+}
+
+fn length(args: Vec<Value>) -> CallResult {
+    number(args[0].data.len() as u64)
+}
+
+fn count(state: &mut (dyn std::any::Any + Send + Sync), _: Vec<Value>) -> CallResult {
+    let count = state.downcast_mut::<u64>().unwrap();
+    *count += 1;
+    number(*count)
+}
+
+macro_rules! functions {
+    ($($name:ident = $text:literal, $code:expr;)*) => {
+        $(
+            const $name: &str = $text;
+            inventory::submit! { RemoteFunction { name: $text, signature: "", code: $code } }
+        )*
+    };
+}
+
+functions! {
+    PID = "pid", Code::Task(pid);
+    SLOW_PID = "slow_pid", Code::Task(slow_pid);
+    SPEAK = "speak", Code::Task(speak);
+    DIE_ONCE = "die_once", Code::Task(die_once);
+    LARGE = "large", Code::Task(large);
+    LENGTH = "length", Code::Task(length);
+    COUNTER = "counter", Code::Constructor(|_| Ok(Box::new(0_u64)));
+    COUNT = "count", Code::MethodMut(count);
+    WHERE = "where", Code::MethodMut(|_, args| pid(args));
+}
+
+fn function(name: &str) -> &'static RemoteFunction {
+    Registry::global().unwrap().function(mobula_core::ids::FunctionId::of(name)).unwrap()
+}
+
+// ---- the cluster -------------------------------------------------------------------------------
+
+struct Cluster {
+    head: Option<Head>,
+    nodes: Vec<Node>,
+    address: SocketAddr,
+    dir: tempfile::TempDir,
+}
+
+fn cpus(amount: f64) -> Resources {
+    Resources::new().with(CPU, amount).unwrap()
+}
+
+fn store() -> StoreConfig {
+    StoreConfig { capacity_bytes: Some(64 << 20), ..StoreConfig::default() }
+}
+
+fn head(dir: &std::path::Path, listen: SocketAddr, amount: f64) -> Result<Head, NodeError> {
+    Head::start(HeadConfig {
+        cluster: "test".to_owned(),
+        name: "head".to_owned(),
+        resources: cpus(amount),
+        store: store(),
+        network: Some(HeadNetwork {
+            listen,
+            advertise: None,
+            dir: dir.join("state"),
+            credentials: dir.join("operator"),
+        }),
+    })
+}
+
+impl Cluster {
+    /// A head with so many CPUs, and nodes.
+    fn start(head_cpus: f64, nodes: &[f64]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let head = head(dir.path(), "127.0.0.1:0".parse().unwrap(), head_cpus).unwrap();
+        let address = head.address().unwrap();
+        let token = head.token().unwrap().clone();
+        let mut cluster = Self { head: Some(head), nodes: Vec::new(), address, dir };
+        for (n, amount) in nodes.iter().enumerate() {
+            let credentials = mobula_core::node::join(address, &token).unwrap();
+            let node = Node::start(NodeConfig {
+                head: address,
+                credentials,
+                name: format!("node{n}"),
+                resources: cpus(*amount),
+                store: store(),
+                listen: None,
+                advertise: None,
+                dir: cluster.dir.path().join("state"),
+            });
+            cluster.nodes.push(node.unwrap());
+        }
+        cluster
+    }
+
+    fn head(&self) -> &Head {
+        self.head.as_ref().unwrap()
+    }
+
+    fn connect(&self) -> Driver {
+        Driver::connect(self.address, self.dir.path().join("operator")).unwrap()
+    }
+
+    fn stop(mut self) {
+        for node in self.nodes.drain(..) {
+            node.stop();
+        }
+        if let Some(head) = self.head.take() {
+            head.stop();
+        }
+    }
+}
+
+struct Driver {
+    connection: Connection,
+    client: Client,
+    output: Receiver<WorkerOutput>,
+}
+
+impl Driver {
+    fn connect(address: SocketAddr, credentials: PathBuf) -> Result<Self, NodeError> {
+        let binary = std::env::current_exe().unwrap();
+        let connection = Connection::open(
+            address,
+            ConnectionConfig {
+                credentials: Some(credentials),
+                name: "test".to_owned(),
+                digest: Registry::global().unwrap().digest(),
+                binary: Some(binary.clone()),
+                namespace: Some("ns".to_owned()),
+                store: store(),
+            },
+        )?;
+        let (tell, output) = channel();
+        let tell = parking_lot::Mutex::new(tell);
+        let client = Client::start(ClientSetup {
+            endpoint: connection.endpoint().clone(),
+            gcs: connection.gcs(),
+            raylet: connection.raylet(),
+            store: connection.store().clone(),
+            job: connection.job(),
+            namespace: connection.namespace().to_owned(),
+            binary: Some(binary),
+            output: Some(Box::new(move |line| drop(tell.lock().send(line)))),
+        });
+        Ok(Self { connection, client, output })
+    }
+
+    fn submit(&self, name: &str, options: &Arc<TaskOptions>) -> ObjectHandle {
+        self.client.submit(function(name), smallvec![], options).remove(0)
+    }
+
+    fn numbers(&self, handles: &[ObjectHandle]) -> Vec<u64> {
+        let values = self.client.get(handles, Some(WITHIN)).unwrap();
+        values.iter().map(|value| u64::from_le_bytes(value.data[..].try_into().unwrap())).collect()
+    }
+
+    fn ask<M: mobula_transport::Message>(&self, to: Address, message: M) -> M::Reply {
+        self.connection.endpoint().request_blocking(to, message, vec![], WITHIN).unwrap().0
+    }
+
+    fn workers(&self, raylet: Address) -> Vec<WorkerInfo> {
+        self.ask(raylet, ListWorkers)
+    }
+
+    fn close(self) {
+        self.client.shutdown();
+        self.connection.close();
+    }
+}
+
+/// Waits for something that becomes true.
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + WITHIN;
+    while !holds() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn lives(pid: u64) -> bool {
+    // A zombie has ended; its parent has yet to notice.
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or("").trim_start().starts_with('Z'))
+}
+
+fn options(kind: WorkerKind, strategy: Strategy) -> Arc<TaskOptions> {
+    let mut options = TaskOptions::default();
+    options.kind = kind;
+    options.strategy = strategy;
+    Arc::new(options)
+}
+
+// ---- tests -------------------------------------------------------------------------------------
+
+fn tasks_of_a_job_share_a_process_that_ends_with_it() {
+    let cluster = Cluster::start(2.0, &[]);
+    let driver = cluster.connect();
+    let shared = options(WorkerKind::Shared, Strategy::Default);
+    let pids: Vec<ObjectHandle> = (0..20).map(|_| driver.submit(PID, &shared)).collect();
+    let pids = driver.numbers(&pids);
+    let worker = pids[0];
+    assert!(pids.iter().all(|pid| *pid == worker), "{pids:?}");
+    assert_ne!(worker, u64::from(std::process::id()));
+    driver.close();
+    eventually("the worker ends with its job", || !lives(worker));
+    cluster.stop();
+}
+
+fn a_process_task_has_a_process_of_its_own() {
+    let cluster = Cluster::start(2.0, &[]);
+    let driver = cluster.connect();
+    let own = options(WorkerKind::Process, Strategy::Default);
+    let handles: Vec<ObjectHandle> = (0..2).map(|_| driver.submit(SLOW_PID, &own)).collect();
+    let pids = driver.numbers(&handles);
+    assert_ne!(pids[0], pids[1]);
+    driver.close();
+    eventually("they end", || pids.iter().all(|pid| !lives(*pid)));
+    cluster.stop();
+}
+
+fn work_is_spread_over_nodes_and_objects_follow() {
+    let cluster = Cluster::start(1.0, &[1.0, 1.0]);
+    let driver = cluster.connect();
+    let spread = options(WorkerKind::Shared, Strategy::Spread);
+    let handles: Vec<ObjectHandle> = (0..100).map(|_| driver.submit(SLOW_PID, &spread)).collect();
+    let mut pids = driver.numbers(&handles);
+    pids.sort_unstable();
+    pids.dedup();
+    assert_eq!(pids.len(), 3, "one worker on each node");
+    for node in &cluster.nodes {
+        let on = |node: &NodeInfo| {
+            let strategy = Strategy::NodeAffinity { node: node.node, soft: false };
+            options(WorkerKind::Shared, strategy)
+        };
+        let made = driver.submit(LARGE, &on(node.info()));
+        let args = smallvec![mobula_core::client::Arg::Object(made.clone())];
+        let read = driver.client.submit(function(LENGTH), args, &on(cluster.head().info())).remove(0);
+        assert_eq!(driver.numbers(&[read]), [3 << 20]);
+        assert_eq!(driver.client.get(&[made], Some(WITHIN)).unwrap()[0].data.len(), 3 << 20);
+    }
+    driver.close();
+    cluster.stop();
+}
+
+fn a_task_whose_worker_dies_runs_again() {
+    let cluster = Cluster::start(1.0, &[]);
+    let driver = cluster.connect();
+    let marker = cluster.dir.path().join("died").to_string_lossy().into_owned();
+    let args = smallvec![mobula_core::client::Arg::Value(Value::new(Encoding::RAW, marker.into_bytes()))];
+    let shared = options(WorkerKind::Shared, Strategy::Default);
+    let handle = driver.client.submit(function(DIE_ONCE), args, &shared).remove(0);
+    assert_eq!(driver.numbers(&[handle]), [7]);
+    driver.close();
+    cluster.stop();
+}
+
+fn an_actor_whose_process_is_killed_comes_back() {
+    let cluster = Cluster::start(2.0, &[]);
+    let driver = cluster.connect();
+    let settings = ActorOptions { kind: WorkerKind::Process, max_restarts: 1, ..ActorOptions::default() };
+    let actor = driver.client.create_actor(function(COUNTER), "Counter", smallvec![], settings);
+    let call = |name: &str| driver.client.call(&actor, function(name), smallvec![], 1).remove(0);
+    assert_eq!(driver.numbers(&[call(COUNT), call(COUNT)]), [1, 2]);
+    let pid = driver.numbers(&[call(WHERE)])[0];
+    let raw = rustix::process::Pid::from_raw(pid as i32).unwrap();
+    rustix::process::kill_process(raw, rustix::process::Signal::KILL).unwrap();
+    eventually("the actor is alive again", || {
+        let listed = driver.ask(driver.connection.gcs(), ListActors);
+        listed.iter().any(|actor| actor.state == "ALIVE" && actor.restarts == 1)
+    });
+    assert_eq!(driver.numbers(&[call(COUNT)]), [1], "it begins anew");
+    assert_ne!(driver.numbers(&[call(WHERE)])[0], pid);
+    driver.client.kill(&actor, true).unwrap();
+    eventually("its process ends", || driver.workers(driver.connection.raylet()).is_empty());
+    driver.close();
+    cluster.stop();
+}
+
+fn what_workers_print_reaches_the_driver() {
+    let cluster = Cluster::start(1.0, &[]);
+    let driver = cluster.connect();
+    let handle = driver.submit(SPEAK, &options(WorkerKind::Shared, Strategy::Default));
+    driver.numbers(&[handle]);
+    let mut seen = Vec::new();
+    while seen.len() < 2 {
+        let output = driver.output.recv_timeout(WITHIN).unwrap();
+        assert_eq!(output.node, "head");
+        seen.extend(output.lines.into_iter().map(|line| (output.stderr, line)));
+    }
+    seen.sort();
+    assert_eq!(seen, [(false, "good morning".to_owned()), (true, "good night".to_owned())]);
+    driver.close();
+    cluster.stop();
+}
+
+fn a_restarted_head_finds_nodes_actors_and_drivers_again() {
+    let mut cluster = Cluster::start(0.0, &[2.0]);
+    let driver = cluster.connect();
+    let settings = ActorOptions { name: Some("counter".to_owned()), ..ActorOptions::default() };
+    let actor = driver.client.create_actor(function(COUNTER), "Counter", smallvec![], settings);
+    let count = || driver.client.call(&actor, function(COUNT), smallvec![], 1).remove(0);
+    assert_eq!(driver.numbers(&[count()]), [1]);
+
+    cluster.head.take().unwrap().stop();
+    assert_eq!(driver.numbers(&[count()]), [2], "calls go on without the head");
+    cluster.head = Some(head(cluster.dir.path(), cluster.address, 0.0).unwrap());
+
+    eventually("the node and the actor are reported again", || {
+        let status = driver.ask(driver.connection.gcs(), GetClusterStatus);
+        let listed = driver.ask(driver.connection.gcs(), ListActors);
+        status.view.nodes.iter().any(|node| node.alive && node.name == "node0")
+            && listed.iter().any(|actor| actor.state == "ALIVE")
+    });
+    assert_eq!(driver.numbers(&[count()]), [3], "it is the same actor");
+    let found = driver.client.find_actor("counter", None).unwrap();
+    let counted = driver.client.call(&found, function(COUNT), smallvec![], 1).remove(0);
+    assert_eq!(driver.numbers(&[counted]), [4]);
+    let shared = options(WorkerKind::Shared, Strategy::Default);
+    driver.numbers(&[driver.submit(PID, &shared)]);
+    driver.close();
+    cluster.stop();
+}
+
+fn a_drained_node_leaves_and_its_actors_move() {
+    let mut cluster = Cluster::start(2.0, &[2.0]);
+    let driver = cluster.connect();
+    let leaving = cluster.nodes.remove(0);
+    let strategy = Strategy::NodeAffinity { node: leaving.info().node, soft: true };
+    let settings = ActorOptions { strategy, max_restarts: 1, ..ActorOptions::default() };
+    let actor = driver.client.create_actor(function(COUNTER), "Counter", smallvec![], settings);
+    let call = |name: &str| driver.client.call(&actor, function(name), smallvec![], 1).remove(0);
+    let before = driver.numbers(&[call(WHERE)])[0];
+    leaving.drain(Duration::from_millis(300));
+    eventually("its worker is gone with it", || !lives(before));
+    eventually("the actor lives elsewhere", || {
+        let listed = driver.ask(driver.connection.gcs(), ListActors);
+        listed.iter().any(|actor| actor.state == "ALIVE" && actor.node.as_deref() == Some("head"))
+    });
+    assert_eq!(driver.numbers(&[call(COUNT)]), [1]);
+    driver.close();
+    cluster.stop();
+}
+
+fn strangers_are_told_what_to_do() {
+    let cluster = Cluster::start(1.0, &[]);
+    let own = cluster.dir.path().join("operator");
+    let nobody: SocketAddr = "127.0.0.1:9".parse().unwrap();
+    let error = Driver::connect(nobody, own.clone()).err().unwrap().to_string();
+    assert!(error.contains("127.0.0.1:9") && error.contains("mobula start --head"), "{error}");
+
+    let other = Cluster::start(1.0, &[]);
+    let error = Driver::connect(other.address, own).err().unwrap();
+    assert!(matches!(error, NodeError::NoCluster { .. }), "{error}");
+    let error = Driver::connect(other.address, cluster.dir.path().join("nothing")).err().unwrap();
+    assert!(matches!(error, NodeError::Identity(_)), "{error}");
+    let token = cluster.head().token().unwrap().clone();
+    let error = mobula_core::node::join(other.address, &token).unwrap_err();
+    assert!(matches!(error, NodeError::Join { .. }), "{error}");
+    let error = head(cluster.dir.path(), "127.0.0.1:0".parse().unwrap(), 1.0).unwrap_err();
+    assert!(error.to_string().contains("another head"), "{error}");
+    other.stop();
+    cluster.stop();
+}
+
+// ---- the harness -------------------------------------------------------------------------------
+
+const TESTS: &[(&str, fn())] = &[
+    ("tasks_of_a_job_share_a_process_that_ends_with_it", tasks_of_a_job_share_a_process_that_ends_with_it),
+    ("a_process_task_has_a_process_of_its_own", a_process_task_has_a_process_of_its_own),
+    ("work_is_spread_over_nodes_and_objects_follow", work_is_spread_over_nodes_and_objects_follow),
+    ("a_task_whose_worker_dies_runs_again", a_task_whose_worker_dies_runs_again),
+    ("an_actor_whose_process_is_killed_comes_back", an_actor_whose_process_is_killed_comes_back),
+    ("what_workers_print_reaches_the_driver", what_workers_print_reaches_the_driver),
+    ("a_restarted_head_finds_nodes_actors_and_drivers_again", a_restarted_head_finds_nodes_actors_and_drivers_again),
+    ("a_drained_node_leaves_and_its_actors_move", a_drained_node_leaves_and_its_actors_move),
+    ("strangers_are_told_what_to_do", strangers_are_told_what_to_do),
+];
+
+fn main() -> ExitCode {
+    mobula_core::node::run_worker_if_asked();
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let flag = |name: &str| args.iter().any(|arg| arg == name);
+    let filters: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
+    if flag("--list") {
+        if !flag("--ignored") {
+            TESTS.iter().for_each(|(name, _)| println!("{name}: test"));
+        }
+        return ExitCode::SUCCESS;
+    }
+    if std::env::var_os("RUST_LOG").is_some() {
+        tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).init();
+    }
+    let chosen = |name: &str| {
+        filters.is_empty()
+            || filters.iter().any(|filter| if flag("--exact") { name == *filter } else { name.contains(*filter) })
+    };
+    let mut failed = 0;
+    for (name, test) in TESTS.iter().filter(|(name, _)| chosen(name)) {
+        let begun = Instant::now();
+        let passed = std::panic::catch_unwind(test).is_ok();
+        println!("test {name} ... {} ({:.1?})", if passed { "ok" } else { "FAILED" }, begun.elapsed());
+        failed += u8::from(!passed);
+    }
+    ExitCode::from(failed.min(1))
+}
