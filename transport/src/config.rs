@@ -25,6 +25,9 @@ pub struct EndpointConfig {
     pub runtime: RuntimeChoice,
     /// The process's id; `None`: a fresh random one.
     pub process: Option<ProcessId>,
+    /// The process will come back under the same id: its shutdown does not declare it gone, others
+    /// wait for it as for one that is unreachable. Only for actors whose state survives.
+    pub comes_back: bool,
     /// The bounds.
     pub limits: Limits,
 }

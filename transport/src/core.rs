@@ -51,6 +51,8 @@ pub(crate) struct Core {
     pub(crate) arbiters: Arbiters,
     pub(crate) runtime: Runtime,
     pub(crate) limits: Limits,
+    /// See [`EndpointConfig::comes_back`].
+    pub(crate) comes_back: bool,
     pub(crate) metrics: Metrics,
     pub(crate) links: Links,
     pub(crate) network: OnceLock<Arc<dyn Network>>,
@@ -80,6 +82,7 @@ impl Core {
             peers: Peers::default(),
             arbiters: Arbiters::new(config.arbiters, borrowed),
             runtime,
+            comes_back: config.comes_back,
             limits: config.limits,
             metrics: Metrics::default(),
             links: Links::default(),

@@ -41,6 +41,8 @@ const CLOSE_GRACE: Duration = Duration::from_millis(50);
 pub(crate) mod code {
     /// The process has ended for good.
     pub(crate) const SHUT_DOWN: u32 = 1;
+    /// The process has ended and will come back under the same id.
+    pub(crate) const COMES_BACK: u32 = 16;
     /// The connection is not needed.
     pub(crate) const UNWANTED: u32 = 2;
     /// The peer sent what is not a frame or not a hello.
@@ -306,7 +308,11 @@ impl Network for QuicNetwork {
                 // Nobody sends; it ends when the last writer is through.
                 let _ = tokio::time::timeout(drain, done.recv()).await;
             }
-            self.endpoint.close(code::SHUT_DOWN.into(), b"the process has shut down");
+            if core.comes_back {
+                self.endpoint.close(code::COMES_BACK.into(), b"the process will come back");
+            } else {
+                self.endpoint.close(code::SHUT_DOWN.into(), b"the process has shut down");
+            }
             let _ = tokio::time::timeout(CLOSE_GRACE, self.endpoint.wait_idle()).await;
         })
     }

@@ -108,6 +108,7 @@ impl Head {
             advertise: network.advertise,
             credentials: Some(credentials.clone()),
             process: Some(ProcessId(ids.process)),
+            comes_back: true,
             ..EndpointConfig::default()
         })?;
         let operator = authority.credentials(Role::Operator)?;

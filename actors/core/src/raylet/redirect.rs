@@ -97,18 +97,25 @@ impl Scheduler {
         let (client, shape) = (key.0, &key.1);
         let Some(want) = self.wants.get(key) else { return };
         let (mut need, hops) = (want.need(), want.hops);
-        let feasible_here = !self.draining && takes_work(&self.config.total) && self.config.total.covers(&shape.demand);
+        let feasible_here = self.may_run_here(shape);
         let stays = feasible_here && (hops >= MAX_HOPS || shape.near == Some(self.config.process));
-        if stays || (feasible_here && self.remotes.nodes.is_empty() && self.affinity_is_here(shape)) {
+        if stays || (feasible_here && self.remotes.nodes.is_empty()) {
             return;
         }
         let mut here = self.available.clone();
+        // Another raylet has sent it here because there is room: it is not sent on while there is.
+        let sent_here = hops > 0 && feasible_here && !self.crowded(key);
         let mut sent: BTreeMap<NodeId, u64> = BTreeMap::new();
         // Whoever waits already comes first.
         let full = self.crowded(key);
         let mut looks = 0;
         while need > 0 && looks < MAX_LOOKS {
             looks += 1;
+            if sent_here && here.covers(&shape.demand) {
+                here.subtract(&shape.demand);
+                need -= 1;
+                continue;
+            }
             let mut candidates: Vec<Candidate<'_>> = self
                 .remotes
                 .nodes
@@ -134,7 +141,7 @@ impl Scheduler {
             match choice {
                 Choice::Now(node) if node == self.config.node => here.subtract(&shape.demand),
                 // To wait here rather than in a line elsewhere, when it can run here at all.
-                Choice::Later(_) if feasible_here && self.affinity_is_here(shape) => break,
+                Choice::Later(_) if feasible_here => break,
                 Choice::Later(node) if node == self.config.node => break,
                 Choice::Now(node) => {
                     if let Some(info) = self.remotes.nodes.get_mut(&node) {

@@ -178,6 +178,7 @@ impl Actor for RayletServer {
 
 fn leases(table: &mut Handlers<RayletServer>) {
     table.on::<WantLeases>(|raylet, message, _, ctx| {
+        tracing::trace!(node = %raylet.config.info.name, ?message, "wanted");
         let now = raylet.now(ctx);
         raylet.core.want(message, now);
         raylet.act(ctx);
@@ -324,6 +325,7 @@ impl RayletServer {
 
     fn on_event(&mut self, event: ClusterEvent, ctx: &mut Context<Self>) {
         let now = self.now(ctx);
+        tracing::trace!(node = %self.config.info.name, ?event, "heard");
         match event {
             ClusterEvent::NodeJoined(info) => self.core.node_joined(info, now),
             ClusterEvent::NodeDied { node, why, .. } if node.node == self.config.info.node => {
@@ -477,6 +479,7 @@ impl RayletServer {
 impl RayletServer {
     fn act(&mut self, ctx: &mut Context<Self>) {
         for effect in self.core.take_effects() {
+            tracing::trace!(node = %self.config.info.name, ?effect, "raylet");
             match effect {
                 Effect::Grant(client, message) => ctx.send(client, message),
                 Effect::Redirect(client, message) => ctx.send(client, message),

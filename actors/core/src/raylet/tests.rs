@@ -319,6 +319,15 @@ fn half_full_nodes_send_on_and_hops_are_bounded() {
 }
 
 #[test]
+fn what_was_sent_here_stays_while_there_is_room() {
+    let mut env = Env::new(cpus(2.0));
+    env.core.node_joined(remote(2, cpus(4.0)), env.now);
+    let shape = Shape { strategy: Strategy::Spread, ..shape_of(cpus(1.0)) };
+    env.want_hops(1, &shape, 3, 1);
+    assert_eq!((env.held.len(), env.redirects.iter().map(|r| r.count).sum::<u64>()), (2, 1));
+}
+
+#[test]
 fn a_need_near_its_data_stays() {
     let mut env = Env::new(cpus(1.0));
     env.core.node_joined(remote(2, cpus(64.0)), env.now);
@@ -464,6 +473,8 @@ fn shapes() -> Vec<Shape> {
     shapes[1].job = job(2);
     shapes.push(Shape { kind: WorkerKind::Process, ..shape_of(cpus(1.0)) });
     shapes.push(Shape { strategy: Strategy::Spread, ..shape_of(cpus(0.5)) });
+    let elsewhere = Strategy::NodeAffinity { node: node(2), soft: false };
+    shapes.push(Shape { strategy: elsewhere, near: Some(process(1)), ..shape_of(cpus(1.0)) });
     shapes
 }
 
