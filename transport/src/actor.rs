@@ -94,10 +94,7 @@ impl<A: Actor> Handlers<A> {
     }
 
     /// Handles `M` with `handler`; the last one given for a message counts.
-    pub fn on<M: Message>(
-        &mut self,
-        handler: impl Fn(&mut A, M, Request<M>, &mut Context<A>) + Send + Sync + 'static,
-    ) {
+    pub fn on<M: Message>(&mut self, handler: impl Fn(&mut A, M, Request<M>, &mut Context<A>) + Send + Sync + 'static) {
         self.table.retain(|(kind, _)| *kind != M::KIND);
         self.table.push((
             M::KIND,
@@ -201,15 +198,7 @@ pub struct Context<A: Actor> {
 
 impl<A: Actor> Context<A> {
     pub(crate) fn new(endpoint: Endpoint, id: MailboxId, port: Weak<dyn Port<A>>) -> Self {
-        Self {
-            endpoint,
-            id,
-            port,
-            random: None,
-            timers: HashMap::new(),
-            next_timer: 0,
-            stopping: false,
-        }
+        Self { endpoint, id, port, random: None, timers: HashMap::new(), next_timer: 0, stopping: false }
     }
 
     /// The endpoint the actor lives at.
@@ -283,11 +272,7 @@ impl<A: Actor> Context<A> {
     }
 
     /// Calls `f` once, after `delay`.
-    pub fn later(
-        &mut self,
-        delay: Duration,
-        f: impl FnOnce(&mut A, &mut Self) + Send + 'static,
-    ) -> TimerId {
+    pub fn later(&mut self, delay: Duration, f: impl FnOnce(&mut A, &mut Self) + Send + 'static) -> TimerId {
         let id = self.timer_id();
         let poster = self.poster();
         let task = self.endpoint.spawn_task(async move {
@@ -304,11 +289,7 @@ impl<A: Actor> Context<A> {
 
     /// Calls `f` every `period`, first after one period. A call that is still waiting in the
     /// queue is not queued twice.
-    pub fn every(
-        &mut self,
-        period: Duration,
-        f: impl FnMut(&mut A, &mut Self) + Send + 'static,
-    ) -> TimerId {
+    pub fn every(&mut self, period: Duration, f: impl FnMut(&mut A, &mut Self) + Send + 'static) -> TimerId {
         let id = self.timer_id();
         let poster = self.poster();
         let task = self.endpoint.spawn_task(async move {
@@ -354,8 +335,7 @@ impl<A: Actor> Context<A> {
     }
 
     fn tick(&mut self, id: TimerId, actor: &mut A) {
-        let Some(mut repeat) = self.timers.get_mut(&id).and_then(|timer| timer.repeat.take())
-        else {
+        let Some(mut repeat) = self.timers.get_mut(&id).and_then(|timer| timer.repeat.take()) else {
             return;
         };
         repeat(actor, self);

@@ -77,8 +77,7 @@ pub struct ProcessAddr {
 
 impl ProcessAddr {
     /// The socket of a process that does not listen.
-    pub const IN_PROCESS: SocketAddr =
-        SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
+    pub const IN_PROCESS: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
 
     /// Whether another process can dial this one.
     pub fn is_dialable(&self) -> bool {
@@ -88,11 +87,7 @@ impl ProcessAddr {
 
 impl fmt::Display for ProcessAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.is_dialable() {
-            write!(f, "{}@{}", self.id, self.socket)
-        } else {
-            write!(f, "{}", self.id)
-        }
+        if self.is_dialable() { write!(f, "{}@{}", self.id, self.socket) } else { write!(f, "{}", self.id) }
     }
 }
 

@@ -59,10 +59,7 @@ impl Asker {
     }
 
     pub(crate) fn wants_stream(&self) -> bool {
-        matches!(
-            self.0,
-            Some(Waiting::Local { stream: true, .. } | Waiting::Remote { stream: true, .. })
-        )
+        matches!(self.0, Some(Waiting::Local { stream: true, .. } | Waiting::Remote { stream: true, .. }))
     }
 
     /// The single answer; on a stream its only item.
@@ -70,7 +67,7 @@ impl Asker {
         match self.0.take() {
             None | Some(Waiting::LocalSender { .. } | Waiting::RemoteSender { .. }) => {}
             Some(Waiting::Local { core, id, .. }) => {
-                core.answer(id, RawReply::Local(Box::new(reply), payload));
+                core.answer(core.process().id, id, RawReply::Local(Box::new(reply), payload));
             }
             Some(Waiting::Remote { way, id, .. }) => {
                 way.answer(FrameType::Reply, id, &reply, payload);
@@ -89,7 +86,7 @@ impl Asker {
             Some(Waiting::LocalSender { core, sender, to, kind }) => {
                 core.undelivered(sender, Undelivered { to, kind, error });
             }
-            Some(Waiting::Local { core, id, .. }) => core.answer(id, RawReply::Failed(error)),
+            Some(Waiting::Local { core, id, .. }) => core.answer(core.process().id, id, RawReply::Failed(error)),
             Some(Waiting::RemoteSender { way, sender, mailbox, kind }) => {
                 way.undelivered(sender, mailbox, kind, &error);
             }
@@ -108,14 +105,10 @@ impl Asker {
     }
 
     /// One item of a stream.
-    pub(crate) fn item<R: Serialize + Send + 'static>(
-        &self,
-        reply: R,
-        payload: Payload,
-    ) -> Result<(), SendError> {
+    pub(crate) fn item<R: Serialize + Send + 'static>(&self, reply: R, payload: Payload) -> Result<(), SendError> {
         match &self.0 {
             Some(Waiting::Local { core, id, stream: true }) => {
-                if core.stream_item(*id, RawReply::Local(Box::new(reply), payload)) {
+                if core.stream_item(core.process().id, *id, RawReply::Local(Box::new(reply), payload)) {
                     Ok(())
                 } else {
                     Err(SendError::Closed)
@@ -133,7 +126,7 @@ impl Asker {
     /// The end of a stream.
     pub(crate) fn end(mut self) {
         match self.0.take() {
-            Some(Waiting::Local { core, id, .. }) => core.stream_end(id, None),
+            Some(Waiting::Local { core, id, .. }) => core.stream_end(core.process().id, id, None),
             Some(Waiting::Remote { way, id, .. }) => way.end(id),
             _ => {}
         }
@@ -142,12 +135,8 @@ impl Asker {
     /// The endpoint and key a stream's producer is registered under.
     pub(crate) fn producer(&self) -> Option<(Arc<Core>, ProducerKey)> {
         match &self.0 {
-            Some(Waiting::Local { core, id, .. }) => {
-                Some((core.clone(), (core.process().id, *id)))
-            }
-            Some(Waiting::Remote { way, id, .. }) => {
-                Some((way.core.clone(), (way.link.peer().id, *id)))
-            }
+            Some(Waiting::Local { core, id, .. }) => Some((core.clone(), (core.process().id, *id))),
+            Some(Waiting::Remote { way, id, .. }) => Some((way.core.clone(), (way.link.peer().id, *id))),
             _ => None,
         }
     }

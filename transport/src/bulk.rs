@@ -39,11 +39,7 @@ pub const BULK_REQUEST_MAX_BYTES: usize = 64 * 1024;
 pub trait BulkSource: Send + Sync {
     /// Opens what `request` names for the process `peer`. Runs on the bulk thread and must not
     /// block; the future may wait.
-    fn open(
-        &self,
-        peer: ProcessAddr,
-        request: Bytes,
-    ) -> BoxFuture<'static, Result<BulkBody, SendError>>;
+    fn open(&self, peer: ProcessAddr, request: Bytes) -> BoxFuture<'static, Result<BulkBody, SendError>>;
 }
 
 /// An object to be sent: chunks that may own a mapping, so that nothing is copied.
@@ -116,10 +112,7 @@ impl Bulk {
                 return Err(gone);
             }
             let Some(network) = core.bulk_network() else {
-                return Err(SendError::Unreachable {
-                    process: peer.id,
-                    why: "this endpoint has no network".into(),
-                });
+                return Err(SendError::Unreachable { process: peer.id, why: "this endpoint has no network".into() });
             };
             let fetching = network.fetch(core, Fetch { peer, request, sink, stall });
             fetching.await.unwrap_or(Err(SendError::Closed))
@@ -153,22 +146,14 @@ pub(crate) trait BulkNetwork: Send + Sync {
     /// Makes this process's source reachable.
     fn serve(self: Arc<Self>, core: &Arc<Core>) -> Result<(), BindError>;
     /// Starts a fetch; it goes on even if the receiver is dropped.
-    fn fetch(
-        self: Arc<Self>,
-        core: Arc<Core>,
-        fetch: Fetch,
-    ) -> oneshot::Receiver<Result<u64, SendError>>;
+    fn fetch(self: Arc<Self>, core: Arc<Core>, fetch: Fetch) -> oneshot::Receiver<Result<u64, SendError>>;
     /// Where others find this process's source, if it serves one.
     fn socket(&self) -> Option<SocketAddr>;
     /// Ends everything.
     fn close(&self);
 }
 
-async fn fetch_here(
-    core: &Arc<Core>,
-    request: Bytes,
-    mut sink: Box<dyn BulkSink>,
-) -> Result<u64, SendError> {
+async fn fetch_here(core: &Arc<Core>, request: Bytes, mut sink: Box<dyn BulkSink>) -> Result<u64, SendError> {
     let source = core.bulk_source.lock().clone();
     let Some(source) = source else { return Err(no_source()) };
     let body = source.open(core.process(), request).await?;
@@ -210,10 +195,7 @@ impl Meter {
     }
 
     fn wrong(&self) -> SendError {
-        SendError::WrongLength {
-            announced_bytes: self.announced_bytes,
-            received_bytes: self.received_bytes,
-        }
+        SendError::WrongLength { announced_bytes: self.announced_bytes, received_bytes: self.received_bytes }
     }
 }
 

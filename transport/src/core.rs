@@ -23,8 +23,8 @@ use crate::config::{EndpointConfig, Limits, RuntimeChoice};
 use crate::endpoint::Mailbox;
 use crate::envelope::{Body, Envelope, RawReply};
 use crate::error::{SendError, Undelivered};
-use crate::message::{Message, Payload};
 use crate::link::Links;
+use crate::message::{Message, Payload};
 use crate::metrics::Metrics;
 use crate::network::Network;
 use crate::peers::{PeerEvent, Peers};
@@ -51,6 +51,8 @@ pub(crate) struct Core {
     pub(crate) arbiters: Arbiters,
     pub(crate) runtime: Runtime,
     pub(crate) limits: Limits,
+    /// Tells this endpoint from a predecessor under the same id.
+    pub(crate) born: u64,
     /// See [`EndpointConfig::comes_back`].
     pub(crate) comes_back: bool,
     pub(crate) metrics: Metrics,
@@ -67,8 +69,7 @@ pub(crate) struct Core {
 impl Core {
     /// A core whose process others dial at `socket`.
     pub(crate) fn new(runtime: Runtime, config: &EndpointConfig, socket: SocketAddr) -> Arc<Self> {
-        let process =
-            ProcessAddr { id: config.process.unwrap_or_else(ProcessId::random), socket };
+        let process = ProcessAddr { id: config.process.unwrap_or_else(ProcessId::random), socket };
         let borrowed = config.runtime == RuntimeChoice::Current;
         let core = Arc::new(Self {
             process,
@@ -82,6 +83,7 @@ impl Core {
             peers: Peers::default(),
             arbiters: Arbiters::new(config.arbiters, borrowed),
             runtime,
+            born: rand::random(),
             comes_back: config.comes_back,
             limits: config.limits,
             metrics: Metrics::default(),
@@ -98,11 +100,7 @@ impl Core {
     }
 
     /// Gives the core its networks; once.
-    pub(crate) fn set_network(
-        self: &Arc<Self>,
-        network: Arc<dyn Network>,
-        bulk: Arc<dyn BulkNetwork>,
-    ) {
+    pub(crate) fn set_network(self: &Arc<Self>, network: Arc<dyn Network>, bulk: Arc<dyn BulkNetwork>) {
         let first = self.network.set(network).is_ok() && self.bulk.set(bulk).is_ok();
         debug_assert!(first, "an endpoint has one network");
         self.attach(TRANSPORT_MAILBOX, Arc::new(TransportMailbox(Arc::downgrade(self))));
@@ -124,10 +122,7 @@ impl Core {
         self.closed.load(Ordering::Acquire)
     }
 
-    pub(crate) fn spawn_task(
-        &self,
-        future: impl Future<Output = ()> + Send + 'static,
-    ) -> AbortHandle {
+    pub(crate) fn spawn_task(&self, future: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
         self.runtime.spawn(future)
     }
 
@@ -137,11 +132,7 @@ impl Core {
         MailboxId(self.next_mailbox.fetch_add(1, Ordering::Relaxed))
     }
 
-    pub(crate) fn attach(
-        &self,
-        id: MailboxId,
-        mailbox: Arc<dyn Mailbox>,
-    ) -> Option<Arc<dyn Mailbox>> {
+    pub(crate) fn attach(&self, id: MailboxId, mailbox: Arc<dyn Mailbox>) -> Option<Arc<dyn Mailbox>> {
         if self.is_closed() {
             return Some(mailbox);
         }
@@ -202,20 +193,12 @@ impl Core {
     // --- requests ---
 
     /// Registers a waiter for an answer of `peer` and returns its id.
-    pub(crate) fn expect(
-        &self,
-        peer: ProcessId,
-        deadline: Option<Duration>,
-        waiter: Waiter,
-    ) -> u64 {
+    pub(crate) fn expect(&self, peer: ProcessId, deadline: Option<Duration>, waiter: Waiter) -> u64 {
         let deadline_us = match deadline {
-            Some(allowed) => {
-                micros(self.started_at.elapsed()).saturating_add(micros(allowed)).min(NEVER_US - 1)
-            }
+            Some(allowed) => micros(self.started_at.elapsed()).saturating_add(micros(allowed)).min(NEVER_US - 1),
             None => NEVER_US,
         };
-        let inserted =
-            self.pending.insert(peer, deadline_us, deadline.unwrap_or(Duration::MAX), waiter);
+        let inserted = self.pending.insert(peer, deadline_us, deadline.unwrap_or(Duration::MAX), waiter);
         if inserted.wake_sweeper {
             self.sweeper.notify_one();
         }
@@ -227,9 +210,9 @@ impl Core {
         self.pending.take(id).is_some()
     }
 
-    /// The answer to `id`; late answers go nowhere.
-    pub(crate) fn answer(&self, id: u64, answer: RawReply) {
-        match (self.pending.take(id), answer) {
+    /// The answer of `peer` to `id`; late and foreign answers go nowhere.
+    pub(crate) fn answer(&self, peer: ProcessId, id: u64, answer: RawReply) {
+        match (self.pending.take_from(peer, id), answer) {
             (Some(Waiter::Once(call)), answer) => call(answer),
             (Some(waiter @ Waiter::Stream(_)), RawReply::Failed(error)) => waiter.fail(error),
             (Some(Waiter::Stream(inbox)), answer) => {
@@ -260,8 +243,7 @@ impl Core {
             waiter.fail(SendError::TimedOut { after });
         }
         let gap_us = micros(SWEEP_GAP);
-        (next_us != NEVER_US)
-            .then(|| self.started_at + Duration::from_micros(next_us.max(now_us + gap_us)))
+        (next_us != NEVER_US).then(|| self.started_at + Duration::from_micros(next_us.max(now_us + gap_us)))
     }
 
     // --- streams ---
@@ -270,9 +252,9 @@ impl Core {
         &self.sinks
     }
 
-    /// An item for the stream `id`; `false` if nobody reads it any more.
-    pub(crate) fn stream_item(&self, id: u64, item: RawReply) -> bool {
-        match self.pending.stream(id) {
+    /// An item of `peer` for the stream `id`; `false` if nobody reads it any more.
+    pub(crate) fn stream_item(&self, peer: ProcessId, id: u64, item: RawReply) -> bool {
+        match self.pending.stream(peer, id) {
             Some(inbox) => {
                 inbox.item(item);
                 true
@@ -281,8 +263,8 @@ impl Core {
         }
     }
 
-    pub(crate) fn stream_end(&self, id: u64, error: Option<SendError>) {
-        if let Some(Waiter::Stream(inbox)) = self.pending.take(id) {
+    pub(crate) fn stream_end(&self, peer: ProcessId, id: u64, error: Option<SendError>) {
+        if let Some(Waiter::Stream(inbox)) = self.pending.take_from(peer, id) {
             inbox.end(error);
         }
     }
@@ -299,7 +281,7 @@ impl Core {
             Some(link) => self.link_ended(&link, &error),
             None => self.fail_pending(Some(process), &error),
         }
-        self.peers.tell(&PeerEvent::Gone { process, why });
+        self.peers.tell(PeerEvent::Gone { process, why });
     }
 
     // --- the end ---

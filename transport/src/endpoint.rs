@@ -26,8 +26,8 @@ use crate::identity::{IdentityError, JoinPolicy};
 use crate::lane::lane_of;
 use crate::message::{Message, Payload};
 use crate::metrics::MetricsSnapshot;
-use crate::peers::PeerEvent;
 use crate::network::Network;
+use crate::peers::PeerEvent;
 use crate::pending::Waiter;
 use crate::quic::{QuicBulk, QuicNetwork};
 use crate::runtime::Runtime;
@@ -105,8 +105,7 @@ impl Endpoint {
         config: &EndpointConfig,
         socket: SocketAddr,
     ) -> Result<Self, BindError> {
-        let runtime =
-            Runtime::start(RuntimeChoice::Current, "").map_err(BindError::Thread)?;
+        let runtime = Runtime::start(RuntimeChoice::Current, "").map_err(BindError::Thread)?;
         let core = Core::new(runtime, config, socket);
         core.set_network(network, bulk);
         Ok(Self { core })
@@ -167,13 +166,7 @@ impl Endpoint {
 
     /// Sends a one-way message; never blocks. If it cannot be delivered, the mailbox `from`
     /// receives an [`Undelivered`].
-    pub fn send<M: Message>(
-        &self,
-        from: Option<MailboxId>,
-        to: Address,
-        message: M,
-        payload: Payload,
-    ) {
+    pub fn send<M: Message>(&self, from: Option<MailboxId>, to: Address, message: M, payload: Payload) {
         if let Err(error) = self.send_or_fail(from, to, message, payload)
             && let Some(from) = from
         {
@@ -293,12 +286,7 @@ impl Endpoint {
 
     /// Asks for a stream of replies. It has no deadline; it ends with an error when the
     /// producer's process is lost.
-    pub fn open_stream<M: Message>(
-        &self,
-        to: Address,
-        message: M,
-        payload: Payload,
-    ) -> ReplyStream<M::Reply> {
+    pub fn open_stream<M: Message>(&self, to: Address, message: M, payload: Payload) -> ReplyStream<M::Reply> {
         let inbox = Arc::new(StreamInbox::default());
         let id = self.core.expect(to.process.id, None, Waiter::Stream(inbox.clone()));
         let stream = ReplyStream::new(self.core.clone(), id, M::NAME, to.process.id, inbox);
@@ -308,11 +296,7 @@ impl Endpoint {
 
     /// Finds out which process listens at `socket`, connecting to it; tries again with backoff
     /// until `deadline`.
-    pub async fn discover(
-        &self,
-        socket: SocketAddr,
-        deadline: Duration,
-    ) -> Result<ProcessAddr, SendError> {
+    pub async fn discover(&self, socket: SocketAddr, deadline: Duration) -> Result<ProcessAddr, SendError> {
         self.core.discover(socket, deadline).await
     }
 
@@ -411,7 +395,7 @@ impl Endpoint {
             self.transmit(frame_type, id, from, to, &message, payload)
         };
         if let Err(error) = sent {
-            self.core.answer(id, RawReply::Failed(error));
+            self.core.answer(to.process.id, id, RawReply::Failed(error));
         }
     }
 
@@ -443,12 +427,8 @@ impl fmt::Debug for Endpoint {
 /// Where others dial an endpoint that listens on `local`.
 fn dialable(local: SocketAddr) -> SocketAddr {
     match local {
-        SocketAddr::V4(addr) if addr.ip().is_unspecified() => {
-            (Ipv4Addr::LOCALHOST, addr.port()).into()
-        }
-        SocketAddr::V6(addr) if addr.ip().is_unspecified() => {
-            (Ipv6Addr::LOCALHOST, addr.port()).into()
-        }
+        SocketAddr::V4(addr) if addr.ip().is_unspecified() => (Ipv4Addr::LOCALHOST, addr.port()).into(),
+        SocketAddr::V6(addr) if addr.ip().is_unspecified() => (Ipv6Addr::LOCALHOST, addr.port()).into(),
         addr => addr,
     }
 }
@@ -466,9 +446,7 @@ impl<R> Future for RequestFuture<R> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         // The callback is dropped unused only when the endpoint's tables go.
-        Pin::new(&mut self.answer)
-            .poll(cx)
-            .map(|answer| answer.unwrap_or(Err(SendError::Closed)))
+        Pin::new(&mut self.answer).poll(cx).map(|answer| answer.unwrap_or(Err(SendError::Closed)))
     }
 }
 

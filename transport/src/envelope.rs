@@ -217,10 +217,9 @@ impl RawReply {
         match self {
             Self::Local(any, payload) => match any.downcast::<R>() {
                 Ok(reply) => Ok((*reply, payload)),
-                Err(_) => Err(SendError::Undecodable {
-                    name: name.to_owned(),
-                    why: "the reply has another type".to_owned(),
-                }),
+                Err(_) => {
+                    Err(SendError::Undecodable { name: name.to_owned(), why: "the reply has another type".to_owned() })
+                }
             },
             Self::Wire(bytes, payload) => Ok((decode(name, &bytes)?, payload)),
             Self::Failed(SendError::UnknownMessage { kind, .. }) => {

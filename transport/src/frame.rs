@@ -124,10 +124,7 @@ pub(crate) fn encode<T: Serialize>(
     let envelope_bytes = buffer.len() - fixed;
     let size_bytes = buffer.len() + payload_bytes;
     if size_bytes > limit_bytes || payload.len() > MAX_PARTS {
-        return Err(SendError::TooLarge {
-            size_bytes: size_bytes as u64,
-            limit_bytes: limit_bytes as u64,
-        });
+        return Err(SendError::TooLarge { size_bytes: size_bytes as u64, limit_bytes: limit_bytes as u64 });
     }
     write_header(buffer, head, payload.len(), envelope_bytes, payload_bytes);
     Ok(())
@@ -184,11 +181,7 @@ fn parse_header(mut bytes: &[u8], limit_bytes: usize) -> Result<(Head, Lengths),
     let frame_type = FrameType::parse(found).ok_or(FrameError::Type { found })?;
     let parts = usize::from(bytes.get_u16_le());
     let kind = bytes.get_u32_le();
-    let lengths = Lengths {
-        parts,
-        envelope: bytes.get_u32_le() as usize,
-        payload: bytes.get_u32_le() as usize,
-    };
+    let lengths = Lengths { parts, envelope: bytes.get_u32_le() as usize, payload: bytes.get_u32_le() as usize };
     if parts > MAX_PARTS {
         return Err(FrameError::TooManyParts { parts });
     }
@@ -220,11 +213,7 @@ impl FrameReader {
     }
 
     /// Takes the next bytes and hands every frame they complete to `deliver`.
-    pub(crate) fn feed(
-        &mut self,
-        mut chunk: Bytes,
-        mut deliver: impl FnMut(Frame),
-    ) -> Result<usize, FrameError> {
+    pub(crate) fn feed(&mut self, mut chunk: Bytes, mut deliver: impl FnMut(Frame)) -> Result<usize, FrameError> {
         let mut frames = 0;
         loop {
             if !self.partial.is_empty() {
@@ -349,10 +338,8 @@ mod tests {
     }
 
     fn frames() -> impl Strategy<Value = Vec<(u8, String, Vec<Vec<u8>>)>> {
-        let part = prop_oneof![
-            prop::collection::vec(any::<u8>(), 0..40),
-            (4000usize..9000).prop_map(|n| vec![n as u8; n]),
-        ];
+        let part =
+            prop_oneof![prop::collection::vec(any::<u8>(), 0..40), (4000usize..9000).prop_map(|n| vec![n as u8; n]),];
         prop::collection::vec((1u8..11, ".{0,60}", prop::collection::vec(part, 0..4)), 1..8)
     }
 

@@ -269,10 +269,7 @@ mod tests {
     fn the_queue_is_bounded_and_answers_have_some_room_more() {
         let lane = Lane::default();
         while push(&lane, FrameType::Tell, 1, 100, 1000).is_ok() {}
-        assert_eq!(
-            push(&lane, FrameType::Tell, 1, 0, 1000),
-            Err(SendError::MailboxFull { limit: 1000 })
-        );
+        assert_eq!(push(&lane, FrameType::Tell, 1, 0, 1000), Err(SendError::MailboxFull { limit: 1000 }));
         assert!(lane.queued_bytes() < 1300);
         push(&lane, FrameType::Reply, 1, 0, 1000).unwrap();
         assert!(batch(&lane).is_some());

@@ -10,7 +10,8 @@
 //! ```
 //! Two processes may dial each other at once. The side with the smaller id refuses the other's
 //! connection while its own is being made, so exactly one survives and nothing is sent on the
-//! other. A dialler that names the present connection as its dead predecessor replaces it.
+//! other. A dialler that names the present connection as its dead predecessor replaces it, and
+//! so does one that was born after it (a process that came back under its old id).
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -51,8 +52,17 @@ struct State {
 enum Phase {
     Idle,
     Dialing,
-    Up { nonce: u64, connection: Arc<dyn Connection> },
+    Up(Made),
     Dead,
+}
+
+/// A connection past its hello.
+pub(crate) struct Made {
+    /// Names it.
+    pub(crate) nonce: u64,
+    /// Tells the peer from a predecessor under the same id.
+    pub(crate) born: u64,
+    pub(crate) connection: Arc<dyn Connection>,
 }
 
 /// What becomes of a connection somebody else made.
@@ -87,7 +97,7 @@ impl Link {
 
     /// Whether `nonce` names the present connection.
     pub(crate) fn is_current(&self, nonce: u64) -> bool {
-        matches!(&self.state.lock().phase, Phase::Up { nonce: present, .. } if *present == nonce)
+        matches!(&self.state.lock().phase, Phase::Up(present) if present.nonce == nonce)
     }
 
     pub(crate) fn drain(&self) {
@@ -96,7 +106,7 @@ impl Link {
 
     fn connection(&self) -> Option<Arc<dyn Connection>> {
         match &self.state.lock().phase {
-            Phase::Up { connection, .. } => Some(connection.clone()),
+            Phase::Up(present) => Some(present.connection.clone()),
             _ => None,
         }
     }
@@ -107,51 +117,45 @@ impl Link {
         &self,
         ours: ProcessId,
         their_previous: Option<u64>,
-        nonce: u64,
-        connection: Arc<dyn Connection>,
+        made: Made,
     ) -> (Admission, Option<Arc<dyn Connection>>) {
         let mut state = self.state.lock();
         let replaced = match &state.phase {
             Phase::Idle => None,
             Phase::Dialing if ours < self.peer.id => return (Admission::Duplicate, None),
             Phase::Dialing => None,
-            Phase::Up { nonce: present, connection } if their_previous == Some(*present) => {
-                Some(connection.clone())
+            Phase::Up(present) if their_previous == Some(present.nonce) || made.born != present.born => {
+                Some(present.connection.clone())
             }
-            Phase::Up { .. } => return (Admission::Duplicate, None),
+            Phase::Up(_) => return (Admission::Duplicate, None),
             Phase::Dead => return (Admission::Dead, None),
         };
-        state.raise(nonce, connection);
+        state.raise(made);
         self.idle.store(false, Ordering::Release);
         (Admission::Welcome, replaced)
     }
 
     /// Takes over a connection we made and the peer has welcomed. `Err` if it is not wanted any
     /// more; else the connection it replaces.
-    fn settle(
-        &self,
-        ours: ProcessId,
-        nonce: u64,
-        connection: Arc<dyn Connection>,
-    ) -> Result<Option<Arc<dyn Connection>>, ()> {
+    fn settle(&self, ours: ProcessId, made: Made) -> Result<Option<Arc<dyn Connection>>, ()> {
         let mut state = self.state.lock();
         let replaced = match &state.phase {
             Phase::Idle | Phase::Dialing => None,
             // Both were welcomed (possible only when one side did not know whom it dialled):
             // the one dialled by the smaller id stays.
-            Phase::Up { connection, .. } if ours < self.peer.id => Some(connection.clone()),
-            Phase::Up { .. } | Phase::Dead => return Err(()),
+            Phase::Up(present) if ours < self.peer.id || made.born != present.born => Some(present.connection.clone()),
+            Phase::Up(_) | Phase::Dead => return Err(()),
         };
-        state.raise(nonce, connection);
+        state.raise(made);
         self.idle.store(false, Ordering::Release);
         Ok(replaced)
     }
 }
 
 impl State {
-    fn raise(&mut self, nonce: u64, connection: Arc<dyn Connection>) {
-        self.phase = Phase::Up { nonce, connection };
-        self.previous = Some(nonce);
+    fn raise(&mut self, made: Made) {
+        self.previous = Some(made.nonce);
+        self.phase = Phase::Up(made);
     }
 }
 
@@ -196,10 +200,7 @@ impl Core {
             return Err(gone);
         }
         if self.network.get().is_none() {
-            return Err(SendError::Unreachable {
-                process: peer.id,
-                why: "this endpoint has no network".into(),
-            });
+            return Err(SendError::Unreachable { process: peer.id, why: "this endpoint has no network".into() });
         }
         Ok(self.links.get_or_add(peer))
     }
@@ -225,11 +226,9 @@ impl Core {
         self: &Arc<Self>,
         link: &Arc<Link>,
         their_previous: Option<u64>,
-        nonce: u64,
-        connection: Arc<dyn Connection>,
+        made: Made,
     ) -> Admission {
-        let (admission, replaced) =
-            link.admit(self.process().id, their_previous, nonce, connection);
+        let (admission, replaced) = link.admit(self.process().id, their_previous, made);
         if let Some(old) = replaced {
             old.close();
             self.link_broken(link, "the peer has replaced the connection");
@@ -241,13 +240,8 @@ impl Core {
     }
 
     /// A connection of ours was welcomed; `false` if it is not needed any more.
-    pub(crate) fn link_dialled(
-        self: &Arc<Self>,
-        link: &Arc<Link>,
-        nonce: u64,
-        connection: Arc<dyn Connection>,
-    ) -> bool {
-        match link.settle(self.process().id, nonce, connection) {
+    pub(crate) fn link_dialled(self: &Arc<Self>, link: &Arc<Link>, made: Made) -> bool {
+        match link.settle(self.process().id, made) {
             Err(()) => false,
             Ok(replaced) => {
                 if let Some(old) = replaced {
@@ -264,15 +258,15 @@ impl Core {
         self.metrics.connections.fetch_add(1, Ordering::Relaxed);
         tracing::debug!(peer = %link.peer, "connected");
         link.changed.notify_waiters();
-        self.peers.tell(&PeerEvent::Connected { process: link.peer.id });
+        self.peers.tell(PeerEvent::Connected { process: link.peer.id });
     }
 
     /// The connection `nonce` is lost; if it was the present one, a new one is made.
     pub(crate) fn link_interrupted(self: &Arc<Self>, link: &Arc<Link>, nonce: u64, why: &str) {
         {
             let mut state = link.state.lock();
-            match state.phase {
-                Phase::Up { nonce: present, .. } if present == nonce => {}
+            match &state.phase {
+                Phase::Up(present) if present.nonce == nonce => {}
                 _ => return,
             }
             state.phase = Phase::Dialing;
@@ -281,8 +275,7 @@ impl Core {
             return;
         }
         self.link_broken(link, why);
-        self.peers
-            .tell(&PeerEvent::Interrupted { process: link.peer.id, why: why.to_owned() });
+        self.peers.tell(PeerEvent::Interrupted { process: link.peer.id, why: why.to_owned() });
         self.spawn_task(dial(self.clone(), link.clone()));
     }
 
@@ -304,8 +297,7 @@ impl Core {
         if let Some(connection) = connection {
             connection.close();
         }
-        let left: Vec<Frame> =
-            link.lanes.iter().flat_map(|lane| lane.close(error.clone())).collect();
+        let left: Vec<Frame> = link.lanes.iter().flat_map(|lane| lane.close(error.clone())).collect();
         link.changed.notify_waiters();
         self.fail_pending(Some(link.peer.id), error);
         self.bounce(link, left, error);
@@ -405,5 +397,5 @@ fn lose(core: &Arc<Core>, link: &Arc<Link>, why: String) {
     tracing::debug!(peer = %link.peer, why, "unreachable");
     let process = link.peer.id;
     core.link_ended(link, &SendError::Unreachable { process, why: why.clone() });
-    core.peers.tell(&PeerEvent::Lost { process, why });
+    core.peers.tell(PeerEvent::Lost { process, why });
 }

@@ -54,23 +54,15 @@ macro_rules! message {
 }
 
 /// Appends the envelope of `value` to `buffer`.
-pub(crate) fn encode_into<T: Serialize>(
-    name: &str,
-    value: &T,
-    buffer: &mut Vec<u8>,
-) -> Result<(), SendError> {
-    rmp_serde::encode::write(buffer, value).map_err(|error| SendError::Undecodable {
-        name: name.to_owned(),
-        why: format!("cannot be encoded: {error}"),
-    })
+pub(crate) fn encode_into<T: Serialize>(name: &str, value: &T, buffer: &mut Vec<u8>) -> Result<(), SendError> {
+    rmp_serde::encode::write(buffer, value)
+        .map_err(|error| SendError::Undecodable { name: name.to_owned(), why: format!("cannot be encoded: {error}") })
 }
 
 /// Reads an envelope back.
 pub(crate) fn decode<T: DeserializeOwned>(name: &str, envelope: &[u8]) -> Result<T, SendError> {
-    rmp_serde::from_slice(envelope).map_err(|error| SendError::Undecodable {
-        name: name.to_owned(),
-        why: error.to_string(),
-    })
+    rmp_serde::from_slice(envelope)
+        .map_err(|error| SendError::Undecodable { name: name.to_owned(), why: error.to_string() })
 }
 
 #[cfg(test)]

@@ -14,12 +14,8 @@ use crate::link::Link;
 pub(crate) trait Network: Send + Sync {
     /// Tries once to connect to the link's process, and moves the link to *up* on success.
     /// `previous` names the last connection, which this side holds for dead.
-    fn attempt(
-        self: Arc<Self>,
-        core: Arc<Core>,
-        link: Arc<Link>,
-        previous: Option<u64>,
-    ) -> BoxFuture<'static, Attempt>;
+    fn attempt(self: Arc<Self>, core: Arc<Core>, link: Arc<Link>, previous: Option<u64>)
+    -> BoxFuture<'static, Attempt>;
 
     /// Tries once to connect to whatever process listens at `socket`.
     fn discover(

@@ -50,6 +50,13 @@ type Watcher = Box<dyn FnMut(PeerEvent) + Send>;
 pub(crate) struct Peers {
     gone: Mutex<Gone>,
     watchers: Mutex<Vec<Watcher>>,
+    news: Mutex<News>,
+}
+
+#[derive(Default)]
+struct News {
+    untold: VecDeque<PeerEvent>,
+    telling: bool,
 }
 
 #[derive(Default)]
@@ -85,10 +92,72 @@ impl Peers {
         self.watchers.lock().push(watcher);
     }
 
-    /// Tells the watchers. They must not cause peer events themselves on this thread.
-    pub(crate) fn tell(&self, event: &PeerEvent) {
-        for watcher in self.watchers.lock().iter_mut() {
-            watcher(event.clone());
+    /// Tells the watchers, one event after the other. A watcher may cause further events (by
+    /// declaring a process dead, say); they are told after the present one.
+    pub(crate) fn tell(&self, event: PeerEvent) {
+        {
+            let mut news = self.news.lock();
+            news.untold.push_back(event);
+            if std::mem::replace(&mut news.telling, true) {
+                return;
+            }
         }
+        loop {
+            let event = {
+                let mut news = self.news.lock();
+                let Some(event) = news.untold.pop_front() else {
+                    news.telling = false;
+                    return;
+                };
+                event
+            };
+            // Taken out meanwhile, so that a watcher may also add one.
+            let mut watchers = std::mem::take(&mut *self.watchers.lock());
+            for watcher in &mut watchers {
+                watcher(event.clone());
+            }
+            let mut added = self.watchers.lock();
+            watchers.append(&mut added);
+            *added = watchers;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_watcher_may_cause_events_and_add_watchers() {
+        let peers = Arc::new(Peers::default());
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (inner, log) = (Arc::downgrade(&peers), seen.clone());
+        let process = ProcessId::random();
+        peers.watch(Box::new(move |event| {
+            log.lock().push(event.clone());
+            let Some(peers) = inner.upgrade() else { return };
+            if let PeerEvent::Connected { process } = event {
+                peers.tell(PeerEvent::Gone { process, why: "seen".into() });
+                peers.watch(Box::new(|_| {}));
+            }
+        }));
+        peers.tell(PeerEvent::Connected { process });
+        assert_eq!(seen.lock().len(), 2);
+        assert_eq!(peers.watchers.lock().len(), 2);
+    }
+
+    #[test]
+    fn the_dead_are_remembered_up_to_a_bound() {
+        let peers = Peers::default();
+        let first = ProcessId::random();
+        assert!(peers.mark_gone(first, "a"));
+        assert!(!peers.mark_gone(first, "b"));
+        assert_eq!(peers.gone(first), Some(SendError::Gone { process: first, why: "a".into() }));
+        for _ in 0..GONE_MEMORY {
+            peers.mark_gone(ProcessId::random(), "c");
+        }
+        assert_eq!(peers.gone(first), None);
+        assert_eq!(peers.gone.lock().why.len(), GONE_MEMORY);
     }
 }

@@ -100,13 +100,7 @@ impl Pending {
     }
 
     /// Adds a waiter for an answer of `peer`.
-    pub(crate) fn insert(
-        &self,
-        peer: ProcessId,
-        deadline_us: u64,
-        allowed: Duration,
-        waiter: Waiter,
-    ) -> Inserted {
+    pub(crate) fn insert(&self, peer: ProcessId, deadline_us: u64, allowed: Duration, waiter: Waiter) -> Inserted {
         let shard = thread_shard();
         let id = self.shards[shard].0.lock().insert(shard, peer, deadline_us, allowed, waiter);
         let wake_sweeper = deadline_us < self.armed_us.load(Ordering::Acquire)
@@ -119,10 +113,16 @@ impl Pending {
         self.shards[shard_of(id)].0.lock().take(id)
     }
 
-    /// The stream inbox waiting under `id`, left in place.
-    pub(crate) fn stream(&self, id: u64) -> Option<Arc<dyn Inbox>> {
+    /// Takes the waiter of `id` out, if it waits for `peer`: nobody else can answer.
+    pub(crate) fn take_from(&self, peer: ProcessId, id: u64) -> Option<Waiter> {
+        let mut slots = self.shards[shard_of(id)].0.lock();
+        if slots.slot(id)?.peer == peer { slots.take(id) } else { None }
+    }
+
+    /// The stream inbox waiting for `peer` under `id`, left in place.
+    pub(crate) fn stream(&self, peer: ProcessId, id: u64) -> Option<Arc<dyn Inbox>> {
         let slots = self.shards[shard_of(id)].0.lock();
-        match slots.slot(id)?.waiter.as_ref()? {
+        match slots.slot(id).filter(|slot| slot.peer == peer)?.waiter.as_ref()? {
             Waiter::Stream(inbox) => Some(inbox.clone()),
             Waiter::Once(_) => None,
         }
@@ -178,18 +178,10 @@ impl Pending {
 }
 
 impl Slots {
-    fn insert(
-        &mut self,
-        shard: usize,
-        peer: ProcessId,
-        deadline_us: u64,
-        allowed: Duration,
-        waiter: Waiter,
-    ) -> u64 {
+    fn insert(&mut self, shard: usize, peer: ProcessId, deadline_us: u64, allowed: Duration, waiter: Waiter) -> u64 {
         self.generation = self.generation.wrapping_add(1);
         self.earliest_us = self.earliest_us.min(deadline_us);
-        let slot =
-            Slot { generation: self.generation, peer, deadline_us, allowed, waiter: Some(waiter) };
+        let slot = Slot { generation: self.generation, peer, deadline_us, allowed, waiter: Some(waiter) };
         let at = match self.free.pop() {
             Some(at) => {
                 self.slots[at as usize] = slot;
@@ -243,9 +235,7 @@ impl Slots {
 }
 
 fn id_of(generation: u32, slot: usize, shard: usize) -> u64 {
-    (u64::from(generation) << (SLOT_BITS + SHARD_BITS))
-        | ((slot as u64) << SHARD_BITS)
-        | shard as u64
+    (u64::from(generation) << (SLOT_BITS + SHARD_BITS)) | ((slot as u64) << SHARD_BITS) | shard as u64
 }
 
 fn shard_of(id: u64) -> usize {
@@ -288,7 +278,8 @@ mod tests {
         let log = Arc::new(Mutex::new(Vec::new()));
         let peer = ProcessId::random();
         let first = table.insert(peer, 10, Duration::ZERO, waiter(&log, 1)).id;
-        assert!(table.take(first).is_some());
+        assert!(table.take_from(ProcessId::random(), first).is_none());
+        assert!(table.take_from(peer, first).is_some());
         let second = table.insert(peer, 10, Duration::ZERO, waiter(&log, 2)).id;
         assert_ne!(first, second);
         assert!(table.take(first).is_none());

@@ -45,10 +45,7 @@ impl Runtime {
             let _ = end.send(());
         })?;
         let id = thread.thread().id();
-        Ok(Self {
-            handle,
-            own: Some(OwnThread { id, stop: Mutex::new(Some(stop)), ended: Mutex::new(ended) }),
-        })
+        Ok(Self { handle, own: Some(OwnThread { id, stop: Mutex::new(Some(stop)), ended: Mutex::new(ended) }) })
     }
 
     pub(crate) fn handle(&self) -> &Handle {

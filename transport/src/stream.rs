@@ -230,9 +230,7 @@ impl Inbox for StreamInbox {
                 state.items.push_back(item);
             } else {
                 // Only a producer that ignores its credits gets here.
-                state.items.push_back(RawReply::Failed(SendError::MailboxFull {
-                    limit: STREAM_WINDOW_ITEMS as usize,
-                }));
+                state.items.push_back(RawReply::Failed(SendError::MailboxFull { limit: STREAM_WINDOW_ITEMS as usize }));
                 state.ended = true;
             }
         });

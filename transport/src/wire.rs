@@ -33,13 +33,7 @@ pub(crate) struct WayBack {
 
 impl WayBack {
     /// An answer; if it cannot be sent, the asker gets the reason instead.
-    pub(crate) fn answer<R: Serialize>(
-        &self,
-        frame_type: FrameType,
-        id: u64,
-        reply: &R,
-        payload: Payload,
-    ) {
+    pub(crate) fn answer<R: Serialize>(&self, frame_type: FrameType, id: u64, reply: &R, payload: Payload) {
         let head = Head { frame_type, kind: 0, mailbox: 0, sender: 0, correlation: id };
         if let Err(error) = self.core.transmit(&self.link, self.lane, head, Some(reply), payload) {
             self.fail(id, &error);
@@ -83,11 +77,8 @@ impl Core {
         use FrameType::{Ask, AskStream, Tell};
         let answer = !matches!(head.frame_type, Tell | Ask | AskStream);
         let mut scratch = SCRATCH.take();
-        let pushed =
-            encode(&mut scratch, head, std::any::type_name::<T>(), value, &payload, self.limits.frame_bytes)
-                .and_then(|()| {
-                    link.lane(lane).push(&scratch, payload, answer, self.limits.lane_queue_bytes)
-                });
+        let pushed = encode(&mut scratch, head, std::any::type_name::<T>(), value, &payload, self.limits.frame_bytes)
+            .and_then(|()| link.lane(lane).push(&scratch, payload, answer, self.limits.lane_queue_bytes));
         if scratch.capacity() <= KEEP_SCRATCH_BYTES {
             SCRATCH.set(scratch);
         }
@@ -120,11 +111,7 @@ impl Core {
             FrameType::Tell | FrameType::Ask | FrameType::AskStream => {
                 let to = MailboxId(mailbox);
                 let from = (sender != 0).then_some(MailboxId(sender));
-                let way = || WayBack {
-                    core: self.clone(),
-                    link: link.clone(),
-                    lane: lane_of(Some(to), from),
-                };
+                let way = || WayBack { core: self.clone(), link: link.clone(), lane: lane_of(Some(to), from) };
                 let asker = match frame_type {
                     FrameType::Ask => Asker::remote(way(), correlation, false),
                     FrameType::AskStream => Asker::remote(way(), correlation, true),
@@ -140,16 +127,16 @@ impl Core {
                     asker,
                 });
             }
-            FrameType::Reply => self.answer(correlation, RawReply::Wire(envelope, payload)),
+            FrameType::Reply => self.answer(link.peer().id, correlation, RawReply::Wire(envelope, payload)),
             FrameType::Fail => {
-                self.answer(correlation, RawReply::Failed(error_of(&envelope)));
+                self.answer(link.peer().id, correlation, RawReply::Failed(error_of(&envelope)));
             }
             FrameType::Item => {
-                if !self.stream_item(correlation, RawReply::Wire(envelope, payload)) {
+                if !self.stream_item(link.peer().id, correlation, RawReply::Wire(envelope, payload)) {
                     self.stream_cancel(link.peer().id, correlation);
                 }
             }
-            FrameType::End => self.stream_end(correlation, None),
+            FrameType::End => self.stream_end(link.peer().id, correlation, None),
             FrameType::Credit => self.sinks().credit((link.peer().id, correlation), kind),
             FrameType::Cancel => self.sinks().close((link.peer().id, correlation)),
             FrameType::Undelivered => {

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -61,9 +61,7 @@ impl ClusterAuthority {
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         set_validity(&mut params);
-        let certificate = params
-            .self_signed(&key)
-            .map_err(|error| crypto("the authority's certificate", &error))?;
+        let certificate = params.self_signed(&key).map_err(|error| crypto("the authority's certificate", &error))?;
         Self::from_parts(certificate.pem(), key)
     }
 
@@ -80,15 +78,13 @@ impl ClusterAuthority {
         if !path.exists() {
             return Err(IdentityError::Missing { path: dir.to_owned() });
         }
-        let key = KeyPair::from_pem(&read(&path)?)
-            .map_err(|error| malformed("authority key", &error))?;
+        let key = KeyPair::from_pem(&read(&path)?).map_err(|error| malformed("authority key", &error))?;
         Self::from_parts(read(&dir.join(CA_FILE))?, key)
     }
 
     /// Writes certificate and key into `dir`, readable by the owner alone.
     pub fn save(&self, dir: &Path) -> Result<(), IdentityError> {
-        fs::create_dir_all(dir)
-            .map_err(|source| IdentityError::File { path: dir.to_owned(), source })?;
+        fs::create_dir_all(dir).map_err(|source| IdentityError::File { path: dir.to_owned(), source })?;
         write_private(&dir.join(CA_FILE), &self.ca_pem)?;
         write_private(&dir.join(CA_KEY_FILE), &self.key.serialize_pem())
     }
@@ -115,18 +111,16 @@ impl ClusterAuthority {
             .map_err(|error| malformed("certificate request", &error))?;
         let issuer = Issuer::from_ca_cert_pem(&self.ca_pem, &self.key)
             .map_err(|error| malformed("authority certificate", &error))?;
-        let mut params = CertificateParams::new(vec![SERVER_NAME.to_owned()])
-            .map_err(|error| crypto("a certificate", &error))?;
+        let mut params =
+            CertificateParams::new(vec![SERVER_NAME.to_owned()]).map_err(|error| crypto("a certificate", &error))?;
         params.distinguished_name.push(DnType::CommonName, format!("mobula {role}"));
         params.distinguished_name.push(DnType::OrganizationalUnitName, role.to_string());
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         set_validity(&mut params);
-        let certificate = params
-            .signed_by(&request.public_key, &issuer)
-            .map_err(|error| crypto("a certificate", &error))?;
+        let certificate =
+            params.signed_by(&request.public_key, &issuer).map_err(|error| crypto("a certificate", &error))?;
         Ok(certificate.pem())
     }
 
@@ -140,11 +134,7 @@ impl ClusterAuthority {
     /// A new join token that expires after `valid`.
     pub fn token(&self, valid: Duration) -> JoinToken {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        JoinToken {
-            secret: rand::random(),
-            ca_fingerprint: self.fingerprint,
-            expires_unix_s: (now + valid).as_secs(),
-        }
+        JoinToken { secret: rand::random(), ca_fingerprint: self.fingerprint, expires_unix_s: (now + valid).as_secs() }
     }
 }
 
@@ -171,12 +161,7 @@ impl KeyRequest {
         Ok(Self { key_pem: key.serialize_pem(), request_pem })
     }
 
-    pub(super) fn into_credentials(
-        self,
-        cert_pem: String,
-        ca_pem: String,
-        cluster_id: String,
-    ) -> Credentials {
+    pub(super) fn into_credentials(self, cert_pem: String, ca_pem: String, cluster_id: String) -> Credentials {
         Credentials { ca_pem, cert_pem, key_pem: self.key_pem, cluster_id }
     }
 }
@@ -217,13 +202,7 @@ mod tests {
         assert_eq!(authority.cluster_id().len(), 64);
         let credentials = loaded.credentials(Role::Driver).unwrap();
         assert_eq!(credentials.cluster_id, authority.cluster_id());
-        assert!(matches!(
-            ClusterAuthority::load(&dir.path().join("none")),
-            Err(IdentityError::Missing { .. })
-        ));
-        assert!(matches!(
-            authority.issue("no request", Role::Node),
-            Err(IdentityError::Malformed { .. })
-        ));
+        assert!(matches!(ClusterAuthority::load(&dir.path().join("none")), Err(IdentityError::Missing { .. })));
+        assert!(matches!(authority.issue("no request", Role::Node), Err(IdentityError::Malformed { .. })));
     }
 }

@@ -70,8 +70,7 @@ impl Credentials {
 
     /// Writes the credentials into `dir`, readable by the owner alone.
     pub fn save(&self, dir: &Path) -> Result<(), IdentityError> {
-        fs::create_dir_all(dir)
-            .map_err(|source| IdentityError::File { path: dir.to_owned(), source })?;
+        fs::create_dir_all(dir).map_err(|source| IdentityError::File { path: dir.to_owned(), source })?;
         write_private(&dir.join(CA_FILE), &self.ca_pem)?;
         write_private(&dir.join(CERT_FILE), &self.cert_pem)?;
         write_private(&dir.join(KEY_FILE), &self.key_pem)?;
@@ -108,19 +107,13 @@ pub(super) fn write_private(path: &Path, text: &str) -> Result<(), IdentityError
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(FILE_MODE)
-        .open(&temporary)
-        .map_err(failed)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&temporary).map_err(failed)?;
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
     fs::rename(&temporary, path).map_err(failed)
 }
 
 pub(super) fn read(path: &Path) -> Result<String, IdentityError> {
-    fs::read_to_string(path)
-        .map_err(|source| IdentityError::File { path: path.to_owned(), source })
+    fs::read_to_string(path).map_err(|source| IdentityError::File { path: path.to_owned(), source })
 }
 
 #[cfg(test)]

@@ -104,20 +104,14 @@ impl JoinPolicy {
 
     fn answer(&self, request: &JoinRequest) -> JoinAnswer {
         // Every token is compared, so that time does not tell which one nearly matched.
-        let known = self
-            .tokens
-            .lock()
-            .iter()
-            .fold(None, |found, token| {
-                if token.has_secret(&request.secret) { Some(token.is_expired()) } else { found }
-            });
+        let known = self.tokens.lock().iter().fold(None, |found, token| {
+            if token.has_secret(&request.secret) { Some(token.is_expired()) } else { found }
+        });
         match known {
             None => JoinAnswer::Refused(JoinRefusal::UnknownToken),
             Some(true) => JoinAnswer::Refused(JoinRefusal::Expired),
             Some(false) => match self.authority.issue(&request.request_pem, self.role) {
-                Ok(cert_pem) => {
-                    JoinAnswer::Granted { cert_pem, ca_pem: self.authority.ca_pem().to_owned() }
-                }
+                Ok(cert_pem) => JoinAnswer::Granted { cert_pem, ca_pem: self.authority.ca_pem().to_owned() },
                 Err(error) => JoinAnswer::Refused(JoinRefusal::Malformed(error.to_string())),
             },
         }
@@ -150,9 +144,9 @@ pub fn join(addr: SocketAddr, token: &JoinToken) -> Result<Credentials, JoinErro
             .build()
             .map_err(|error| JoinError::Unreachable { addr, why: error.to_string() })?;
         runtime.block_on(async {
-            tokio::time::timeout(JOIN_TIMEOUT, exchange(addr, &token)).await.unwrap_or_else(|_| {
-                Err(JoinError::Unreachable { addr, why: format!("no answer in {JOIN_TIMEOUT:?}") })
-            })
+            tokio::time::timeout(JOIN_TIMEOUT, exchange(addr, &token))
+                .await
+                .unwrap_or_else(|_| Err(JoinError::Unreachable { addr, why: format!("no answer in {JOIN_TIMEOUT:?}") }))
         })
     });
     worker
@@ -162,14 +156,10 @@ pub fn join(addr: SocketAddr, token: &JoinToken) -> Result<Credentials, JoinErro
 }
 
 async fn exchange(addr: SocketAddr, token: &JoinToken) -> Result<Credentials, JoinError> {
-    let unreachable = |error: &dyn std::fmt::Display| JoinError::Unreachable {
-        addr,
-        why: error.to_string(),
-    };
+    let unreachable = |error: &dyn std::fmt::Display| JoinError::Unreachable { addr, why: error.to_string() };
     let key = KeyRequest::new()?;
     let verifier = Arc::new(PinnedAuthority::new(token.ca_fingerprint));
-    let tls = QuicClientConfig::try_from(joining_client(verifier.clone())?)
-        .map_err(|error| unreachable(&error))?;
+    let tls = QuicClientConfig::try_from(joining_client(verifier.clone())?).map_err(|error| unreachable(&error))?;
     let local: SocketAddr = match addr {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),

@@ -10,8 +10,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig,
-    SignatureScheme, version::TLS13,
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme, version::TLS13,
 };
 
 use super::credentials::{Credentials, IdentityError};
@@ -54,11 +53,7 @@ pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
 
 /// The server side. With `joins`, clients without a certificate may connect under
 /// [`ALPN_JOIN`]; whoever accepts must look at the protocol that was agreed.
-pub(crate) fn server(
-    credentials: &Credentials,
-    protocol: &[u8],
-    joins: bool,
-) -> Result<ServerConfig, IdentityError> {
+pub(crate) fn server(credentials: &Credentials, protocol: &[u8], joins: bool) -> Result<ServerConfig, IdentityError> {
     let parsed = Parsed::new(credentials)?;
     let verifier = WebPkiClientVerifier::builder_with_provider(parsed.roots, provider());
     let verifier = if joins { verifier.allow_unauthenticated() } else { verifier };
@@ -77,10 +72,7 @@ pub(crate) fn server(
 }
 
 /// The client side, for processes with credentials.
-pub(crate) fn client(
-    credentials: &Credentials,
-    protocol: &[u8],
-) -> Result<ClientConfig, IdentityError> {
+pub(crate) fn client(credentials: &Credentials, protocol: &[u8]) -> Result<ClientConfig, IdentityError> {
     let parsed = Parsed::new(credentials)?;
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
@@ -114,17 +106,13 @@ struct Parsed {
 impl Parsed {
     fn new(credentials: &Credentials) -> Result<Self, IdentityError> {
         let malformed = |what| {
-            move |error: rustls::pki_types::pem::Error| IdentityError::Malformed {
-                what,
-                why: error.to_string(),
-            }
+            move |error: rustls::pki_types::pem::Error| IdentityError::Malformed { what, why: error.to_string() }
         };
         let authority = CertificateDer::from_pem_slice(credentials.ca_pem.as_bytes())
             .map_err(malformed("authority certificate"))?;
-        let certificate = CertificateDer::from_pem_slice(credentials.cert_pem.as_bytes())
-            .map_err(malformed("certificate"))?;
-        let key = PrivateKeyDer::from_pem_slice(credentials.key_pem.as_bytes())
-            .map_err(malformed("key"))?;
+        let certificate =
+            CertificateDer::from_pem_slice(credentials.cert_pem.as_bytes()).map_err(malformed("certificate"))?;
+        let key = PrivateKeyDer::from_pem_slice(credentials.key_pem.as_bytes()).map_err(malformed("key"))?;
         let mut roots = RootCertStore::empty();
         roots.add(authority.clone()).map_err(crypto)?;
         Ok(Self { roots: Arc::new(roots), chain: vec![certificate, authority], key })

@@ -104,8 +104,7 @@ mod tests {
 
     #[test]
     fn golden_text() {
-        let token =
-            JoinToken { secret: [0; 32], ca_fingerprint: [255; 32], expires_unix_s: 1 };
+        let token = JoinToken { secret: [0; 32], ca_fingerprint: [255; 32], expires_unix_s: 1 };
         let text = token.to_string();
         assert_eq!(
             text,

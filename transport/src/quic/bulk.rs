@@ -14,9 +14,7 @@ use tokio::sync::oneshot;
 
 use super::{CLOSE_GRACE, QuicNetwork, Sides, attempt_of, bind, code, quinn_endpoint, window_bytes};
 use crate::address::{Address, ProcessAddr, ProcessId};
-use crate::bulk::{
-    BULK_REQUEST_MAX_BYTES, BulkNetwork, Fetch, Meter, TRANSPORT_MAILBOX, WhereIsBulk, no_source,
-};
+use crate::bulk::{BULK_REQUEST_MAX_BYTES, BulkNetwork, Fetch, Meter, TRANSPORT_MAILBOX, WhereIsBulk, no_source};
 use crate::config::RuntimeChoice;
 use crate::core::Core;
 use crate::endpoint::{BindError, Endpoint};
@@ -69,8 +67,7 @@ impl QuicBulk {
         if let Some(started) = &*slot {
             return Ok(started.clone());
         }
-        let runtime =
-            Runtime::start(RuntimeChoice::Own, "mobula-bulk").map_err(BindError::Thread)?;
+        let runtime = Runtime::start(RuntimeChoice::Own, "mobula-bulk").map_err(BindError::Thread)?;
         let listen = SocketAddr::new(self.network.local().ip(), 0);
         let failed = |source: io::Error| BindError::Socket { listen, source };
         let socket = bind(listen).map_err(failed)?;
@@ -80,11 +77,10 @@ impl QuicBulk {
         let sides = Sides::new(credentials, ALPN_BULK, false, &core.limits, window, 0)?;
         let endpoint = {
             let _inside = runtime.handle().enter();
-            quinn_endpoint(socket, &sides).map_err(failed)?
+            quinn_endpoint(socket, &sides, credentials).map_err(failed)?
         };
         let socket = SocketAddr::new(core.process().socket.ip(), port);
-        let started =
-            Arc::new(Started { runtime, endpoint, sides, socket, peers: Mutex::default() });
+        let started = Arc::new(Started { runtime, endpoint, sides, socket, peers: Mutex::default() });
         started.runtime.spawn(listen_for_fetches(started.clone(), core.clone(), self.network.clone()));
         *slot = Some(started.clone());
         Ok(started)
@@ -96,11 +92,7 @@ impl BulkNetwork for QuicBulk {
         self.start(core).map(drop)
     }
 
-    fn fetch(
-        self: Arc<Self>,
-        core: Arc<Core>,
-        fetch: Fetch,
-    ) -> oneshot::Receiver<Result<u64, SendError>> {
+    fn fetch(self: Arc<Self>, core: Arc<Core>, fetch: Fetch) -> oneshot::Receiver<Result<u64, SendError>> {
         let (tell, told) = oneshot::channel();
         match self.start(&core) {
             Err(error) => {
@@ -193,16 +185,14 @@ impl Started {
             let _ = receive.stop(code::UNWANTED.into());
             return Err(error);
         }
+        let path = connection.stats().path;
+        tracing::debug!(peer = %peer, total_bytes, rtt_us = path.rtt.as_micros() as u64, path.lost_packets, path.current_mtu, "fetched");
         core.metrics.bulk_bytes_in.fetch_add(total_bytes, Ordering::Relaxed);
         Ok(total_bytes)
     }
 
     /// The bulk connection to `peer`, made if need be.
-    async fn connection(
-        &self,
-        core: &Arc<Core>,
-        peer: ProcessAddr,
-    ) -> Result<quinn::Connection, SendError> {
+    async fn connection(&self, core: &Arc<Core>, peer: ProcessAddr) -> Result<quinn::Connection, SendError> {
         let slot = self.peers.lock().entry(peer.id).or_default().clone();
         // Held while connecting: others who fetch from the same process wait for the outcome.
         let mut slot = slot.lock().await;
@@ -259,25 +249,28 @@ async fn listen_for_fetches(started: Arc<Started>, core: Arc<Core>, network: Arc
         let (core, network) = (core.clone(), network.clone());
         tokio::spawn(async move {
             let connection = match incoming.accept_with(config) {
-                Ok(connecting) => {
-                    match tokio::time::timeout(core.limits.connect_timeout, connecting).await {
-                        Ok(Ok(connection)) => connection,
-                        Ok(Err(error)) => return network.refused(&core, peer, &error),
-                        Err(error) => return network.refused(&core, peer, &error),
-                    }
-                }
+                Ok(connecting) => match tokio::time::timeout(core.limits.connect_timeout, connecting).await {
+                    Ok(Ok(connection)) => connection,
+                    Ok(Err(error)) => return network.refused(&core, peer, &error),
+                    Err(error) => return network.refused(&core, peer, &error),
+                },
                 Err(error) => return network.refused(&core, peer, &error),
             };
             // Ends with the connection.
             while let Ok((send, receive)) = connection.accept_bi().await {
-                tokio::spawn(serve_one(core.clone(), send, receive));
+                tokio::spawn(serve_one(core.clone(), connection.clone(), send, receive));
             }
         });
     }
 }
 
 /// Answers one request; if the connection breaks meanwhile there is nobody to tell.
-async fn serve_one(core: Arc<Core>, mut send: quinn::SendStream, mut receive: quinn::RecvStream) {
+async fn serve_one(
+    core: Arc<Core>,
+    connection: quinn::Connection,
+    mut send: quinn::SendStream,
+    mut receive: quinn::RecvStream,
+) {
     let Ok(request) = receive.read_to_end(REQUEST_MAX_BYTES).await else { return };
     let body = match rmp_serde::from_slice::<BulkRequest>(&request) {
         Err(error) => Err(SendError::Refused { why: error.to_string() }),
@@ -298,6 +291,16 @@ async fn serve_one(core: Arc<Core>, mut send: quinn::SendStream, mut receive: qu
                 send.write_all_chunks(&mut body.chunks).await
             };
             if sent.await.is_ok() {
+                let path = connection.stats().path;
+                tracing::debug!(
+                    body.total_bytes,
+                    rtt_us = path.rtt.as_micros() as u64,
+                    path.cwnd,
+                    path.lost_packets,
+                    path.congestion_events,
+                    path.current_mtu,
+                    "served"
+                );
                 core.metrics.bulk_bytes_out.fetch_add(body.total_bytes, Ordering::Relaxed);
             }
         }

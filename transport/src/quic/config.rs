@@ -9,10 +9,12 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 
 use quinn::congestion::CubicConfig;
+use quinn::crypto::{CryptoError, HmacKey};
 use quinn::{IdleTimeout, TransportConfig, VarInt};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::config::Limits;
+use crate::identity::tls::sha256;
 
 /// Asked of the system for either direction of a socket.
 pub(crate) const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
@@ -45,9 +47,9 @@ pub(crate) fn window_bytes(socket: &UdpSocket) -> usize {
     granted.clamp(MIN_WINDOW_BYTES, WINDOW_BYTES)
 }
 
-/// The endpoint's side of the tuning.
-pub(crate) fn endpoint() -> quinn::EndpointConfig {
-    let mut config = quinn::EndpointConfig::default();
+/// The endpoint's side of the tuning. `secret` is known to this process and its successors.
+pub(crate) fn endpoint(secret: &str) -> quinn::EndpointConfig {
+    let mut config = quinn::EndpointConfig::new(Arc::new(ResetKey::new(secret)));
     if let Err(error) = config.max_udp_payload_size(MAX_DATAGRAM_BYTES) {
         tracing::warn!(%error, "large datagrams are not possible");
     }
@@ -83,4 +85,62 @@ pub(crate) fn transport(
             .congestion_controller_factory(Arc::new(congestion));
     }
     Arc::new(config)
+}
+
+/// Signs the resets by which a restarted process tells its peers, at once, that connections of
+/// its predecessor are no more. The key comes from the process's private key, so a successor
+/// with the same credentials has the same one, and nobody else.
+struct ResetKey {
+    inner: [u8; HMAC_BLOCK_BYTES],
+    outer: [u8; HMAC_BLOCK_BYTES],
+}
+
+const HMAC_BLOCK_BYTES: usize = 64;
+
+impl ResetKey {
+    fn new(secret: &str) -> Self {
+        let mut labelled = b"mobula stateless reset: ".to_vec();
+        labelled.extend_from_slice(secret.as_bytes());
+        let key = sha256(&labelled);
+        let pad = |with: u8| {
+            let mut block = [with; HMAC_BLOCK_BYTES];
+            block.iter_mut().zip(key).for_each(|(byte, key)| *byte ^= key);
+            block
+        };
+        Self { inner: pad(0x36), outer: pad(0x5c) }
+    }
+
+    /// HMAC-SHA256.
+    fn hmac(&self, data: &[u8]) -> [u8; 32] {
+        let inner = sha256(&[&self.inner, data].concat());
+        sha256(&[&self.outer[..], &inner].concat())
+    }
+}
+
+impl HmacKey for ResetKey {
+    fn sign(&self, data: &[u8], signature: &mut [u8]) {
+        signature.copy_from_slice(&self.hmac(data));
+    }
+
+    fn signature_len(&self) -> usize {
+        32
+    }
+
+    fn verify(&self, data: &[u8], signature: &[u8]) -> Result<(), CryptoError> {
+        if self.hmac(data) == signature { Ok(()) } else { Err(CryptoError) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn successors_with_the_same_key_sign_the_same_resets() {
+        let (key, same, other) = (ResetKey::new("a"), ResetKey::new("a"), ResetKey::new("b"));
+        assert_eq!(key.hmac(b"id"), same.hmac(b"id"));
+        assert_ne!(key.hmac(b"id"), other.hmac(b"id"));
+        assert!(key.verify(b"id", &same.hmac(b"id")).is_ok());
+        assert!(key.verify(b"id", &other.hmac(b"id")).is_err());
+    }
 }

@@ -20,7 +20,7 @@ use crate::config::MAX_FRAME_BYTES;
 use crate::core::Core;
 use crate::frame::FrameReader;
 use crate::lane::LANES;
-use crate::link::{Admission, Link};
+use crate::link::{Admission, Link, Made};
 use crate::network::{Attempt, Connection};
 
 /// The largest piece read from a stream at once.
@@ -45,21 +45,20 @@ pub(super) async fn connect(
 ) -> Result<ProcessAddr, Attempt> {
     let connection = network.dial(socket).await?;
     let wanted = link.as_ref().map(|link| link.peer().id);
-    let hello = Hello { from: core.process(), wanted, nonce: rand::random(), previous };
-    let answer =
-        tokio::time::timeout(core.limits.connect_timeout, say_hello(&connection, &hello)).await;
+    let hello = Hello { from: core.process(), wanted, nonce: rand::random(), previous, born: core.born };
+    let answer = tokio::time::timeout(core.limits.connect_timeout, say_hello(&connection, &hello)).await;
     let answer = match answer {
         Ok(answer) => answer?,
         Err(_) => return Err(Attempt::Failed("no answer to the hello".into())),
     };
     match answer {
-        HelloAnswer::Welcome(peer) => {
+        HelloAnswer::Welcome(peer, born) => {
             let link = match link {
                 Some(link) => link,
                 None => core.link(peer).map_err(|error| Attempt::Refused(error.to_string()))?,
             };
             let quic = Arc::new(Quic(connection.clone()));
-            if core.link_dialled(&link, hello.nonce, quic) {
+            if core.link_dialled(&link, Made { nonce: hello.nonce, born, connection: quic }) {
                 tokio::spawn(run(network, core, link, connection, hello.nonce));
             } else {
                 connection.close(code::UNWANTED.into(), b"no longer needed");
@@ -89,11 +88,7 @@ async fn say_hello(connection: &quinn::Connection, hello: &Hello) -> Result<Hell
 }
 
 /// Takes the hello of a connection somebody else made, and runs the connection if it counts.
-pub(super) async fn accept(
-    network: Arc<QuicNetwork>,
-    core: Arc<Core>,
-    connection: quinn::Connection,
-) {
+pub(super) async fn accept(network: Arc<QuicNetwork>, core: Arc<Core>, connection: quinn::Connection) {
     let timeout = core.limits.connect_timeout;
     let hello = tokio::time::timeout(timeout, async {
         let (send, mut receive) = connection.accept_bi().await.ok()?;
@@ -111,9 +106,7 @@ pub(super) async fn accept(
             network.refused(&core, connection.remote_address(), &error);
             (HelloAnswer::Refused(error.to_string()), None)
         }
-        Ok(hello) if hello.wanted.is_some_and(|wanted| wanted != us.id) => {
-            (HelloAnswer::OtherProcess(us), None)
-        }
+        Ok(hello) if hello.wanted.is_some_and(|wanted| wanted != us.id) => (HelloAnswer::OtherProcess(us), None),
         Ok(hello) if hello.from.id == us.id => {
             (HelloAnswer::Refused("a process cannot connect to itself".into()), None)
         }
@@ -122,8 +115,9 @@ pub(super) async fn accept(
             Err(error) => (HelloAnswer::Refused(error.to_string()), None),
             Ok(link) => {
                 let quic = Arc::new(Quic(connection.clone()));
-                match core.link_accepted(&link, hello.previous, hello.nonce, quic) {
-                    Admission::Welcome => (HelloAnswer::Welcome(us), Some((link, hello.nonce))),
+                let made = Made { nonce: hello.nonce, born: hello.born, connection: quic };
+                match core.link_accepted(&link, hello.previous, made) {
+                    Admission::Welcome => (HelloAnswer::Welcome(us, core.born), Some((link, hello.nonce))),
                     Admission::Duplicate => (HelloAnswer::Duplicate(us), None),
                     Admission::Dead => (HelloAnswer::Refused("declared dead".into()), None),
                 }
@@ -147,13 +141,7 @@ pub(super) async fn accept(
 }
 
 /// Carries a link's lanes until the connection ends.
-async fn run(
-    network: Arc<QuicNetwork>,
-    core: Arc<Core>,
-    link: Arc<Link>,
-    connection: quinn::Connection,
-    nonce: u64,
-) {
+async fn run(network: Arc<QuicNetwork>, core: Arc<Core>, link: Arc<Link>, connection: quinn::Connection, nonce: u64) {
     let (mut writers, mut readers) = (JoinSet::new(), JoinSet::new());
     if let Some(guard) = network.writer_guard() {
         for lane in 0..LANES {
@@ -227,8 +215,7 @@ async fn read_lane(
     let why = loop {
         let chunk = stream.read_chunk(READ_BYTES, true).await.ok()??;
         // A raw mailbox that panics must not silence the lane; the connection is made anew.
-        let received =
-            catch_unwind(AssertUnwindSafe(|| core.receive(&link, &mut reader, chunk.bytes)));
+        let received = catch_unwind(AssertUnwindSafe(|| core.receive(&link, &mut reader, chunk.bytes)));
         match received {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {

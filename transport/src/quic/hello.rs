@@ -26,13 +26,15 @@ pub(crate) struct Hello {
     pub(crate) nonce: u64,
     /// The last connection of the pair, which the dialler holds for dead.
     pub(crate) previous: Option<u64>,
+    /// Tells the dialler from a predecessor under the same id.
+    pub(crate) born: u64,
 }
 
 /// What the accepter answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum HelloAnswer {
-    /// The connection counts.
-    Welcome(ProcessAddr),
+    /// The connection counts. The number tells the accepter from a predecessor under the same id.
+    Welcome(ProcessAddr, u64),
     /// The pair has another connection, or is making it.
     Duplicate(ProcessAddr),
     /// The wanted process is not here (any more).
@@ -75,13 +77,11 @@ mod tests {
 
     fn hello() -> Hello {
         Hello {
-            from: ProcessAddr {
-                id: ProcessId(Uuid::from_u128(1)),
-                socket: "127.0.0.1:80".parse().unwrap(),
-            },
+            from: ProcessAddr { id: ProcessId(Uuid::from_u128(1)), socket: "127.0.0.1:80".parse().unwrap() },
             wanted: Some(ProcessId(Uuid::from_u128(2))),
             nonce: 3,
             previous: None,
+            born: 4,
         }
     }
 
@@ -89,11 +89,11 @@ mod tests {
     #[test]
     fn golden_hello() {
         let bytes = encode(&hello()).unwrap();
-        let mut golden = b"MBLA\x01\x00\x94\x92\xc4\x10".to_vec();
+        let mut golden = b"MBLA\x01\x00\x95\x92\xc4\x10".to_vec();
         golden.extend(1u128.to_be_bytes());
         golden.extend(b"\x81\xa2V4\x92\x94\x7f\x00\x00\x01\x50\xc4\x10");
         golden.extend(2u128.to_be_bytes());
-        golden.extend(b"\x03\xc0");
+        golden.extend(b"\x03\xc0\x04");
         assert_eq!(bytes, golden);
         assert_eq!(decode::<Hello>(&bytes).unwrap(), hello());
     }

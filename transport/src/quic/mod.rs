@@ -72,13 +72,8 @@ impl Sides {
             what: "the QUIC set-up",
             why: error.to_string(),
         };
-        let client = Arc::new(
-            QuicClientConfig::try_from(tls::client(credentials, protocol)?).map_err(crypto)?,
-        );
-        let server = Arc::new(
-            QuicServerConfig::try_from(tls::server(credentials, protocol, joins)?)
-                .map_err(crypto)?,
-        );
+        let client = Arc::new(QuicClientConfig::try_from(tls::client(credentials, protocol)?).map_err(crypto)?);
+        let server = Arc::new(QuicServerConfig::try_from(tls::server(credentials, protocol, joins)?).map_err(crypto)?);
         let tuning = |loopback| config::transport(limits, window_bytes, uni_streams, loopback);
         let client_with = |loopback| {
             let mut config = quinn::ClientConfig::new(client.clone());
@@ -111,9 +106,10 @@ impl Sides {
 pub(crate) fn quinn_endpoint(
     socket: std::net::UdpSocket,
     sides: &Sides,
+    credentials: &Credentials,
 ) -> std::io::Result<quinn::Endpoint> {
     quinn::Endpoint::new(
-        config::endpoint(),
+        config::endpoint(&credentials.key_pem),
         Some((*sides.server_far).clone()),
         socket,
         Arc::new(quinn::TokioRuntime),
@@ -149,7 +145,7 @@ impl QuicNetwork {
         let local = socket.local_addr().map_err(failed)?;
         let window_bytes = window_bytes(&socket);
         let sides = sides(&credentials, false, &limits, window_bytes)?;
-        let endpoint = quinn_endpoint(socket, &sides).map_err(failed)?;
+        let endpoint = quinn_endpoint(socket, &sides, &credentials).map_err(failed)?;
         let (writers, writers_done) = mpsc::channel(1);
         let network = Arc::new(Self {
             endpoint,
@@ -200,11 +196,7 @@ impl QuicNetwork {
         }
     }
 
-    async fn handshake(
-        &self,
-        core: &Core,
-        incoming: quinn::Incoming,
-    ) -> Option<quinn::Connection> {
+    async fn handshake(&self, core: &Core, incoming: quinn::Incoming) -> Option<quinn::Connection> {
         let peer = incoming.remote_address();
         let config = self.sides().server(peer);
         let connecting = match incoming.accept_with(config) {
@@ -264,10 +256,7 @@ impl QuicNetwork {
         match tokio::time::timeout(self.limits.connect_timeout, connecting).await {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(error)) => Err(attempt_of(&error)),
-            Err(_) => Err(Attempt::Failed(format!(
-                "{socket} did not answer within {:?}",
-                self.limits.connect_timeout
-            ))),
+            Err(_) => Err(Attempt::Failed(format!("{socket} did not answer within {:?}", self.limits.connect_timeout))),
         }
     }
 
@@ -318,12 +307,7 @@ impl Network for QuicNetwork {
     }
 }
 
-fn sides(
-    credentials: &Credentials,
-    joins: bool,
-    limits: &Limits,
-    window_bytes: usize,
-) -> Result<Sides, IdentityError> {
+fn sides(credentials: &Credentials, joins: bool, limits: &Limits, window_bytes: usize) -> Result<Sides, IdentityError> {
     let lanes = crate::lane::LANES as u32;
     Sides::new(credentials, tls::ALPN_MESSAGES, joins, limits, window_bytes, lanes)
 }
@@ -346,9 +330,7 @@ pub(crate) fn attempt_of(error: &quinn::ConnectionError) -> Attempt {
         E::ConnectionClosed(close) if is_tls(close.error_code) => {
             Attempt::Refused(format!("it does not accept our certificate: {close}"))
         }
-        E::ApplicationClosed(close) if close.error_code == code::REFUSED.into() => {
-            Attempt::Refused(close.to_string())
-        }
+        E::ApplicationClosed(close) if close.error_code == code::REFUSED.into() => Attempt::Refused(close.to_string()),
         E::VersionMismatch => Attempt::Refused(error.to_string()),
         error => Attempt::Failed(error.to_string()),
     }

@@ -71,11 +71,7 @@ impl BulkNetwork for SimBulk {
         Ok(())
     }
 
-    fn fetch(
-        self: Arc<Self>,
-        core: Arc<Core>,
-        fetch: Fetch,
-    ) -> oneshot::Receiver<Result<u64, SendError>> {
+    fn fetch(self: Arc<Self>, core: Arc<Core>, fetch: Fetch) -> oneshot::Receiver<Result<u64, SendError>> {
         let (tell, told) = oneshot::channel();
         let runtime = core.clone();
         runtime.spawn_task(async move {

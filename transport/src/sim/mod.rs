@@ -234,11 +234,7 @@ impl Sim {
         self.state.lock().processes.get(&process)?.core.upgrade()
     }
 
-    fn connections_between(
-        &self,
-        a: ProcessId,
-        b: Option<ProcessId>,
-    ) -> Vec<Arc<SimConnection>> {
+    fn connections_between(&self, a: ProcessId, b: Option<ProcessId>) -> Vec<Arc<SimConnection>> {
         let mut state = self.state.lock();
         state.connections.retain(|_, connection| connection.strong_count() > 0);
         state

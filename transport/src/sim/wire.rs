@@ -17,7 +17,7 @@ use crate::config::MAX_FRAME_BYTES;
 use crate::core::Core;
 use crate::frame::FrameReader;
 use crate::lane::{Batch, LANES};
-use crate::link::{Admission, Link};
+use crate::link::{Admission, Link, Made};
 use crate::network::{Attempt, Network};
 
 /// Batches of one lane that may be on their way.
@@ -115,7 +115,8 @@ impl Sim {
             end: Notify::new(),
         });
         let handle = Arc::new(Handle(connection.clone()));
-        match other.link_accepted(&theirs, previous, nonce, handle.clone()) {
+        let made = |core: &Core| Made { nonce, born: core.born, connection: handle.clone() };
+        match other.link_accepted(&theirs, previous, made(&core)) {
             Admission::Welcome => {}
             Admission::Duplicate if anonymous => return Ok(them),
             Admission::Duplicate => return Err(Attempt::Duplicate),
@@ -128,7 +129,7 @@ impl Sim {
             connection.end("the welcome did not arrive");
             return Err(no_answer().await);
         }
-        if core.link_dialled(&ours, nonce, handle) {
+        if core.link_dialled(&ours, made(&other)) {
             self.carry(&connection, 0);
         } else {
             connection.end("no longer needed");

@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use mobula_transport::{
-    BulkBody, BulkSink, BulkSource, Endpoint, ProcessAddr, SendError,
-};
+use mobula_transport::{BulkBody, BulkSink, BulkSource, Endpoint, ProcessAddr, SendError};
 use parking_lot::Mutex;
 
 use crate::common::*;
@@ -20,11 +18,7 @@ pub fn goods(n: usize) -> Vec<u8> {
 }
 
 impl BulkSource for Shop {
-    fn open(
-        &self,
-        _peer: ProcessAddr,
-        request: Bytes,
-    ) -> BoxFuture<'static, Result<BulkBody, SendError>> {
+    fn open(&self, _peer: ProcessAddr, request: Bytes) -> BoxFuture<'static, Result<BulkBody, SendError>> {
         Box::pin(async move {
             let words: Vec<&str> = std::str::from_utf8(&request).unwrap().split(' ').collect();
             match words[..] {
@@ -127,9 +121,9 @@ fn many_objects_at_once() {
     let (server, client) = (bind(), bind());
     server.bulk().serve(Arc::new(Shop)).unwrap();
     let baskets: Vec<_> = (0..20).map(|_| Arc::new(Mutex::new(Basket::default()))).collect();
-    let fetched = block_on(futures::future::join_all(baskets.iter().map(|basket| {
-        fetch(&client, server.process(), "goods 3000000", basket, LONG)
-    })));
+    let fetched = block_on(futures::future::join_all(
+        baskets.iter().map(|basket| fetch(&client, server.process(), "goods 3000000", basket, LONG)),
+    ));
     assert!(fetched.into_iter().all(|fetched| fetched == Ok(3_000_000)));
     let expected = goods(3_000_000);
     assert!(baskets.iter().all(|basket| basket.lock().bytes == expected));
@@ -144,28 +138,13 @@ fn wrong_lengths_and_refusals_are_typed() {
     let fetch = |request: &str| fetch_now(&client, server.process(), request, &basket);
     assert!(matches!(fetch("goods 1"), Err(SendError::Refused { .. })), "nobody serves yet");
     server.bulk().serve(Arc::new(Shop)).unwrap();
-    assert_eq!(
-        fetch("short 1000"),
-        Err(SendError::WrongLength { announced_bytes: 1001, received_bytes: 1000 })
-    );
-    assert!(matches!(
-        fetch("long 1000"),
-        Err(SendError::WrongLength { announced_bytes: 999, received_bytes: 1000 })
-    ));
+    assert_eq!(fetch("short 1000"), Err(SendError::WrongLength { announced_bytes: 1001, received_bytes: 1000 }));
+    assert!(matches!(fetch("long 1000"), Err(SendError::WrongLength { announced_bytes: 999, received_bytes: 1000 })));
     assert_eq!(fetch("elephant"), Err(SendError::Refused { why: "not in stock".into() }));
     basket.lock().limit_bytes = Some(10);
-    assert_eq!(
-        fetch("goods 1000"),
-        Err(SendError::TooLarge { size_bytes: 1000, limit_bytes: 10 })
-    );
+    assert_eq!(fetch("goods 1000"), Err(SendError::TooLarge { size_bytes: 1000, limit_bytes: 10 }));
     assert!(!basket.lock().finished);
-    let silent = block_on(super::bulk::fetch(
-        &client,
-        server.process(),
-        "never",
-        &basket,
-        Duration::from_millis(50),
-    ));
+    let silent = block_on(super::bulk::fetch(&client, server.process(), "never", &basket, Duration::from_millis(50)));
     assert!(matches!(silent, Err(SendError::Unreachable { .. })), "{silent:?}");
     let too_large = "x".repeat(mobula_transport::BULK_REQUEST_MAX_BYTES + 1);
     assert!(matches!(fetch(&too_large), Err(SendError::TooLarge { .. })));
@@ -190,9 +169,6 @@ fn a_vanishing_source_fails_the_fetch() {
     std::thread::sleep(Duration::from_millis(50));
     server.shutdown(Duration::ZERO);
     let failed = waiting.join().unwrap();
-    assert!(
-        matches!(failed, Err(SendError::Unreachable { .. } | SendError::Gone { .. })),
-        "{failed:?}"
-    );
+    assert!(matches!(failed, Err(SendError::Unreachable { .. } | SendError::Gone { .. })), "{failed:?}");
     client.shutdown(LONG);
 }

@@ -7,8 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use mobula_transport::identity::{ClusterAuthority, Role};
 use mobula_transport::{
-    Actor, Address, Context, Endpoint, EndpointConfig, Handlers, Limits, Message, SendError,
-    Undelivered, message,
+    Actor, Address, Context, Endpoint, EndpointConfig, Handlers, Limits, Message, SendError, Undelivered, message,
 };
 use serde::{Deserialize, Serialize};
 
@@ -155,10 +154,7 @@ pub fn authority() -> &'static ClusterAuthority {
 }
 
 pub fn config() -> EndpointConfig {
-    EndpointConfig {
-        credentials: Some(authority().credentials(Role::Node).unwrap()),
-        ..Default::default()
-    }
+    EndpointConfig { credentials: Some(authority().credentials(Role::Node).unwrap()), ..Default::default() }
 }
 
 /// Bounds under which a dead peer is noticed in about a second.
@@ -177,11 +173,7 @@ pub fn bind() -> Endpoint {
     Endpoint::bind(config()).unwrap()
 }
 
-pub fn ask<M: Message>(
-    endpoint: &Endpoint,
-    to: Address,
-    message: M,
-) -> Result<M::Reply, SendError> {
+pub fn ask<M: Message>(endpoint: &Endpoint, to: Address, message: M) -> Result<M::Reply, SendError> {
     endpoint.request_blocking(to, message, vec![], LONG).map(|(reply, _)| reply)
 }
 

@@ -4,12 +4,8 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mobula_transport::identity::{
-    ClusterAuthority, JoinError, JoinPolicy, JoinRefusal, JoinToken, Role, join,
-};
-use mobula_transport::{
-    Credentials, Endpoint, EndpointConfig, MailboxId, Runner, SendError,
-};
+use mobula_transport::identity::{ClusterAuthority, JoinError, JoinPolicy, JoinRefusal, JoinToken, Role, join};
+use mobula_transport::{Credentials, Endpoint, EndpointConfig, MailboxId, Runner, SendError};
 
 use crate::common::*;
 
@@ -18,11 +14,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 fn head() -> (Endpoint, Arc<JoinPolicy>) {
     let authority = ClusterAuthority::create("joining").unwrap();
     let credentials = authority.credentials(Role::Node).unwrap();
-    let head = Endpoint::bind(EndpointConfig {
-        credentials: Some(credentials),
-        ..EndpointConfig::default()
-    })
-    .unwrap();
+    let head = Endpoint::bind(EndpointConfig { credentials: Some(credentials), ..EndpointConfig::default() }).unwrap();
     let policy = Arc::new(JoinPolicy::new(authority, Role::Node));
     head.serve_join(policy.clone()).unwrap();
     (head, policy)
@@ -85,14 +77,8 @@ fn a_certificate_of_another_cluster_is_refused_by_both_sides() {
     let other = ClusterAuthority::create("other").unwrap();
     let stranger = bind_with(other.credentials(Role::Operator).unwrap());
     let error = ask(&stranger, probe, Add(1)).unwrap_err();
-    assert!(
-        matches!(&error, SendError::Unreachable { why, .. } if why.contains("certificate")),
-        "{error}"
-    );
-    assert!(matches!(
-        block_on(stranger.discover(server.process().socket, LONG)),
-        Err(SendError::Refused { .. })
-    ));
+    assert!(matches!(&error, SendError::Unreachable { why, .. } if why.contains("certificate")), "{error}");
+    assert!(matches!(block_on(stranger.discover(server.process().socket, LONG)), Err(SendError::Refused { .. })));
     // Half a stranger: trusts this cluster, but holds another's certificate.
     let foreign = other.credentials(Role::Node).unwrap();
     let half = bind_with(Credentials { ca_pem: authority().ca_pem().to_owned(), ..foreign });
@@ -185,24 +171,17 @@ impl Nobody {
 
     fn with_certificate(credentials: &Credentials) -> Self {
         use rustls::pki_types::pem::PemObject;
-        let chain = vec![
-            rustls::pki_types::CertificateDer::from_pem_slice(credentials.cert_pem.as_bytes()).unwrap(),
-        ];
+        let chain = vec![rustls::pki_types::CertificateDer::from_pem_slice(credentials.cert_pem.as_bytes()).unwrap()];
         let key = rustls::pki_types::PrivateKeyDer::from_pem_slice(credentials.key_pem.as_bytes()).unwrap();
-        let mut config =
-            Self::tls(&credentials.ca_pem).with_client_auth_cert(chain, key).unwrap();
+        let mut config = Self::tls(&credentials.ca_pem).with_client_auth_cert(chain, key).unwrap();
         config.alpn_protocols = vec![b"mobula/1".to_vec()];
         Self::over(config)
     }
 
-    fn tls(
-        ca_pem: &str,
-    ) -> rustls::ConfigBuilder<rustls::ClientConfig, rustls::client::WantsClientCert> {
+    fn tls(ca_pem: &str) -> rustls::ConfigBuilder<rustls::ClientConfig, rustls::client::WantsClientCert> {
         use rustls::pki_types::pem::PemObject;
         let mut roots = rustls::RootCertStore::empty();
-        roots
-            .add(rustls::pki_types::CertificateDer::from_pem_slice(ca_pem.as_bytes()).unwrap())
-            .unwrap();
+        roots.add(rustls::pki_types::CertificateDer::from_pem_slice(ca_pem.as_bytes()).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         rustls::ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
@@ -223,10 +202,10 @@ impl Nobody {
 
     /// The hello of a process called 7, as golden bytes.
     async fn hello(&self, connection: &quinn::Connection) {
-        let mut hello = b"MBLA\x01\x00\x94\x92\xc4\x10".to_vec();
+        let mut hello = b"MBLA\x01\x00\x95\x92\xc4\x10".to_vec();
         hello.extend(7u128.to_be_bytes());
         hello.extend(b"\x81\xa2V4\x92\x94\x7f\x00\x00\x01\x50\xc0");
-        hello.extend(b"\x03\xc0");
+        hello.extend(b"\x03\xc0\x04");
         let (mut send, mut receive) = connection.open_bi().await.unwrap();
         send.write_all(&hello).await.unwrap();
         send.finish().unwrap();

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mobula_transport::{
-    Actor, Address, Context, Endpoint, EndpointConfig, Envelope, Handlers, Mailbox, MailboxId,
-    Message, Runner, RuntimeChoice, SendError, message,
+    Actor, Address, Context, Endpoint, EndpointConfig, Envelope, Handlers, Mailbox, MailboxId, Message, Runner,
+    RuntimeChoice, SendError, message,
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -122,7 +122,9 @@ fn inline_actors_may_call_in_a_circle() {
             table.on::<Partner>(|player, Partner(to), _, _| player.partner = Some(to));
             table.on::<Ball>(|player, Ball { hops }, _, ctx: &mut Context<Self>| {
                 player.hops += 1;
-                if hops > 0 && let Some(partner) = player.partner {
+                if hops > 0
+                    && let Some(partner) = player.partner
+                {
                     ctx.send(partner, Ball { hops: hops - 1 });
                 }
             });
@@ -191,11 +193,7 @@ fn a_full_mailbox_refuses() {
             table.on::<Note>(|_, _, _, _| {});
             table.on::<Bounced>(|_, _, request, _| request.reply(vec![]));
         }
-        fn undelivered(
-            &mut self,
-            what: mobula_transport::Undelivered,
-            _: &mut Context<Self>,
-        ) {
+        fn undelivered(&mut self, what: mobula_transport::Undelivered, _: &mut Context<Self>) {
             assert_eq!(what.error, SendError::MailboxFull { limit: 2 });
         }
     }

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mobula_transport::{
-    Endpoint, EndpointConfig, Limits, MailboxId, Message, PeerEvent, ProcessAddr, ProcessId,
-    Runner, SendError,
+    Endpoint, EndpointConfig, Limits, MailboxId, Message, PeerEvent, ProcessAddr, ProcessId, Runner, SendError,
 };
 use parking_lot::Mutex;
 use proptest::prelude::*;
@@ -96,10 +95,7 @@ fn payloads_arrive_whole() {
 fn too_large_and_undecodable_are_typed() {
     let (server, client, probe) = pair(Runner::Inline);
     let big = vec![Bytes::from(vec![0; Limits::default().frame_bytes])];
-    assert!(matches!(
-        client.request_blocking(probe, Echo(String::new()), big, LONG),
-        Err(SendError::TooLarge { .. })
-    ));
+    assert!(matches!(client.request_blocking(probe, Echo(String::new()), big, LONG), Err(SendError::TooLarge { .. })));
     // The same name, another shape: what a different version of a program would send.
     #[derive(serde::Serialize, serde::Deserialize)]
     struct Impostor(String);
@@ -129,11 +125,7 @@ fn too_large_and_undecodable_are_typed() {
 /// A peer that cannot be reached has a bounded queue: what is over it bounces.
 #[test]
 fn a_full_queue_refuses() {
-    let limits = Limits {
-        lane_queue_bytes: 10_000,
-        reconnect_window: LONG,
-        ..impatient().limits
-    };
+    let limits = Limits { lane_queue_bytes: 10_000, reconnect_window: LONG, ..impatient().limits };
     let client = Endpoint::bind(EndpointConfig { limits, ..config() }).unwrap();
     let nowhere = unreachable_process();
     let probe = client.spawn(None, Runner::Inline, Probe::default);
@@ -197,9 +189,7 @@ fn a_peer_that_shuts_down_is_gone() {
     // The probe may drop the request while it is taken down, before the connection closes.
     let answer = block_on(waiting);
     assert!(matches!(answer, Err(SendError::Gone { .. } | SendError::Dropped)), "{answer:?}");
-    eventually("it is known to be gone", || {
-        matches!(ask(&client, probe, Add(1)), Err(SendError::Gone { .. }))
-    });
+    eventually("it is known to be gone", || matches!(ask(&client, probe, Add(1)), Err(SendError::Gone { .. })));
     assert!(matches!(events.lock().last(), Some(PeerEvent::Gone { .. })));
     client.shutdown(LONG);
 }
@@ -228,6 +218,34 @@ fn a_restarted_peer_is_another_process() {
     client.shutdown(LONG);
 }
 
+/// A process that comes back under its own id is unreachable for a while, never gone; its peers
+/// find it again without waiting for a timeout.
+#[test]
+fn a_process_may_come_back_under_its_id() {
+    let dir = tempfile::tempdir().unwrap();
+    config().credentials.unwrap().save(dir.path()).unwrap();
+    std::fs::write(dir.path().join("id"), ProcessId::random().0.to_string()).unwrap();
+    let client = bind();
+    let events = watch(&client);
+    let mut first = Child::start(dir.path(), "127.0.0.1:0");
+    let probe = first.probe;
+    assert_eq!(ask(&client, probe, Add(5)), Ok(5));
+    first.process.kill().unwrap();
+    first.process.wait().unwrap();
+    let second = Child::start(dir.path(), &probe.process.socket.to_string());
+    assert_eq!(second.probe, probe);
+    eventually("it is found again, and starts anew", || match ask(&client, probe, Add(1)) {
+        Ok(sum) => {
+            assert_eq!(sum, 1);
+            true
+        }
+        Err(SendError::Unreachable { .. }) => false,
+        Err(error) => panic!("{error}"),
+    });
+    assert!(events.lock().iter().all(|event| !matches!(event, PeerEvent::Gone { .. })));
+    client.shutdown(LONG);
+}
+
 /// A process of its own with a probe; killed when dropped.
 struct Child {
     process: std::process::Child,
@@ -246,9 +264,7 @@ impl Child {
             .unwrap();
         let mut probe = None;
         eventually("the child is up", || {
-            probe = std::fs::read(dir.join("address"))
-                .ok()
-                .and_then(|text| serde_json::from_slice(&text).ok());
+            probe = std::fs::read(dir.join("address")).ok().and_then(|text| serde_json::from_slice(&text).ok());
             probe.is_some()
         });
         Self { process, probe: probe.unwrap() }
@@ -272,6 +288,7 @@ fn child_process() {
     let endpoint = Endpoint::bind(EndpointConfig {
         listen: Some(listen),
         credentials: Some(credentials),
+        process: std::fs::read_to_string(dir.join("id")).ok().map(|id| ProcessId(id.parse().unwrap())),
         ..EndpointConfig::default()
     })
     .unwrap();

@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mobula_transport::sim::{SimNetwork, SimOptions};
-use mobula_transport::{
-    Address, Endpoint, EndpointConfig, MailboxId, Message, PeerEvent, Runner, SendError,
-};
+use mobula_transport::{Address, Endpoint, EndpointConfig, MailboxId, Message, PeerEvent, Runner, SendError};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -15,12 +13,7 @@ use crate::common::*;
 
 /// Runs `test` under paused time.
 fn paused<F: Future>(test: F) -> F::Output {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build()
-        .unwrap()
-        .block_on(test)
+    tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap().block_on(test)
 }
 
 fn two(seed: u64) -> (SimNetwork, Endpoint, Endpoint, Address) {
@@ -38,8 +31,7 @@ async fn ask<M: Message>(from: &Endpoint, to: Address, message: M) -> Result<M::
 /// Five processes that all talk to each other, with a broken connection in the middle.
 async fn story(seed: u64) -> (u64, Vec<u64>) {
     let network = SimNetwork::new(seed, SimOptions::default());
-    let endpoints: Vec<Endpoint> =
-        (0..5).map(|_| network.endpoint(EndpointConfig::default()).unwrap()).collect();
+    let endpoints: Vec<Endpoint> = (0..5).map(|_| network.endpoint(EndpointConfig::default()).unwrap()).collect();
     let probes: Vec<Address> = endpoints
         .iter()
         .map(|endpoint| endpoint.spawn(Some(MailboxId::WORKER), Runner::Inline, Probe::default))
@@ -201,11 +193,7 @@ fn bulk_and_streams_cross_the_simulation() {
 #[test]
 fn arbiter_actors_run_inside_the_simulation() {
     let system = actix_rt::System::with_tokio_rt(|| {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .start_paused(true)
-            .build()
-            .unwrap()
+        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap()
     });
     system.block_on(async {
         let network = SimNetwork::new(7, SimOptions::default());
