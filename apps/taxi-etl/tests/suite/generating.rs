@@ -62,7 +62,7 @@ fn the_seed_and_nothing_else_decides() {
         )
     };
     let one = run("one", 7, 1);
-    assert_eq!(one.len(), 2);
+    assert_eq!(one.len(), 3);
     assert!(
         one == run("three", 7, 3),
         "the number of threads changed the files"
