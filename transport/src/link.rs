@@ -399,3 +399,78 @@ fn lose(core: &Arc<Core>, link: &Arc<Link>, why: String) {
     core.link_ended(link, &SendError::Unreachable { process, why: why.clone() });
     core.peers.tell(PeerEvent::Lost { process, why });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    struct Nothing;
+
+    impl Connection for Nothing {
+        fn close(&self) {}
+    }
+
+    fn made(nonce: u64, born: u64) -> Made {
+        Made { nonce, born, connection: Arc::new(Nothing) }
+    }
+
+    fn id(n: u128) -> ProcessId {
+        ProcessId(Uuid::from_u128(n))
+    }
+
+    /// A link of process 5 to process `peer`, which is being dialled if `dialing`.
+    fn link(peer: u128, dialing: bool) -> Link {
+        let link = Link::new(ProcessAddr { id: id(peer), socket: ProcessAddr::IN_PROCESS });
+        if dialing {
+            link.state.lock().phase = Phase::Dialing;
+        }
+        link
+    }
+
+    #[test]
+    fn of_two_simultaneous_dials_the_smaller_ids_counts() {
+        for (dialing, peer, expected) in [
+            (false, 4, Admission::Welcome),
+            (false, 6, Admission::Welcome),
+            (true, 4, Admission::Welcome),
+            (true, 6, Admission::Duplicate),
+        ] {
+            let link = link(peer, dialing);
+            let (admission, replaced) = link.admit(id(5), None, made(1, 1));
+            assert_eq!(admission, expected, "dialing {dialing}, peer {peer}");
+            assert!(replaced.is_none());
+            assert_eq!(link.is_current(1), expected == Admission::Welcome);
+        }
+    }
+
+    #[test]
+    fn a_standing_connection_is_replaced_only_by_who_knows_it_is_dead() {
+        let link = link(6, false);
+        assert_eq!(link.admit(id(5), None, made(1, 1)).0, Admission::Welcome);
+        // The peer's other dial, under way when its first was welcomed.
+        assert_eq!(link.admit(id(5), None, made(2, 1)).0, Admission::Duplicate);
+        assert_eq!(link.admit(id(5), Some(7), made(3, 1)).0, Admission::Duplicate);
+        assert!(link.is_current(1));
+        // It has lost the connection we still hold for alive.
+        let (admission, replaced) = link.admit(id(5), Some(1), made(4, 1));
+        assert!(admission == Admission::Welcome && replaced.is_some() && link.is_current(4));
+        // It was born again, and knows of no connection at all.
+        let (admission, replaced) = link.admit(id(5), None, made(5, 2));
+        assert!(admission == Admission::Welcome && replaced.is_some() && link.is_current(5));
+        link.state.lock().phase = Phase::Dead;
+        assert_eq!(link.admit(id(5), Some(5), made(6, 2)).0, Admission::Dead);
+    }
+
+    #[test]
+    fn our_own_dial_yields_to_a_connection_that_stands() {
+        let smaller = link(4, true);
+        assert_eq!(smaller.admit(id(5), None, made(1, 1)).0, Admission::Welcome);
+        assert!(smaller.settle(id(5), made(2, 1)).is_err());
+        assert!(smaller.is_current(1));
+        let larger = link(6, false);
+        assert_eq!(larger.admit(id(5), None, made(1, 1)).0, Admission::Welcome);
+        assert!(larger.settle(id(5), made(2, 1)).is_ok_and(|replaced| replaced.is_some()));
+        assert!(larger.is_current(2));
+    }
+}
