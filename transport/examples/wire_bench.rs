@@ -124,7 +124,7 @@ fn main() -> Result<(), Failure> {
     let authority = ClusterAuthority::create("bench")?;
     let credentials = authority.credentials(Role::Node)?;
     credentials.save(&dir)?;
-    let (mut child, server) = start_child(&dir)?;
+    let (child, server) = start_child(&dir)?;
     let client = Endpoint::bind(EndpointConfig { credentials: Some(credentials), ..Default::default() })?;
     if wanted("processes: UDP ping-pong (the floor)") {
         time("processes: UDP ping-pong (the floor)", 20_000, |n| udp_floor(n).unwrap_or(()));
@@ -149,8 +149,7 @@ fn main() -> Result<(), Failure> {
     println!("{:?}", client.metrics());
     client.shutdown(Duration::from_secs(1));
     local.shutdown(Duration::ZERO);
-    child.kill()?;
-    child.wait()?;
+    drop(child);
     std::fs::remove_dir_all(&dir)?;
     Ok(())
 }
@@ -169,9 +168,19 @@ fn serve(dir: &std::path::Path) -> Result<(), Failure> {
     }
 }
 
-fn start_child(dir: &std::path::Path) -> Result<(Child, Address), Failure> {
-    let mut child = Command::new(env::current_exe()?).env(CREDENTIALS_VAR, dir).stdout(Stdio::piped()).spawn()?;
-    let out = child.stdout.take().ok_or("no output")?;
+/// The other process; ends with this one, however it ends.
+struct Other(Child);
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn start_child(dir: &std::path::Path) -> Result<(Other, Address), Failure> {
+    let mut child = Other(Command::new(env::current_exe()?).env(CREDENTIALS_VAR, dir).stdout(Stdio::piped()).spawn()?);
+    let out = child.0.stdout.take().ok_or("no output")?;
     let mut line = String::new();
     BufReader::new(out).read_line(&mut line)?;
     Ok((child, serde_json::from_str(&line)?))
