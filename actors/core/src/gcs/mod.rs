@@ -17,10 +17,12 @@
 //! submitters do).
 
 mod actors;
+mod incarnations;
 mod jobs;
 mod kv;
 mod nodes;
 pub(crate) mod placement;
+mod placing;
 pub mod server;
 mod state;
 pub mod storage;

@@ -93,9 +93,8 @@ pub(crate) fn choose(
     {
         return Choice::Now(packed.node);
     }
-    let emptiest = |nodes: &[&Candidate<'_>]| {
-        nodes.iter().min_by_key(|c| (used_permille(c), !c.local, c.node)).map(|c| c.node)
-    };
+    let emptiest =
+        |nodes: &[&Candidate<'_>]| nodes.iter().min_by_key(|c| (used_permille(c), !c.local, c.node)).map(|c| c.node);
     if let Some(node) = emptiest(&fitting) {
         return Choice::Now(node);
     }
@@ -174,7 +173,8 @@ mod tests {
     #[test]
     fn packs_to_half_then_spreads() {
         let default = Strategy::Default;
-        let table: &[(&str, &[(f64, f64)], f64, Choice)] = &[
+        type Case<'a> = (&'a str, &'a [(f64, f64)], f64, Choice);
+        let table: &[Case<'_>] = &[
             ("idle local first", &[(4., 4.), (4., 4.)], 1., Choice::Now(id(0))),
             ("local below half", &[(4., 2.5), (4., 4.)], 1., Choice::Now(id(0))),
             ("local half full, another packed", &[(4., 2.), (4., 4.), (4., 3.)], 1., Choice::Now(id(2))),

@@ -261,3 +261,139 @@ fn write_group(database: &Database, writes: Vec<Write>) -> Result<(), redb::Erro
     transaction.commit()?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use mobula_transport::{Address, MailboxId, ProcessAddr, ProcessId};
+
+    use super::*;
+    use crate::error::Error;
+    use crate::ids::{ActorId, FunctionId, JobId};
+    use crate::messages::{Strategy, WorkerKind};
+    use crate::resources::Resources;
+
+    fn process() -> ProcessAddr {
+        ProcessAddr { id: ProcessId(Uuid::from_u128(1)), socket: ProcessAddr::IN_PROCESS }
+    }
+
+    fn job(n: u128) -> JobInfo {
+        JobInfo {
+            job: JobId(Uuid::from_u128(n)),
+            name: "p".to_owned(),
+            driver: process(),
+            binary: None,
+            digest: 1,
+            namespace: "ns".to_owned(),
+            started_unix_s: 1,
+            ended_unix_s: None,
+        }
+    }
+
+    fn spec(n: u128) -> ActorSpec {
+        ActorSpec {
+            actor: ActorId(Uuid::from_u128(n)),
+            job: JobId(Uuid::from_u128(1)),
+            owner: Address { process: process(), mailbox: MailboxId::CLIENT },
+            class: "Counter".to_owned(),
+            constructor: FunctionId(3),
+            args: smallvec::smallvec![],
+            name: Some("a".to_owned()),
+            namespace: "ns".to_owned(),
+            demand: Resources::new(),
+            placement_demand: Resources::new(),
+            strategy: Strategy::Spread,
+            kind: WorkerKind::Process,
+            max_concurrency: 1,
+            max_restarts: -1,
+            detached: true,
+        }
+    }
+
+    fn kv(key: &str, value: Option<&[u8]>) -> Write {
+        let value = value.map(|value| ByteBuf::from(value.to_vec()));
+        Write::Kv { namespace: "ns".to_owned(), key: key.to_owned(), value }
+    }
+
+    /// Commits, and waits until it is on disk.
+    fn commit(storage: &mut Durable, writes: Vec<Write>) {
+        let (tell, told) = channel();
+        let handed_back = storage.commit(writes, Box::new(move |result| tell.send(result).unwrap()));
+        assert!(handed_back.is_none());
+        told.recv_timeout(Duration::from_secs(30)).unwrap().unwrap();
+    }
+
+    #[test]
+    fn what_was_committed_is_there_after_reopening() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("gcs.redb");
+        let (mut storage, empty, ids) = Durable::open(&path).unwrap();
+        assert!(empty.actors.is_empty() && empty.jobs.is_empty() && empty.kv.is_empty());
+        let dead = Error::Invalid { what: "no".to_owned() };
+        let state = ActorState { incarnation: 3, restarts: 2, started: Some(3), dead: Some(dead) };
+        commit(
+            &mut storage,
+            vec![
+                Write::Job(Box::new(job(1))),
+                Write::Job(Box::new(job(2))),
+                Write::Actor(Box::new(spec(5)), vec![ByteBuf::from(vec![1, 2])]),
+                Write::Actor(Box::new(spec(6)), vec![]),
+                kv("a", Some(b"1")),
+                kv("b", Some(b"2")),
+            ],
+        );
+        let more = vec![
+            Write::ActorState(spec(5).actor, state.clone()),
+            Write::ForgetActor(spec(6).actor),
+            Write::ForgetJob(job(2).job),
+            kv("a", None),
+            kv("b", Some(b"3")),
+        ];
+        commit(&mut storage, more);
+        drop(storage);
+
+        let (_storage, found, again) = Durable::open(&path).unwrap();
+        assert_eq!(again, ids, "a head keeps its ids");
+        assert_eq!(found.jobs.iter().map(|found| found.job).collect::<Vec<_>>(), [job(1).job]);
+        let [(actor, payload, kept)] = &found.actors[..] else { panic!("{:?}", found.actors) };
+        assert_eq!((actor.actor, &payload[..], kept), (spec(5).actor, &[ByteBuf::from(vec![1, 2])][..], &state));
+        assert_eq!(actor.max_restarts, -1);
+        assert_eq!(found.kv, [("ns".to_owned(), "b".to_owned(), ByteBuf::from(b"3".to_vec()))]);
+    }
+
+    #[test]
+    fn commits_are_answered_in_order_and_all_of_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut storage, ..) = Durable::open(&dir.path().join("gcs.redb")).unwrap();
+        let (tell, told) = channel();
+        for n in 0..500 {
+            let tell = tell.clone();
+            let writes = if n % 3 == 0 { vec![] } else { vec![kv(&format!("k{n}"), Some(b"v"))] };
+            storage.commit(writes, Box::new(move |result| tell.send((n, result)).unwrap()));
+        }
+        drop(storage);
+        for expected in 0..500 {
+            assert_eq!(told.recv().unwrap(), (expected, Ok(())));
+        }
+    }
+
+    #[test]
+    fn a_second_head_and_another_format_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("gcs.redb");
+        let first = Durable::open(&path).unwrap();
+        let error = Durable::open(&path).unwrap_err();
+        assert!(error.to_string().contains("another head"), "{error}");
+        drop(first);
+
+        let database = Database::create(&path).unwrap();
+        let write = database.begin_write().unwrap();
+        write.open_table(META).unwrap().insert("format", 9_u128.to_le_bytes().as_slice()).unwrap();
+        write.commit().unwrap();
+        drop(database);
+        let error = Durable::open(&path).unwrap_err();
+        assert!(matches!(error, StorageError::Format { .. }), "{error}");
+    }
+}

@@ -174,8 +174,7 @@ impl Env {
 
     fn register_job(&mut self, n: u128) {
         let asker = self.asker();
-        let request =
-            RegisterJob { driver: process(50), name: "p".into(), binary: None, digest: 1, namespace: None };
+        let request = RegisterJob { driver: process(50), name: "p".into(), binary: None, digest: 1, namespace: None };
         self.core.register_job(job(n), request, self.now, asker);
         self.absorb();
     }
@@ -590,8 +589,7 @@ fn step() -> impl Generator<Value = Step> {
         1 => Just(LeaseAnswer::Failed),
         1 => Just(LeaseAnswer::Lost),
     ];
-    let start =
-        prop_oneof![6 => Just(StartAnswer::Made), 1 => Just(StartAnswer::Failed), 1 => Just(StartAnswer::Lost)];
+    let start = prop_oneof![6 => Just(StartAnswer::Made), 1 => Just(StartAnswer::Failed), 1 => Just(StartAnswer::Lost)];
     prop_oneof![
         2 => (1..4_u128).prop_map(Step::Join),
         2 => (1..4_u128, 0..5_u8).prop_map(|(n, free)| Step::Beat(n, free)),

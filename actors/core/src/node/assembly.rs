@@ -101,16 +101,8 @@ impl NodeParts {
                 events: Arc::new(move |event| drop(tell.send(event))),
             },
         );
-        let parts = Self {
-            endpoint,
-            gcs: plan.gcs,
-            raylet,
-            info,
-            store,
-            launcher,
-            own_dir,
-            events: Mutex::new(events),
-        };
+        let parts =
+            Self { endpoint, gcs: plan.gcs, raylet, info, store, launcher, own_dir, events: Mutex::new(events) };
         match parts.next_event(REGISTERED_WITHIN) {
             Some(RayletEvent::Registered | RayletEvent::StopAsked(_)) => Ok(parts),
             Some(RayletEvent::Refused(why)) => {

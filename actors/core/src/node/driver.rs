@@ -224,11 +224,8 @@ fn heartbeats(endpoint: &Endpoint, gcs: Address, job: JobId) -> AbortHandle {
 /// A living node whose store this process can read in place: one that takes work rather than
 /// another driver's.
 fn node_of_this_machine(endpoint: &Endpoint, view: &ClusterView) -> Option<(NodeInfo, StoreClient)> {
-    let mut nodes: Vec<&NodeInfo> = view
-        .nodes
-        .iter()
-        .filter(|node| node.alive && crate::gcs::placement::takes_work(&node.total))
-        .collect();
+    let mut nodes: Vec<&NodeInfo> =
+        view.nodes.iter().filter(|node| node.alive && crate::gcs::placement::takes_work(&node.total)).collect();
     nodes.sort_by_key(|node| (!node.head, node.node));
     nodes.into_iter().find_map(|node| {
         let store = StoreClient::connect(endpoint, node.process, &node.store_dir, &node.host_proof).ok()?;

@@ -23,9 +23,8 @@ impl Offer {
     /// # Errors
     /// [`InvalidAmount`] when an amount is negative, too large or too fine.
     pub fn resources(&self) -> Result<Resources, InvalidAmount> {
-        let cpus = self.num_cpus.unwrap_or_else(|| {
-            std::thread::available_parallelism().map_or(1.0, |cpus| cpus.get() as f64)
-        });
+        let cpus =
+            self.num_cpus.unwrap_or_else(|| std::thread::available_parallelism().map_or(1.0, |cpus| cpus.get() as f64));
         let mut resources = Resources::new().with(CPU, cpus)?;
         resources = resources.with(GPU, self.num_gpus.unwrap_or_else(|| count_gpus(Path::new("/dev")) as f64))?;
         let memory = self.memory_bytes.or_else(memory_bytes).unwrap_or(0);

@@ -124,12 +124,13 @@ pub fn worker_process_main(env: WorkerEnv) -> Result<(), NodeError> {
     Ok(())
 }
 
-/// Resolves when the raylet's process is gone or lost.
+/// Resolves when the raylet's process is gone. One that is only silent may come back; should it be
+/// dead, the system kills this process with it.
 fn raylet_gone(endpoint: &Endpoint, raylet: ProcessAddr) -> tokio::sync::oneshot::Receiver<String> {
     let (tell, gone) = tokio::sync::oneshot::channel();
     let mut tell = Some(tell);
     endpoint.watch_peers(move |event| {
-        if let PeerEvent::Gone { process, why } | PeerEvent::Lost { process, why } = event
+        if let PeerEvent::Gone { process, why } = event
             && process == raylet.id
             && let Some(tell) = tell.take()
         {

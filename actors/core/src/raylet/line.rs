@@ -150,6 +150,29 @@ enum Served {
 }
 
 impl Scheduler {
+    /// Serves a ticket that has just come, or puts it at the end of the line. Nothing has become
+    /// free, so those in line still wait for what they waited for.
+    pub(super) fn serve_newcomer(&mut self, ticket: Ticket, now: Duration) {
+        let kept_free = self.kept_free.clone();
+        let mut grants = 0;
+        loop {
+            match self.serve_one(&ticket, &kept_free, now) {
+                Served::More => grants += 1,
+                Served::Done => {
+                    grants += 1;
+                    break;
+                }
+                Served::NoRoom | Served::Waits => {
+                    self.line.push_back(ticket);
+                    break;
+                }
+            }
+        }
+        if let Some(first) = self.line.front().cloned() {
+            self.pass_over(&first, grants);
+        }
+    }
+
     /// Serves the line until nobody in it can be served.
     pub(super) fn serve(&mut self, now: Duration) {
         loop {
@@ -181,6 +204,7 @@ impl Scheduler {
                 self.pass_over(&ticket, grants - before);
             }
             self.line.extend(served);
+            self.kept_free = kept_free;
             if grants == 0 {
                 return;
             }
@@ -283,8 +307,9 @@ impl Scheduler {
 
     /// Whether `need` can be taken and `kept_free` still be had.
     fn fits(&self, need: &Resources, kept_free: &Resources) -> bool {
-        need.iter()
-            .all(|(name, fractions)| self.available.fractions(name).saturating_sub(kept_free.fractions(name)) >= fractions)
+        need.iter().all(|(name, fractions)| {
+            self.available.fractions(name).saturating_sub(kept_free.fractions(name)) >= fractions
+        })
     }
 
     /// A worker for a lease of this shape: `None` when the lease has to wait for it, `Some(None)`
@@ -297,13 +322,9 @@ impl Scheduler {
                 self.effects.push(Effect::StartWorker { start, job: shape.job, kind: shape.kind });
                 None
             }
-            Supply::Missing if self.starting_processes() < MAX_STARTING_PROCESSES => Some(None),
+            Supply::Missing if self.pool.starting() < MAX_STARTING_PROCESSES => Some(None),
             Supply::Missing | Supply::Starting | Supply::Failed(..) => None,
         }
-    }
-
-    fn starting_processes(&self) -> usize {
-        self.leases.values().filter(|lease| lease.worker.is_none()).count()
     }
 
     fn take_lease(
@@ -325,6 +346,9 @@ impl Scheduler {
         }
         let lease = Lease { client, shape, actor, worker, lent: false };
         self.count_zero(&lease, 1);
+        if let Some(actor) = actor {
+            self.actor_leases.insert(actor, seq);
+        }
         self.leases.insert(seq, lease);
         seq
     }

@@ -207,6 +207,11 @@ impl Pool {
         Some(number)
     }
 
+    /// Processes that have not registered yet.
+    pub(super) fn starting(&self) -> usize {
+        self.starts.len()
+    }
+
     pub(super) fn workers(&self) -> impl Iterator<Item = &WorkerSlot> {
         self.workers.values()
     }

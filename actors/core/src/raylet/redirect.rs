@@ -211,7 +211,13 @@ impl Scheduler {
             .remotes
             .nodes
             .values()
-            .map(|info| Candidate { node: info.node, total: &info.total, available: &info.total, local: false, full: false })
+            .map(|info| Candidate {
+                node: info.node,
+                total: &info.total,
+                available: &info.total,
+                local: false,
+                full: false,
+            })
             .collect();
         let total = &self.config.total;
         if !self.draining {

@@ -115,7 +115,11 @@ pub struct Scheduler {
     pub(super) wants: BTreeMap<(Address, Arc<Shape>), Want>,
     pub(super) actor_wants: BTreeMap<(ActorId, u32), ActorWant>,
     pub(super) line: VecDeque<Ticket>,
+    /// What the first one in line that was passed over too often needs.
+    pub(super) kept_free: Resources,
     pub(super) leases: BTreeMap<u64, Lease>,
+    /// The leases of actors.
+    pub(super) actor_leases: BTreeMap<(ActorId, u32), u64>,
     pub(super) next_lease: u64,
     /// Leases of tasks that need nothing.
     pub(super) zero_leases: usize,
@@ -141,7 +145,9 @@ impl Scheduler {
             wants: BTreeMap::new(),
             actor_wants: BTreeMap::new(),
             line: VecDeque::new(),
+            kept_free: Resources::new(),
             leases: BTreeMap::new(),
+            actor_leases: BTreeMap::new(),
             next_lease: 0,
             zero_leases: 0,
             ended_jobs: VecDeque::new(),
@@ -160,15 +166,18 @@ impl Scheduler {
         &self.available
     }
 
-    /// Takes no new work; what waits is sent to other nodes.
+    /// Takes no new work; what waits is sent to other nodes, what is not used is asked for.
     pub fn drain(&mut self, now: Duration) {
         self.draining = true;
         self.place_all(now);
+        let holders: BTreeSet<Address> =
+            self.leases.values().filter(|lease| lease.actor.is_none()).map(|lease| lease.client).collect();
+        self.effects.extend(holders.into_iter().map(Effect::ReclaimIdle));
     }
 
-    /// Whether no lease is out.
-    pub fn is_idle(&self) -> bool {
-        self.leases.is_empty()
+    /// Whether no task has a lease; actors do not end by themselves.
+    pub fn has_no_tasks(&self) -> bool {
+        self.leases.len() == self.actor_leases.len()
     }
 
     /// Whether someone waits, so that [`Scheduler::tick`] has something to do.
@@ -200,14 +209,11 @@ impl Scheduler {
             return;
         }
         self.place(&key, now);
-        let waits = self.wants.get(&key).is_some_and(|want| want.need() > 0 && !want.in_line);
-        if waits {
-            if let Some(want) = self.wants.get_mut(&key) {
-                want.in_line = true;
-            }
-            self.line.push_back(Ticket::Client(key.0, key.1));
+        // One that stands in line already waits for something that has not changed.
+        if let Some(want) = self.wants.get_mut(&key).filter(|want| want.need() > 0 && !want.in_line) {
+            want.in_line = true;
+            self.serve_newcomer(Ticket::Client(key.0, key.1), now);
         }
-        self.serve(now);
     }
 
     /// The GCS wants a worker for an actor.
@@ -218,10 +224,8 @@ impl Scheduler {
             let before = std::mem::replace(&mut known.asker, asker);
             return self.effects.push(Effect::ForgetAsker(before));
         }
-        if let Some((seq, worker)) =
-            self.leases.iter().find(|(_, lease)| lease.actor == Some(key)).map(|(seq, lease)| (*seq, lease.worker))
-        {
-            if let Some(worker) = worker {
+        if let Some(seq) = self.actor_leases.get(&key).copied() {
+            if let Some(worker) = self.leases.get(&seq).and_then(|lease| lease.worker) {
                 let lease = ActorLease { lease: self.lease_id(seq), worker };
                 self.effects.push(Effect::ActorLeased(asker, Ok(lease)));
             }
@@ -233,8 +237,7 @@ impl Scheduler {
             return self.effects.push(Effect::ActorLeased(asker, Err(error)));
         }
         self.actor_wants.insert(key, want);
-        self.line.push_back(Ticket::Actor(key.0, key.1));
-        self.serve(now);
+        self.serve_newcomer(Ticket::Actor(key.0, key.1), now);
     }
 
     /// The GCS wants it no more.
@@ -243,9 +246,7 @@ impl Scheduler {
         if let Some(want) = self.actor_wants.remove(&key) {
             self.effects.push(Effect::ForgetAsker(want.asker));
         }
-        let held: Vec<u64> =
-            self.leases.iter().filter(|(_, lease)| lease.actor == Some(key)).map(|(seq, _)| *seq).collect();
-        for seq in held {
+        if let Some(seq) = self.actor_leases.get(&key).copied() {
             self.release(seq, "the actor was ended");
         }
         self.serve(now);
@@ -341,11 +342,7 @@ impl Scheduler {
     /// A worker process did not come up. `for_good` when trying again is of no use.
     pub fn worker_failed(&mut self, start: u64, why: &str, for_good: bool, now: Duration) {
         let Some((job, kind, lease)) = self.pool.failed(start, why, for_good, now) else { return };
-        if let Some(seq) = lease
-            && let Some(lease) = self.leases.remove(&seq)
-        {
-            self.available.add(&lease.charged());
-            self.count_zero(&lease, -1);
+        if let Some(lease) = lease.and_then(|seq| self.remove_lease(seq)) {
             match lease.actor {
                 Some(actor) => self.fail_actor(actor, why),
                 None => self.back_in_line(&lease),
@@ -386,9 +383,7 @@ impl Scheduler {
     pub fn worker_died(&mut self, process: ProcessId, why: &str, now: Duration) -> bool {
         let Some(WorkerSlot { worker, leases, .. }) = self.pool.died(process) else { return false };
         for seq in leases {
-            if let Some(lease) = self.leases.remove(&seq) {
-                self.available.add(&lease.charged());
-                self.count_zero(&lease, -1);
+            if let Some(lease) = self.remove_lease(seq) {
                 let lost = LeaseLost { lease: self.lease_id(seq), worker, why: why.to_owned() };
                 self.effects.push(Effect::Lost(lease.client, lost));
             }
@@ -459,11 +454,7 @@ impl Scheduler {
     }
 
     pub(super) fn no_room(&self, need: &Resources) -> LeaseActorError {
-        LeaseActorError::NoRoom {
-            node: self.config.name.clone(),
-            free: self.available.clone(),
-            demand: need.clone(),
-        }
+        LeaseActorError::NoRoom { node: self.config.name.clone(), free: self.available.clone(), demand: need.clone() }
     }
 
     pub(super) fn count_zero(&mut self, lease: &Lease, change: isize) {
@@ -472,11 +463,20 @@ impl Scheduler {
         }
     }
 
-    /// Takes a lease back from whoever had it.
-    pub(super) fn release(&mut self, seq: u64, why: &str) {
-        let Some(lease) = self.leases.remove(&seq) else { return };
+    /// Forgets a lease and frees what it held.
+    fn remove_lease(&mut self, seq: u64) -> Option<Lease> {
+        let lease = self.leases.remove(&seq)?;
         self.available.add(&lease.charged());
         self.count_zero(&lease, -1);
+        if let Some(actor) = lease.actor {
+            self.actor_leases.remove(&actor);
+        }
+        Some(lease)
+    }
+
+    /// Takes a lease back from whoever had it.
+    pub(super) fn release(&mut self, seq: u64, why: &str) {
+        let Some(lease) = self.remove_lease(seq) else { return };
         let Some(worker) = lease.worker else {
             // Its process is still starting.
             if let Some(start) = self.pool.abort_process_start(seq) {
@@ -507,5 +507,4 @@ impl Scheduler {
         }
         sum
     }
-
 }

@@ -94,11 +94,7 @@ pub fn start(endpoint: &Endpoint, config: RayletConfig) -> Address {
 /// What the workers of a node are told.
 pub(crate) fn worker_config(info: &NodeInfo) -> WorkerConfig {
     let slots = (info.total.fractions(CPU) + FRACTIONS_PER_UNIT - 1) / FRACTIONS_PER_UNIT;
-    WorkerConfig {
-        node: info.node,
-        node_name: info.name.clone(),
-        slots: u32::try_from(slots).unwrap_or(1).max(1),
-    }
+    WorkerConfig { node: info.node, node_name: info.name.clone(), slots: u32::try_from(slots).unwrap_or(1).max(1) }
 }
 
 /// A worker process from its start to its end.
@@ -227,8 +223,7 @@ impl RayletServer {
         let mut info = self.config.info.clone();
         info.available = self.core.available().clone();
         self.reported = info.available.clone();
-        let message =
-            RegisterNode { info, actors: self.core.hosted_actors(), processes: self.core.processes() };
+        let message = RegisterNode { info, actors: self.core.hosted_actors(), processes: self.core.processes() };
         ctx.request(self.config.gcs, message, Vec::new(), GCS_WITHIN, |raylet, answer, ctx| {
             match answer {
                 Ok((Ok(view), _)) => {
@@ -500,7 +495,7 @@ impl RayletServer {
                 }
             }
         }
-        if self.core.is_idle()
+        if self.core.has_no_tasks()
             && let Some(replier) = self.drained.take()
         {
             replier.reply(());

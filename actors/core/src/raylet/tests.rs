@@ -85,8 +85,7 @@ impl Env {
     }
 
     fn empty(total: Resources, in_process: bool) -> Self {
-        let config =
-            SchedulerConfig { node: node(1), name: "n1".to_owned(), process: process(1), total, in_process };
+        let config = SchedulerConfig { node: node(1), name: "n1".to_owned(), process: process(1), total, in_process };
         Self {
             core: Scheduler::new(config),
             now: Duration::ZERO,
@@ -200,6 +199,10 @@ impl Env {
         let mut sum = self.core.charged();
         sum.add(self.core.available());
         assert_eq!(sum, self.core.config.total, "leased + free == total");
+        assert_eq!(
+            self.core.actor_leases.len(),
+            self.core.leases.values().filter(|lease| lease.actor.is_some()).count()
+        );
         let zero = self.held.values().filter(|(_, shape)| shape.demand.is_empty()).count();
         assert!(zero <= MAX_ZERO_DEMAND_LEASES);
         for (at, ticket) in self.core.line.iter().enumerate() {
@@ -262,6 +265,22 @@ fn a_large_need_is_not_starved_by_small_ones() {
         returned += 1;
         assert!(returned < 100, "client 2 never got its four CPUs");
     }
+}
+
+#[test]
+fn a_large_need_is_not_starved_by_newcomers() {
+    let mut env = Env::new(cpus(4.0));
+    env.want(1, &shape_of(cpus(1.0)), 3);
+    env.want(2, &shape_of(cpus(4.0)), 1);
+    for newcomer in 3..100 {
+        env.want(newcomer, &shape_of(cpus(1.0)), 1);
+        let oldest = *env.held.keys().next().unwrap();
+        if env.held[&oldest].0 == client(2) {
+            return;
+        }
+        env.give_back(oldest);
+    }
+    panic!("client 2 never got its four CPUs");
 }
 
 #[test]
@@ -573,9 +592,11 @@ fn play(env: &mut Env, targets: &mut BTreeMap<(u128, usize), u64>, step: Step) {
 /// Everybody gives back what they get, workers come up, time passes: all that can run has run.
 fn drain(env: &mut Env) {
     for _ in 0..3_000 {
-        let waiting = env.core.wants.iter().any(|((_, shape), want)| {
-            want.need() + want.starting > 0 && env.core.infeasible(shape).is_none()
-        });
+        let waiting = env
+            .core
+            .wants
+            .iter()
+            .any(|((_, shape), want)| want.need() + want.starting > 0 && env.core.infeasible(shape).is_none());
         if !waiting && env.askers.is_empty() {
             return;
         }
