@@ -81,6 +81,8 @@ struct Lease {
     idle_since_us: u64,
     progress_us: u64,
     reclaiming: bool,
+    /// It runs one task and is given back: the worker is a process of that task's own.
+    one_task: bool,
 }
 
 #[derive(Debug, Default)]
@@ -94,6 +96,8 @@ struct Asked {
 #[derive(Debug)]
 pub(crate) struct Submitter {
     home: Address,
+    /// Every task has a worker process of its own.
+    one_task: bool,
     queue: VecDeque<Queued>,
     /// The estimated running time of the queue, as it was when each task was queued.
     queued_us: u64,
@@ -103,10 +107,12 @@ pub(crate) struct Submitter {
 }
 
 impl Submitter {
-    /// A submitter that asks the raylet at `home` first.
-    pub(crate) fn new(home: Address) -> Self {
+    /// A submitter that asks the raylet at `home` first; with `one_task` it gives every task a
+    /// lease of its own.
+    pub(crate) fn new(home: Address, one_task: bool) -> Self {
         Self {
             home,
+            one_task,
             queue: VecDeque::new(),
             queued_us: 0,
             leases: BTreeMap::new(),
@@ -156,6 +162,7 @@ impl Submitter {
                 idle_since_us: now_us,
                 progress_us: now_us,
                 reclaiming: false,
+                one_task: self.one_task,
             },
         );
         self.fill(true, now_us, out);
@@ -212,6 +219,13 @@ impl Submitter {
             state.progress_us = now_us;
             if state.in_flight.is_empty() {
                 state.idle_since_us = now_us;
+            }
+            if state.one_task {
+                out.push(Effect::Return {
+                    raylet: state.raylet,
+                    lease,
+                });
+                self.leases.remove(&lease);
             }
         }
         if !self.queue.is_empty() {
@@ -412,6 +426,9 @@ impl Submitter {
 
     /// How many more leases the queue could use: one for each share of work ahead.
     fn need(&self) -> u64 {
+        if self.one_task {
+            return (self.queue.len() as u64).min(WANT_LIMIT);
+        }
         self.queued_us
             .div_ceil(AHEAD_US)
             .clamp(1, WANT_LIMIT)
@@ -489,7 +506,8 @@ impl Submitter {
 
 impl Lease {
     fn has_room(&self) -> bool {
-        self.ahead_us < AHEAD_US && self.in_flight.len() < AHEAD_TASKS
+        let room_tasks = if self.one_task { 1 } else { AHEAD_TASKS };
+        self.ahead_us < AHEAD_US && self.in_flight.len() < room_tasks
     }
 
     fn forget(&mut self, seq: u64) {
@@ -545,7 +563,7 @@ mod tests {
     impl World {
         fn new(slots: usize, durations: Vec<u64>) -> Self {
             Self {
-                submitter: Submitter::new(raylet(1)),
+                submitter: Submitter::new(raylet(1), false),
                 now_us: 0,
                 slots,
                 target: 0,

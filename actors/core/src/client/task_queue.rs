@@ -10,7 +10,7 @@ use super::pending::Work;
 use super::submitter::{Effect, Submitter};
 use crate::error::Error;
 use crate::ids::{FunctionId, LeaseId};
-use crate::messages::{PushTasks, ReclaimTasks, ReturnLeases, Shape, WantLeases};
+use crate::messages::{PushTasks, ReclaimTasks, ReturnLeases, Shape, WantLeases, WorkerKind};
 
 /// One queue of tasks of one shape.
 pub(crate) struct TaskQueue {
@@ -28,9 +28,10 @@ impl std::fmt::Debug for TaskQueue {
 
 impl TaskQueue {
     pub(crate) fn new(shape: Shape, home: Address, what: String) -> Self {
+        let one_task = shape.kind == WorkerKind::Process;
         Self {
             shape,
-            submitter: Mutex::new(Submitter::new(home)),
+            submitter: Mutex::new(Submitter::new(home, one_task)),
             what,
         }
     }

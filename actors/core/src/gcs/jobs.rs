@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use mobula_transport::ProcessId;
+
 use super::state::{Asker, Effect, Gcs, Job, Reply, Write};
 use crate::error::Error;
 use crate::ids::{ActorId, JobId};
@@ -46,9 +48,11 @@ impl Gcs {
         }
     }
 
-    /// The driver is done.
-    pub fn finish_job(&mut self, job: JobId, now: Duration, asker: Asker) {
-        self.end_job(job, "its job finished", now);
+    /// A client of the job is done. Only its driver ends the job: a worker's client leaves alone.
+    pub fn finish_job(&mut self, job: JobId, from: ProcessId, now: Duration, asker: Asker) {
+        if self.job(job).is_some_and(|info| info.driver.id == from) {
+            self.end_job(job, "its job finished", now);
+        }
         self.emit(Effect::Answer(asker, Reply::Finished));
         self.place_actors(now);
     }

@@ -160,9 +160,10 @@ fn jobs(table: &mut Handlers<GcsServer>) {
         request.reply(gcs.core.job_heartbeat(message.job, now));
     });
     table.on::<FinishJob>(|gcs, message, request, ctx| {
+        let from = request.from().process.id;
         let asker = gcs.way(Way::Finished(request.into_replier()));
         let now = gcs.now(ctx);
-        gcs.core.finish_job(message.job, now, asker);
+        gcs.core.finish_job(message.job, from, now, asker);
         gcs.act(ctx);
     });
     table.on::<GetJob>(|gcs, message, request, _| request.reply(gcs.core.job(message.job).cloned()));

@@ -500,6 +500,19 @@ fn a_job_ends_with_its_driver_and_takes_its_actors() {
 }
 
 #[test]
+fn only_the_driver_finishes_its_job() {
+    let mut env = Env::new();
+    env.register_job(1);
+    for (from, running) in [(61, true), (50, false)] {
+        let asker = env.asker();
+        env.core.finish_job(job(1), process(from).id, env.now, asker);
+        env.absorb();
+        assert!(matches!(env.answers[&asker], Reply::Finished));
+        assert_eq!(env.core.job_heartbeat(job(1), env.now), running);
+    }
+}
+
+#[test]
 fn a_killed_actors_lease_comes_back_when_its_code_has_returned() {
     let mut env = Env::new();
     env.join(1, 4.0);
