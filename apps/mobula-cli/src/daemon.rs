@@ -35,11 +35,7 @@ pub(crate) fn start(dir: &Path, format: Format) -> Result<(), CliError> {
         });
     }
     let mut child = command.spawn().map_err(CliError::system("the node's process cannot be started"))?;
-    let Some(ready) = first_line(&mut child)? else {
-        let status = child.wait().map_err(CliError::system("the node's process cannot be waited for"))?;
-        let why = format!("{status}\n{}", tail(&log_path, log_from));
-        return Err(CliError::Child { what: "the node did not start".to_owned(), why: why.trim_end().to_owned() });
-    };
+    let ready = wait_until_ready(&mut child, &log_path, log_from)?;
     match format {
         Format::Json => output::print(&serde_json::to_string(&ready)?),
         Format::Human => output::print(&sentences(&ready, &log_path)),
@@ -61,16 +57,21 @@ fn without_daemon(args: impl Iterator<Item = String>) -> Vec<String> {
     kept
 }
 
-/// What the child says when it is ready; nothing when it ended before.
-fn first_line(child: &mut Child) -> Result<Option<Ready>, CliError> {
-    let Some(stdout) = child.stdout.take() else {
-        return Ok(None);
-    };
+/// What a child that was started with `--format json` says when it is ready, or the new end of its
+/// log when it ended before.
+pub(crate) fn wait_until_ready(child: &mut Child, log: &Path, log_from: u64) -> Result<Ready, CliError> {
     let mut line = String::new();
-    BufReader::new(stdout)
-        .read_line(&mut line)
-        .map_err(CliError::system("the node's process does not say that it is ready"))?;
-    if line.is_empty() { Ok(None) } else { Ok(Some(serde_json::from_str(&line)?)) }
+    if let Some(stdout) = child.stdout.take() {
+        BufReader::new(stdout)
+            .read_line(&mut line)
+            .map_err(CliError::system("the node's process does not say that it is ready"))?;
+    }
+    if !line.is_empty() {
+        return Ok(serde_json::from_str(&line)?);
+    }
+    let status = child.wait().map_err(CliError::system("the node's process cannot be waited for"))?;
+    let why = format!("{status}\n{}", tail(log, log_from));
+    Err(CliError::Child { what: "the node did not start".to_owned(), why: why.trim_end().to_owned() })
 }
 
 fn tail(path: &Path, from: u64) -> String {

@@ -2,7 +2,7 @@
 //! of its own (`mobula start`), in a directory that goes with them.
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader};
+use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal
 use tempfile::TempDir;
 
 use super::Target;
+use crate::daemon::wait_until_ready;
 use crate::error::CliError;
 use crate::start::Ready;
 
@@ -36,13 +37,13 @@ impl Throwaway {
         let (head_dir, node_dir) = (dir.path().join("head"), dir.path().join("node"));
         let (head_process, head) = Process::start(
             dir.path(),
+            "head",
             [
                 "start".as_ref(),
                 "--head".as_ref(),
                 "--port=0".as_ref(),
                 "--num-cpus=0".as_ref(),
                 "--num-gpus=0".as_ref(),
-                "--name=head".as_ref(),
                 "--dir".as_ref(),
                 head_dir.as_os_str(),
             ],
@@ -50,9 +51,9 @@ impl Throwaway {
         let token = head.token.clone().unwrap_or_default();
         let (node_process, _) = Process::start(
             dir.path(),
+            "node",
             [
                 "start".as_ref(),
-                "--name=node".as_ref(),
                 "--address".as_ref(),
                 head.address.as_ref(),
                 "--token".as_ref(),
@@ -79,17 +80,22 @@ struct Process(Child);
 
 impl Process {
     /// Starts `mobula` with these arguments and waits until it says that it is ready.
-    fn start<'a>(dir: &Path, args: impl IntoIterator<Item = &'a OsStr>) -> Result<(Self, Ready), CliError> {
+    fn start<'a>(dir: &Path, name: &str, args: impl IntoIterator<Item = &'a OsStr>) -> Result<(Self, Ready), CliError> {
         let binary = std::env::current_exe().map_err(CliError::system("the program's own path is not known"))?;
+        // What it says is shown only if it does not start.
+        let log_path = dir.join(format!("{name}.log"));
+        let log = File::create(&log_path).map_err(CliError::file(&log_path))?;
         let mut command = Command::new(binary);
         command
             .args(args)
+            .args(["--name", name])
             .args(["--format", "json", "--drain", "1"])
             // Neither the user's credentials nor the list of the user's nodes are touched.
             .env("MOBULA_CREDENTIALS", credentials(dir))
             .env("XDG_STATE_HOME", dir)
             .stdin(Stdio::null())
-            .stdout(Stdio::piped());
+            .stdout(Stdio::piped())
+            .stderr(log);
         // SAFETY: the closure only makes a system call; it allocates nothing and takes no lock.
         unsafe {
             command.pre_exec(|| {
@@ -100,18 +106,7 @@ impl Process {
         }
         let child = command.spawn().map_err(CliError::system("a node of the cluster cannot be started"))?;
         let mut process = Self(child);
-        let mut line = String::new();
-        if let Some(stdout) = process.0.stdout.take() {
-            BufReader::new(stdout)
-                .read_line(&mut line)
-                .map_err(CliError::system("a node of the cluster does not say that it is ready"))?;
-        }
-        if line.is_empty() {
-            // Why is on stderr, which is this process's own.
-            let what = "a node of the cluster did not start".to_owned();
-            return Err(CliError::Child { what, why: "its reason is above".to_owned() });
-        }
-        let ready = serde_json::from_str(&line)?;
+        let ready = wait_until_ready(&mut process.0, &log_path, 0)?;
         Ok((process, ready))
     }
 }
