@@ -30,10 +30,7 @@ fn main() {
     if let Ok(credentials) = std::env::var(SERVE) {
         return serve(credentials.as_ref());
     }
-    let only: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|arg| !arg.starts_with('-'))
-        .collect();
+    let only: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     let wanted = |name: &str| only.is_empty() || only.iter().any(|arg| arg == name);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     println!("{threads} CPUs; medians of {ROUNDS} rounds");
@@ -56,14 +53,9 @@ struct Node {
 
 impl Node {
     fn start(endpoint: Endpoint) -> Self {
-        let store = Store::start(&endpoint, NodeId::random(), StoreConfig::default())
-            .expect("a store in /dev/shm");
+        let store = Store::start(&endpoint, NodeId::random(), StoreConfig::default()).expect("a store in /dev/shm");
         let client = store.client();
-        Self {
-            endpoint,
-            store,
-            client,
-        }
+        Self { endpoint, store, client }
     }
 
     fn local() -> Self {
@@ -71,11 +63,7 @@ impl Node {
     }
 
     fn object(&self, seq: u64) -> ObjectId {
-        ObjectId {
-            owner: self.endpoint.process().id,
-            seq,
-            index: 0,
-        }
+        ObjectId { owner: self.endpoint.process().id, seq, index: 0 }
     }
 }
 
@@ -105,17 +93,8 @@ fn median(mut times: Vec<Duration>) -> Duration {
 
 fn report(name: &str, bytes: usize, time: Duration, floor: Option<Duration>) {
     let rate = bytes as f64 / time.as_secs_f64() / 1e9;
-    let ratio = floor.map(|floor| {
-        format!(
-            "  {:4.0} % of the floor",
-            100.0 * floor.as_secs_f64() / time.as_secs_f64()
-        )
-    });
-    println!(
-        "{name:52} {:8.1} ms {rate:6.2} GB/s{}",
-        time.as_secs_f64() * 1e3,
-        ratio.unwrap_or_default()
-    );
+    let ratio = floor.map(|floor| format!("  {:4.0} % of the floor", 100.0 * floor.as_secs_f64() / time.as_secs_f64()));
+    println!("{name:52} {:8.1} ms {rate:6.2} GB/s{}", time.as_secs_f64() * 1e3, ratio.unwrap_or_default());
 }
 
 fn put() {
@@ -124,11 +103,7 @@ fn put() {
     copy_into(&faulted, &source);
 
     let node = Node::local();
-    let put = |node: &Node, seq| {
-        node.client
-            .put(node.object(seq), Encoding::RAW, &[&source])
-            .expect("room")
-    };
+    let put = |node: &Node, seq| node.client.put(node.object(seq), Encoding::RAW, &[&source]).expect("room");
     let first = put(&node, 0);
     node.client.free(&[first]);
     let (mut warm, mut copies) = (Vec::new(), Vec::new());
@@ -139,12 +114,7 @@ fn put() {
         node.client.free(&[stored]);
     }
     let floor = median(copies);
-    report(
-        "copy into faulted shared memory, 1 thread (floor)",
-        PUT_BYTES,
-        floor,
-        None,
-    );
+    report("copy into faulted shared memory, 1 thread (floor)", PUT_BYTES, floor, None);
     report("put, warm", PUT_BYTES, median(warm), Some(floor));
     node.store.shutdown();
     drop(faulted);
@@ -173,12 +143,7 @@ fn put() {
         }
     }
     let floor = median(faults);
-    report(
-        "copy into fresh shared memory, 1 thread (floor)",
-        PUT_BYTES,
-        floor,
-        None,
-    );
+    report("copy into fresh shared memory, 1 thread (floor)", PUT_BYTES, floor, None);
     report("put, cold", PUT_BYTES, median(cold), Some(floor));
 }
 
@@ -192,21 +157,13 @@ fn small() {
     };
     let (time, ()) = timed(|| {
         for n in 0..COUNT {
-            let stored = node
-                .client
-                .put(node.object(n), Encoding::RAW, &[&data])
-                .expect("room");
+            let stored = node.client.put(node.object(n), Encoding::RAW, &[&data]).expect("room");
             node.client.free(&[stored]);
         }
     });
     each("put and free of 100 KiB, one at a time", time);
-    let kept: Vec<_> = (0..1000)
-        .map(|n| {
-            node.client
-                .put(node.object(n), Encoding::RAW, &[&data])
-                .expect("room")
-        })
-        .collect();
+    let kept: Vec<_> =
+        (0..1000).map(|n| node.client.put(node.object(n), Encoding::RAW, &[&data]).expect("room")).collect();
     let (time, ()) = timed(|| {
         for n in 0..COUNT {
             let stored = &kept[n as usize % kept.len()];
@@ -214,17 +171,10 @@ fn small() {
         }
     });
     each("get and drop", time);
-    let held = node
-        .client
-        .get_blocking(&kept[0], SOON)
-        .expect("it is there");
+    let held = node.client.get_blocking(&kept[0], SOON).expect("it is there");
     let (time, ()) = timed(|| {
         for _ in 0..COUNT {
-            drop(
-                node.client
-                    .get_blocking(&kept[0], SOON)
-                    .expect("it is there"),
-            );
+            drop(node.client.get_blocking(&kept[0], SOON).expect("it is there"));
         }
     });
     each("get of what is alive in this process", time);
@@ -234,20 +184,13 @@ fn small() {
 
 fn bind(credentials: &Path) -> Endpoint {
     let credentials = Credentials::load(credentials).expect("credentials");
-    Endpoint::bind(EndpointConfig {
-        credentials: Some(credentials),
-        ..EndpointConfig::default()
-    })
-    .expect("a socket")
+    Endpoint::bind(EndpointConfig { credentials: Some(credentials), ..EndpointConfig::default() }).expect("a socket")
 }
 
 /// The other process: puts an object, says where, and serves it until its input ends.
 fn serve(credentials: &Path) {
     let node = Node::start(bind(credentials));
-    let stored = node
-        .client
-        .put(node.object(0), Encoding::RAW, &[&vec![7u8; PULL_BYTES]])
-        .expect("room");
+    let stored = node.client.put(node.object(0), Encoding::RAW, &[&vec![7u8; PULL_BYTES]]).expect("room");
     println!("{}", serde_json::to_string(&stored).expect("plain data"));
     let _ = std::io::stdin().lines().next();
     node.store.shutdown();
@@ -256,10 +199,7 @@ fn serve(credentials: &Path) {
 fn pull() {
     let directory = tempfile::tempdir().expect("a directory");
     let authority = ClusterAuthority::create("bench").expect("an authority");
-    authority
-        .credentials(Role::Node)
-        .and_then(|mine| mine.save(directory.path()))
-        .expect("credentials");
+    authority.credentials(Role::Node).and_then(|mine| mine.save(directory.path())).expect("credentials");
     let (mut cold, mut warm) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let mut other = Command::new(std::env::current_exe().expect("this program"))
@@ -269,24 +209,15 @@ fn pull() {
             .spawn()
             .expect("another process");
         let mut line = String::new();
-        BufReader::new(other.stdout.take().expect("piped"))
-            .read_line(&mut line)
-            .expect("what it serves");
+        BufReader::new(other.stdout.take().expect("piped")).read_line(&mut line).expect("what it serves");
         let stored: StoredObject = serde_json::from_str(&line).expect("what it serves");
         let node = Node::start(bind(directory.path()));
         let get = || {
-            let (time, value) = timed(|| {
-                node.client
-                    .get_blocking(&stored, SOON)
-                    .expect("it is served")
-            });
+            let (time, value) = timed(|| node.client.get_blocking(&stored, SOON).expect("it is served"));
             assert!(value.len() == PULL_BYTES && value.data[PULL_BYTES - 1] == 7);
             drop(value);
             // Only the copy: what the other process has stays.
-            let copy = StoredObject {
-                nodes: [node.endpoint.process()].into_iter().collect(),
-                ..stored.clone()
-            };
+            let copy = StoredObject { nodes: [node.endpoint.process()].into_iter().collect(), ..stored.clone() };
             node.client.free(&[copy]);
             while node.store.stats().used_bytes > 0 {
                 std::thread::sleep(Duration::from_millis(1));
@@ -300,16 +231,6 @@ fn pull() {
         drop(other.stdin.take());
         other.wait().expect("it ends");
     }
-    report(
-        "pull from another process, cold",
-        PULL_BYTES,
-        median(cold),
-        None,
-    );
-    report(
-        "pull from another process, warm",
-        PULL_BYTES,
-        median(warm),
-        None,
-    );
+    report("pull from another process, cold", PULL_BYTES, median(cold), None);
+    report("pull from another process, warm", PULL_BYTES, median(warm), None);
 }

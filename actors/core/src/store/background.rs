@@ -32,13 +32,9 @@ struct Queue {
 }
 
 impl Background {
+    /// With no threads at all, [`run`](Self::run) does its job in place.
     pub(crate) fn new(name: &'static str, max_threads: usize) -> Arc<Self> {
-        Arc::new(Self {
-            name,
-            max_threads,
-            queue: Mutex::default(),
-            wake: Condvar::new(),
-        })
+        Arc::new(Self { name, max_threads, queue: Mutex::default(), wake: Condvar::new() })
     }
 
     /// How many jobs wait for a thread.
@@ -48,6 +44,9 @@ impl Background {
 
     /// Does `job` on one of the threads.
     pub(crate) fn run(self: &Arc<Self>, job: impl FnOnce() + Send + 'static) {
+        if self.max_threads == 0 {
+            return job();
+        }
         let mut queue = self.queue.lock();
         queue.jobs.push_back(Box::new(job));
         if queue.waiting >= queue.jobs.len() || queue.threads >= self.max_threads {
@@ -58,18 +57,12 @@ impl Background {
         queue.threads += 1;
         drop(queue);
         let this = self.clone();
-        let spawned = std::thread::Builder::new()
-            .name(self.name.to_owned())
-            .spawn(move || this.work());
+        let spawned = std::thread::Builder::new().name(self.name.to_owned()).spawn(move || this.work());
         if let Err(error) = spawned {
             let mut queue = self.queue.lock();
             queue.threads -= 1;
             // Another thread will do it; without any, it must be this one.
-            let orphaned = if queue.threads == 0 {
-                queue.jobs.drain(..).collect()
-            } else {
-                Vec::new()
-            };
+            let orphaned = if queue.threads == 0 { queue.jobs.drain(..).collect() } else { Vec::new() };
             drop(queue);
             tracing::warn!(name = self.name, %error, "cannot start a thread; doing its work in place");
             orphaned.into_iter().for_each(|job| job());

@@ -58,11 +58,7 @@ pub(crate) struct Arrival {
 
 impl Arrival {
     pub(crate) fn new(object: ObjectId, size_bytes: u64, mapping: Arc<Mapping>) -> Self {
-        Self {
-            object,
-            size_bytes,
-            mapping,
-        }
+        Self { object, size_bytes, mapping }
     }
 }
 
@@ -72,20 +68,12 @@ pub(crate) fn start(
     client: &StoreClient,
     shared: &Arc<Shared>,
 ) -> Result<Arc<dyn Fetcher>, Error> {
-    let server = Server {
-        client: client.clone(),
-        shared: shared.clone(),
-    };
-    endpoint
-        .bulk()
-        .serve(Arc::new(server))
-        .map_err(|error| Error::System {
-            what: "serving the object store's bytes to other nodes".to_owned(),
-            why: error.to_string(),
-        })?;
-    Ok(Arc::new(BulkFetcher {
-        endpoint: endpoint.clone(),
-    }))
+    let server = Server { client: client.clone(), shared: shared.clone() };
+    endpoint.bulk().serve(Arc::new(server)).map_err(|error| Error::System {
+        what: "serving the object store's bytes to other nodes".to_owned(),
+        why: error.to_string(),
+    })?;
+    Ok(Arc::new(BulkFetcher { endpoint: endpoint.clone() }))
 }
 
 struct BulkFetcher {
@@ -94,38 +82,23 @@ struct BulkFetcher {
 
 impl Fetcher for BulkFetcher {
     fn fetch(&self, source: ProcessAddr, arrival: Arrival, finish: Finish) {
-        let Arrival {
-            object,
-            size_bytes,
-            mapping,
-        } = arrival;
+        let Arrival { object, size_bytes, mapping } = arrival;
         let request = match rmp_serde::to_vec(&PullRequest { object }) {
             Ok(request) => Bytes::from(request),
             Err(error) => {
                 let (what, doing) = ("a pull request".to_owned(), "encoded".to_owned());
-                let error = Error::Codec {
-                    what,
-                    doing,
-                    why: error.to_string(),
-                };
+                let error = Error::Codec { what, doing, why: error.to_string() };
                 return finish(Err(Failure::Here(error)));
             }
         };
         mapping.fault_in(FAULT_AHEAD_BYTES);
-        let sink = Box::new(Sink {
-            mapping: mapping.clone(),
-            size_bytes,
-            written_bytes: 0,
-        });
-        let fetched = self
-            .endpoint
-            .bulk()
-            .fetch(source, request, sink, PROGRESS_DEADLINE);
+        let sink = Box::new(Sink { mapping: mapping.clone(), size_bytes, written_bytes: 0 });
+        let fetched = self.endpoint.bulk().fetch(source, request, sink, PROGRESS_DEADLINE);
         self.endpoint.spawn_task(async move {
-            let result = fetched.await.map(|_| ()).map_err(|error| Failure::Source {
-                passing: error.is_retriable(),
-                why: error.to_string(),
-            });
+            let result = fetched
+                .await
+                .map(|_| ())
+                .map_err(|error| Failure::Source { passing: error.is_retriable(), why: error.to_string() });
             finish(result);
         });
         mapping.fault_in(mapping.len());
@@ -144,10 +117,7 @@ impl BulkSink for Sink {
         if total_bytes == self.size_bytes {
             return Ok(());
         }
-        let why = format!(
-            "the object has {total_bytes} bytes there, {} were expected",
-            self.size_bytes
-        );
+        let why = format!("the object has {total_bytes} bytes there, {} were expected", self.size_bytes);
         Err(SendError::Refused { why })
     }
 
@@ -180,29 +150,15 @@ struct Server {
 }
 
 impl BulkSource for Server {
-    fn open(
-        &self,
-        peer: ProcessAddr,
-        request: Bytes,
-    ) -> BoxFuture<'static, Result<BulkBody, SendError>> {
+    fn open(&self, peer: ProcessAddr, request: Bytes) -> BoxFuture<'static, Result<BulkBody, SendError>> {
         let (client, shared) = (self.client.clone(), self.shared.clone());
         Box::pin(async move {
-            let PullRequest { object } =
-                rmp_serde::from_slice(&request).map_err(|error| SendError::Undecodable {
-                    name: "PullRequest".to_owned(),
-                    why: error.to_string(),
-                })?;
+            let PullRequest { object } = rmp_serde::from_slice(&request)
+                .map_err(|error| SendError::Undecodable { name: "PullRequest".to_owned(), why: error.to_string() })?;
             // Of this node alone: a store does not pull in order to serve.
-            let here = StoredObject {
-                object,
-                encoding: Encoding::RAW,
-                size_bytes: 0,
-                nodes: smallvec![client.store()],
-            };
-            let pin = client
-                .pin(&here, Some(SERVE_DEADLINE))
-                .await
-                .map_err(refusal)?;
+            let here =
+                StoredObject { object, encoding: Encoding::RAW, size_bytes: 0, nodes: smallvec![client.store()] };
+            let pin = client.pin(&here, Some(SERVE_DEADLINE)).await.map_err(refusal)?;
             shared.tell(shard_of(&object), Served { object, peer });
             let size_bytes = pin.size_bytes();
             let body = faulted(&shared, pin).await.map_err(refusal)?;
@@ -237,8 +193,6 @@ fn refusal(error: Error) -> SendError {
     match error {
         Error::Send(error) => error,
         Error::TimedOut { after } => SendError::TimedOut { after },
-        error => SendError::Refused {
-            why: error.to_string(),
-        },
+        error => SendError::Refused { why: error.to_string() },
     }
 }

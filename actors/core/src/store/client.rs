@@ -19,8 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::channel::oneshot;
 use mobula_transport::{
-    Actor, Address, Context, Endpoint, Handlers, MailboxId, Message, Payload, ProcessAddr, Runner,
-    SendError, TimerId,
+    Actor, Address, Context, Endpoint, Handlers, MailboxId, Message, Payload, ProcessAddr, Runner, SendError, TimerId,
 };
 use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
@@ -32,9 +31,8 @@ use crate::messages::StoredObject;
 use crate::store::directory::has_proof;
 use crate::store::mapping::{Mapping, Mappings};
 use crate::store::messages::{
-    CreateObject, FreeObjects, GetObjects, GetStoreStats, ListObjects, Located, ObjectSummary,
-    OpenClient, ReleaseObjects, STORE_SHARD_BASE, STORE_SHARDS, SegmentsDropped, StoreStats,
-    shard_address, shard_of,
+    CreateObject, FreeObjects, GetObjects, GetStoreStats, ListObjects, Located, ObjectSummary, OpenClient,
+    ReleaseObjects, STORE_SHARD_BASE, STORE_SHARDS, SegmentsDropped, StoreStats, shard_address, shard_of,
 };
 use crate::store::segment::SegmentId;
 use crate::store::writer::ObjectWriter;
@@ -67,12 +65,7 @@ pub struct StoreClient {
 impl StoreClient {
     /// A client of the store in the process `store`, whose directory is `store_dir`. Fails unless
     /// `host_proof` is found there: the store is on another machine, or has restarted.
-    pub fn connect(
-        endpoint: &Endpoint,
-        store: ProcessAddr,
-        store_dir: &str,
-        host_proof: &str,
-    ) -> Result<Self, Error> {
+    pub fn connect(endpoint: &Endpoint, store: ProcessAddr, store_dir: &str, host_proof: &str) -> Result<Self, Error> {
         let directory = Path::new(store_dir);
         let same = has_proof(directory, host_proof).map_err(|error| Error::System {
             what: format!("looking for the object store in {store_dir}"),
@@ -81,8 +74,7 @@ impl StoreClient {
         if !same {
             return Err(Error::System {
                 what: format!("looking for the object store in {store_dir}"),
-                why: "another store lives there: it was restarted, or is on another machine"
-                    .to_owned(),
+                why: "another store lives there: it was restarted, or is on another machine".to_owned(),
             });
         }
         let inner = Arc::new(Inner {
@@ -92,10 +84,7 @@ impl StoreClient {
             mappings: Mappings::of(directory),
             state: Mutex::default(),
         });
-        let helper = Helper {
-            inner: Arc::downgrade(&inner),
-            deadline_timer: None,
-        };
+        let helper = Helper { inner: Arc::downgrade(&inner), deadline_timer: None };
         let client = endpoint.spawn(Some(inner.mailbox), Runner::Inline, move || helper);
         endpoint.send(None, inner.front(), OpenClient { client }, Payload::new());
         Ok(Self { inner })
@@ -108,42 +97,22 @@ impl StoreClient {
 
     /// Room for an object, to be written in place. Blocks for an answer of the store: for user
     /// threads, never for actors.
-    pub fn create(
-        &self,
-        object: ObjectId,
-        encoding: Encoding,
-        size_bytes: u64,
-    ) -> Result<ObjectWriter, Error> {
+    pub fn create(&self, object: ObjectId, encoding: Encoding, size_bytes: u64) -> Result<ObjectWriter, Error> {
         let inner = &self.inner;
         inner.flush_releases();
-        let message = CreateObject {
-            object,
-            encoding,
-            size_bytes,
-        };
+        let message = CreateObject { object, encoding, size_bytes };
         let (segment, _) = inner.endpoint.request_blocking(
             shard_address(inner.store, &object),
             message,
             Payload::new(),
             CREATE_DEADLINE,
         )?;
-        ObjectWriter::open(
-            inner.clone(),
-            object,
-            encoding,
-            size_bytes,
-            segment?.segment,
-        )
+        ObjectWriter::open(inner.clone(), object, encoding, size_bytes, segment?.segment)
     }
 
     /// Writes an object that consists of `parts`, one after the other. Blocks: for user threads,
     /// never for actors.
-    pub fn put(
-        &self,
-        object: ObjectId,
-        encoding: Encoding,
-        parts: &[&[u8]],
-    ) -> Result<StoredObject, Error> {
+    pub fn put(&self, object: ObjectId, encoding: Encoding, parts: &[&[u8]]) -> Result<StoredObject, Error> {
         let size_bytes = parts.iter().map(|part| part.len() as u64).sum();
         let mut writer = self.create(object, encoding, size_bytes)?;
         writer.fill(parts);
@@ -210,11 +179,7 @@ impl StoreClient {
     }
 
     /// [`fetch`](Self::fetch) with a deadline.
-    pub async fn fetch_within(
-        &self,
-        wanted: &StoredObject,
-        deadline: Duration,
-    ) -> Result<Value, Error> {
+    pub async fn fetch_within(&self, wanted: &StoredObject, deadline: Duration) -> Result<Value, Error> {
         self.pin(wanted, Some(deadline)).await?.value()
     }
 
@@ -233,30 +198,17 @@ impl StoreClient {
             // one of this node at least does not stay.
             let here = Some(self.inner.store).filter(|store| !stored.nodes.contains(store));
             for node in stored.nodes.iter().copied().chain(here) {
-                shards
-                    .entry(shard_address(node, &object))
-                    .or_default()
-                    .push(object);
+                shards.entry(shard_address(node, &object)).or_default().push(object);
             }
         }
         for (to, objects) in shards {
-            tell(
-                &self.inner.endpoint,
-                to,
-                FreeObjects { objects },
-                TELL_ATTEMPTS,
-            );
+            tell(&self.inner.endpoint, to, FreeObjects { objects }, TELL_ATTEMPTS);
         }
     }
 
     /// What the store holds and has done.
     pub async fn stats(&self) -> Result<StoreStats, Error> {
-        let answer = self.inner.endpoint.request(
-            self.inner.front(),
-            GetStoreStats,
-            Payload::new(),
-            ASK_DEADLINE,
-        );
+        let answer = self.inner.endpoint.request(self.inner.front(), GetStoreStats, Payload::new(), ASK_DEADLINE);
         Ok(answer.await?.0)
     }
 
@@ -264,16 +216,8 @@ impl StoreClient {
     pub async fn list(&self, limit: u32) -> Result<Vec<ObjectSummary>, Error> {
         let mut all = Vec::new();
         for shard in 0..STORE_SHARDS {
-            let to = Address {
-                process: self.inner.store,
-                mailbox: MailboxId(STORE_SHARD_BASE.0 + shard),
-            };
-            let answer = self.inner.endpoint.request(
-                to,
-                ListObjects { limit },
-                Payload::new(),
-                ASK_DEADLINE,
-            );
+            let to = Address { process: self.inner.store, mailbox: MailboxId(STORE_SHARD_BASE.0 + shard) };
+            let answer = self.inner.endpoint.request(to, ListObjects { limit }, Payload::new(), ASK_DEADLINE);
             all.extend(answer.await?.0);
         }
         all.sort_by_key(|summary: &ObjectSummary| summary.object);
@@ -310,27 +254,16 @@ impl fmt::Debug for StoreClient {
 }
 
 /// Sends a message whose second arrival changes nothing, again if the network failed.
-pub(crate) fn tell<M: Message<Reply = ()> + Clone>(
-    endpoint: &Endpoint,
-    to: Address,
-    message: M,
-    attempts: u32,
-) {
+pub(crate) fn tell<M: Message<Reply = ()> + Clone>(endpoint: &Endpoint, to: Address, message: M, attempts: u32) {
     let again = (endpoint.clone(), message.clone());
-    endpoint.request_with(
-        to,
-        message,
-        Payload::new(),
-        TELL_DEADLINE,
-        move |answer| match answer {
-            Ok(_) => {}
-            Err(error) if error.is_retriable() && attempts > 1 => {
-                let (endpoint, message) = again;
-                tell(&endpoint, to, message, attempts - 1);
-            }
-            Err(error) => tracing::debug!(%to, name = M::NAME, %error, "a store did not hear"),
-        },
-    );
+    endpoint.request_with(to, message, Payload::new(), TELL_DEADLINE, move |answer| match answer {
+        Ok(_) => {}
+        Err(error) if error.is_retriable() && attempts > 1 => {
+            let (endpoint, message) = again;
+            tell(&endpoint, to, message, attempts - 1);
+        }
+        Err(error) => tracing::debug!(%to, name = M::NAME, %error, "a store did not hear"),
+    });
 }
 
 /// What all clones of a client share.
@@ -377,29 +310,19 @@ impl Inner {
     }
 
     pub(crate) fn map(&self, segment: SegmentId, writable: bool) -> Result<Arc<Mapping>, Error> {
-        self.mappings
-            .open(segment, writable)
-            .map_err(|error| Error::System {
-                what: format!("mapping segment {segment} of the object store"),
-                why: error.to_string(),
-            })
+        self.mappings.open(segment, writable).map_err(|error| Error::System {
+            what: format!("mapping segment {segment} of the object store"),
+            why: error.to_string(),
+        })
     }
 
     /// Tells a shard something whose second arrival changes nothing.
     pub(crate) fn tell_shard<M: Message<Reply = ()> + Clone>(&self, object: &ObjectId, message: M) {
-        tell(
-            &self.endpoint,
-            shard_address(self.store, object),
-            message,
-            TELL_ATTEMPTS,
-        );
+        tell(&self.endpoint, shard_address(self.store, object), message, TELL_ATTEMPTS);
     }
 
     fn front(&self) -> Address {
-        Address {
-            process: self.store,
-            mailbox: MailboxId::STORE,
-        }
+        Address { process: self.store, mailbox: MailboxId::STORE }
     }
 
     fn live(&self, object: &ObjectId) -> Option<Arc<Pin>> {
@@ -417,31 +340,17 @@ impl Inner {
         }
         state.next_waiter += 1;
         let id = state.next_waiter;
-        let waiter = Waiter {
-            id,
-            wanted: wanted.clone(),
-            deadline: None,
-            done,
-        };
+        let waiter = Waiter { id, wanted: wanted.clone(), deadline: None, done };
         if let Some(asked) = state.asked.get_mut(&object) {
             asked.waiters.push(waiter);
             return Some(id);
         }
-        state.asked.insert(
-            object,
-            Asked {
-                wanted: wanted.clone(),
-                waiters: vec![waiter],
-            },
-        );
+        state.asked.insert(object, Asked { wanted: wanted.clone(), waiters: vec![waiter] });
         drop(state);
         self.ask(wanted.clone());
         // Whoever is still waiting was not answered in place.
         let state = self.state.lock();
-        let waits = state
-            .asked
-            .get(&object)
-            .is_some_and(|asked| asked.waiters.iter().any(|waiter| waiter.id == id));
+        let waits = state.asked.get(&object).is_some_and(|asked| asked.waiters.iter().any(|waiter| waiter.id == id));
         waits.then_some(id)
     }
 
@@ -449,42 +358,26 @@ impl Inner {
         let this = self.clone();
         let object = wanted.object;
         let to = shard_address(self.store, &object);
-        let message = GetObjects {
-            objects: vec![wanted],
-        };
-        self.endpoint
-            .request_with(to, message, Payload::new(), FATE_DEADLINE, move |answer| {
-                let result = match answer {
-                    // One was asked for; a store that answers nothing does not know it.
-                    Ok((mut results, _)) => results.pop().unwrap_or_else(|| {
-                        Err(Error::ObjectLost {
-                            object,
-                            why: "the store gave no answer".to_owned(),
-                        })
-                    }),
-                    Err(error) => Err(Error::Send(error)),
-                };
-                this.located(object, result);
-            });
+        let message = GetObjects { objects: vec![wanted] };
+        self.endpoint.request_with(to, message, Payload::new(), FATE_DEADLINE, move |answer| {
+            let result = match answer {
+                // One was asked for; a store that answers nothing does not know it.
+                Ok((mut results, _)) => results
+                    .pop()
+                    .unwrap_or_else(|| Err(Error::ObjectLost { object, why: "the store gave no answer".to_owned() })),
+                Err(error) => Err(Error::Send(error)),
+            };
+            this.located(object, result);
+        });
     }
 
     /// The store has answered.
     fn located(self: &Arc<Self>, object: ObjectId, result: Result<Located, Error>) {
-        let outcome = result.map(|located| {
-            Arc::new(Pin {
-                inner: self.clone(),
-                object,
-                located,
-                mapping: OnceLock::new(),
-            })
-        });
+        let outcome =
+            result.map(|located| Arc::new(Pin { inner: self.clone(), object, located, mapping: OnceLock::new() }));
         let mut state = self.state.lock();
         let asked = state.asked.remove(&object);
-        let Some(Asked {
-            wanted,
-            mut waiters,
-        }) = asked
-        else {
+        let Some(Asked { wanted, mut waiters }) = asked else {
             return;
         };
         let mut again = Vec::new();
@@ -496,13 +389,7 @@ impl Inner {
             }
         } else {
             // Those who know of a node that was not asked for it have not heard the last word.
-            let knows_more = |waiter: &Waiter| {
-                waiter
-                    .wanted
-                    .nodes
-                    .iter()
-                    .any(|node| !wanted.nodes.contains(node))
-            };
+            let knows_more = |waiter: &Waiter| waiter.wanted.nodes.iter().any(|node| !wanted.nodes.contains(node));
             (again, waiters) = waiters.into_iter().partition(knows_more);
         }
         drop(state);
@@ -510,12 +397,7 @@ impl Inner {
             (waiter.done)(outcome.clone());
         }
         for waiter in again {
-            let Waiter {
-                wanted,
-                deadline,
-                done,
-                ..
-            } = waiter;
+            let Waiter { wanted, deadline, done, .. } = waiter;
             if let (Some(id), Some(deadline)) = (self.locate(&wanted, done), deadline) {
                 self.watch(wanted.object, id, deadline);
             }
@@ -526,10 +408,7 @@ impl Inner {
     fn watch(&self, object: ObjectId, waiter: u64, deadline: Duration) {
         let at = Instant::now() + deadline;
         let mut state = self.state.lock();
-        let waiting = state
-            .asked
-            .get_mut(&object)
-            .and_then(|asked| asked.waiters.iter_mut().find(|w| w.id == waiter));
+        let waiting = state.asked.get_mut(&object).and_then(|asked| asked.waiters.iter_mut().find(|w| w.id == waiter));
         let Some(waiting) = waiting else { return };
         waiting.deadline = Some(deadline);
         state.deadlines.insert((at, waiter, object));
@@ -571,27 +450,17 @@ impl Inner {
                 }
             };
             if let Some(waiter) = self.stop_waiting(object, waiter) {
-                (waiter.done)(Err(Error::TimedOut {
-                    after: waiter.deadline.unwrap_or_default(),
-                }));
+                (waiter.done)(Err(Error::TimedOut { after: waiter.deadline.unwrap_or_default() }));
             }
         }
     }
 
     fn release(&self, object: ObjectId, segment: SegmentId, pin: *const Pin) {
         let mut state = self.state.lock();
-        if state
-            .live
-            .get(&object)
-            .is_some_and(|live| std::ptr::eq(live.as_ptr(), pin))
-        {
+        if state.live.get(&object).is_some_and(|live| std::ptr::eq(live.as_ptr(), pin)) {
             state.live.remove(&object);
         }
-        state
-            .releases
-            .entry(shard_of(&object))
-            .or_default()
-            .push((segment, 1));
+        state.releases.entry(shard_of(&object)).or_default().push((segment, 1));
         let arm = !std::mem::replace(&mut state.release_armed, true);
         drop(state);
         if arm {
@@ -609,26 +478,13 @@ impl Inner {
             std::mem::take(&mut state.releases)
         };
         for (mailbox, segments) in releases {
-            let to = Address {
-                process: self.store,
-                mailbox,
-            };
-            self.endpoint.send(
-                Some(self.mailbox),
-                to,
-                ReleaseObjects { segments },
-                Payload::new(),
-            );
+            let to = Address { process: self.store, mailbox };
+            self.endpoint.send(Some(self.mailbox), to, ReleaseObjects { segments }, Payload::new());
         }
     }
 
     fn call_helper(&self, wake: Wake) {
-        self.endpoint.send(
-            None,
-            self.endpoint.address_of(self.mailbox),
-            wake,
-            Payload::new(),
-        );
+        self.endpoint.send(None, self.endpoint.address_of(self.mailbox), wake, Payload::new());
     }
 }
 
@@ -671,10 +527,7 @@ impl Pin {
     pub(crate) fn value(self: &Arc<Self>) -> Result<Value, Error> {
         self.mapping()?;
         let data = Bytes::from_owner(Pinned(self.clone()));
-        Ok(Value {
-            encoding: self.located.encoding,
-            data,
-        })
+        Ok(Value { encoding: self.located.encoding, data })
     }
 }
 
@@ -739,10 +592,7 @@ impl Actor for Helper {
 
 impl Helper {
     fn look_at_deadlines(&mut self, ctx: &mut Context<Self>) {
-        let next = self
-            .inner
-            .upgrade()
-            .and_then(|inner| inner.sweep_deadlines(ctx.now()));
+        let next = self.inner.upgrade().and_then(|inner| inner.sweep_deadlines(ctx.now()));
         if let Some(timer) = self.deadline_timer.take() {
             ctx.cancel(timer);
         }

@@ -49,11 +49,7 @@ impl StoreDirectory {
         DirBuilder::new().mode(0o700).create(&starting)?;
         let made = Self::fill(&starting).and_then(|(lock, proof)| {
             fs::rename(&starting, &path)?;
-            Ok(Self {
-                path,
-                proof,
-                _lock: lock,
-            })
+            Ok(Self { path, proof, _lock: lock })
         });
         if made.is_err() {
             // The first error tells more than a second one would.
@@ -95,10 +91,7 @@ impl StoreDirectory {
     /// Removes a segment's file and gives its memory back, even while it is mapped somewhere.
     pub(crate) fn remove_segment(&self, segment: SegmentId) {
         let path = self.path.join(segment.file_name());
-        let emptied = OpenOptions::new()
-            .write(true)
-            .open(&path)
-            .and_then(|file| file.set_len(0));
+        let emptied = OpenOptions::new().write(true).open(&path).and_then(|file| file.set_len(0));
         if let Err(error) = emptied.and_then(|()| fs::remove_file(&path)) {
             tracing::warn!(path = %path.display(), %error, "cannot remove a segment");
         }
@@ -116,12 +109,7 @@ pub(crate) fn has_proof(path: &Path, proof: &str) -> io::Result<bool> {
 }
 
 fn private_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
+    OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
 }
 
 /// Removes the directories of stores that are dead: nobody holds their lock.
@@ -147,10 +135,7 @@ fn remove_leftovers(base: &Path) {
         let dead = match File::open(path.join(LOCK_FILE)) {
             Ok(lock) => flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok(),
             Err(_) => {
-                let age = about
-                    .modified()
-                    .ok()
-                    .and_then(|made| SystemTime::now().duration_since(made).ok());
+                let age = about.modified().ok().and_then(|made| SystemTime::now().duration_since(made).ok());
                 starting && age.is_some_and(|age| age > STARTING_AGE)
             }
         };

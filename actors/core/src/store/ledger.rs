@@ -132,22 +132,11 @@ impl Ledger {
     pub(crate) fn reserve(&mut self, size_bytes: u64, user: ProcessId) -> Result<Reserved, Full> {
         let busy = self.used_bytes - self.evictable_bytes;
         let free_bytes = self.capacity_bytes - busy;
-        let full = Full {
-            free_bytes,
-            capacity_bytes: self.capacity_bytes,
-        };
-        let class_bytes = class_bytes(size_bytes)
-            .filter(|class| *class <= free_bytes)
-            .ok_or(full)?;
+        let full = Full { free_bytes, capacity_bytes: self.capacity_bytes };
+        let class_bytes = class_bytes(size_bytes).filter(|class| *class <= free_bytes).ok_or(full)?;
 
         if let Some(segment) = self.take_idle(class_bytes, user) {
-            return Ok(Reserved {
-                segment,
-                class_bytes,
-                fresh: false,
-                dropped: vec![],
-                evicted: vec![],
-            });
+            return Ok(Reserved { segment, class_bytes, fresh: false, dropped: vec![], evicted: vec![] });
         }
         let mut dropped = Vec::new();
         let mut evicted = Vec::new();
@@ -160,13 +149,7 @@ impl Ledger {
                 evicted.push((segment, object));
                 if size == class_bytes {
                     self.occupy(segment, user);
-                    return Ok(Reserved {
-                        segment,
-                        class_bytes,
-                        fresh: false,
-                        dropped,
-                        evicted,
-                    });
+                    return Ok(Reserved { segment, class_bytes, fresh: false, dropped, evicted });
                 }
                 self.segments.remove(&segment);
                 dropped.push(segment);
@@ -177,22 +160,9 @@ impl Ledger {
         }
         let segment = SegmentId(self.next_segment);
         self.next_segment += 1;
-        self.segments.insert(
-            segment,
-            Slot {
-                class_bytes,
-                state: State::Making { returned: None },
-                user,
-            },
-        );
+        self.segments.insert(segment, Slot { class_bytes, state: State::Making { returned: None }, user });
         self.used_bytes += class_bytes;
-        Ok(Reserved {
-            segment,
-            class_bytes,
-            fresh: true,
-            dropped,
-            evicted,
-        })
+        Ok(Reserved { segment, class_bytes, fresh: true, dropped, evicted })
     }
 
     /// The file of a fresh segment is there.
@@ -276,8 +246,7 @@ impl Ledger {
         let mut dropped = Vec::new();
         while self.decays()
             && let Some((_, &segment)) = self.idle_order.first_key_value()
-            && let Some(State::Idle { since, .. }) =
-                self.segments.get(&segment).map(|slot| &slot.state)
+            && let Some(State::Idle { since, .. }) = self.segments.get(&segment).map(|slot| &slot.state)
             && now.saturating_sub(*since) >= IDLE_KEEP
         {
             self.remove(segment);
@@ -294,11 +263,11 @@ impl Ledger {
     /// The most recently used idle segment of the class, one of the same user before others.
     fn take_idle(&mut self, class_bytes: u64, user: ProcessId) -> Option<SegmentId> {
         let list = self.idle.get(&class_bytes)?;
-        let same = list.iter().rev().take(SAME_USER_SEARCH).find(|segment| {
-            self.segments
-                .get(segment)
-                .is_some_and(|slot| slot.user == user)
-        });
+        let same = list
+            .iter()
+            .rev()
+            .take(SAME_USER_SEARCH)
+            .find(|segment| self.segments.get(segment).is_some_and(|slot| slot.user == user));
         let segment = *same.or(list.last())?;
         self.unlist_idle(segment);
         self.occupy(segment, user);
@@ -343,11 +312,7 @@ impl Ledger {
     /// or removed.
     fn evict(&mut self, segment: SegmentId) -> (ObjectId, u64) {
         // Only called with segments out of `evictable`, whose slots are in that state.
-        let Some(Slot {
-            class_bytes,
-            state: State::Evictable { turn, object },
-            ..
-        }) = self.segments.get(&segment)
+        let Some(Slot { class_bytes, state: State::Evictable { turn, object }, .. }) = self.segments.get(&segment)
         else {
             unreachable!("a listed segment is evictable")
         };

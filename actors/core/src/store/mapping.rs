@@ -40,16 +40,8 @@ pub(crate) struct Mapping {
 impl Mapping {
     fn open(path: &Path, writable: bool) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(writable).open(path)?;
-        let map = if writable {
-            MmapRaw::map_raw(&file)?
-        } else {
-            MmapOptions::new().map_raw_read_only(&file)?
-        };
-        Ok(Self {
-            map,
-            writable,
-            faulted_bytes: AtomicUsize::new(0),
-        })
+        let map = if writable { MmapRaw::map_raw(&file)? } else { MmapOptions::new().map_raw_read_only(&file)? };
+        Ok(Self { map, writable, faulted_bytes: AtomicUsize::new(0) })
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -71,10 +63,7 @@ impl Mapping {
     /// # Safety
     /// The segment must have been created for the caller and not be sealed; no other slice of it
     /// may be in use. The mapping must be writable.
-    #[allow(
-        clippy::mut_from_ref,
-        reason = "the memory belongs to the segment, not to the mapping"
-    )]
+    #[allow(clippy::mut_from_ref, reason = "the memory belongs to the segment, not to the mapping")]
     pub(crate) unsafe fn bytes_mut(&self, len: usize) -> &mut [u8] {
         debug_assert!(self.writable);
         // SAFETY: as in `bytes`; the caller answers for being the only one.
@@ -92,9 +81,7 @@ impl Mapping {
         if len - from < PARALLEL_COPY_BYTES {
             self.fault_piece(from, len);
         } else {
-            in_pieces(len - from, |start, end| {
-                self.fault_piece(from + start, from + end)
-            });
+            in_pieces(len - from, |start, end| self.fault_piece(from + start, from + end));
         }
         self.faulted_bytes.fetch_max(len, Ordering::Relaxed);
     }
@@ -112,10 +99,7 @@ impl Mapping {
             total += part.len();
             ends.push(total);
         }
-        assert!(
-            total <= self.len(),
-            "the caller reserved room for what it copies"
-        );
+        assert!(total <= self.len(), "the caller reserved room for what it copies");
         let faulted = self.faulted_bytes.load(Ordering::Relaxed);
         let copy = |start: usize, end: usize| {
             if end > faulted {
@@ -150,11 +134,7 @@ impl Mapping {
             return; // Cheaper by touching it.
         }
         let start = start & !4095;
-        let advice = if self.writable {
-            Advice::PopulateWrite
-        } else {
-            Advice::PopulateRead
-        };
+        let advice = if self.writable { Advice::PopulateWrite } else { Advice::PopulateRead };
         // An older kernel does not know this advice; then touching the pages faults them.
         let _ = self.map.advise_range(advice, start, end - start);
     }
@@ -178,15 +158,11 @@ fn in_pieces(total: usize, work: impl Fn(usize, usize) + Sync) {
             work(start, (start + PIECE_BYTES).min(total));
         }
     };
-    let threads = std::thread::available_parallelism()
-        .map_or(1, usize::from)
-        .min(COPY_THREADS);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(COPY_THREADS);
     std::thread::scope(|scope| {
         for _ in 1..threads {
             // Without another thread this one does it alone.
-            let _ = std::thread::Builder::new()
-                .name("mobula-copy".to_owned())
-                .spawn_scoped(scope, run);
+            let _ = std::thread::Builder::new().name("mobula-copy".to_owned()).spawn_scoped(scope, run);
         }
         run();
     });
@@ -225,11 +201,7 @@ impl Mappings {
 
     /// The segment, if it is mapped already and, if asked for, writable.
     pub(crate) fn cached(&self, segment: SegmentId, writable: bool) -> Option<Arc<Mapping>> {
-        self.mapped
-            .lock()
-            .get(&segment)
-            .filter(|mapping| mapping.writable || !writable)
-            .cloned()
+        self.mapped.lock().get(&segment).filter(|mapping| mapping.writable || !writable).cloned()
     }
 
     /// The segment, mapped now if need be.
@@ -237,22 +209,14 @@ impl Mappings {
         if let Some(mapping) = self.cached(segment, writable) {
             return Ok(mapping);
         }
-        let mapping = Arc::new(Mapping::open(
-            &self.directory.join(segment.file_name()),
-            writable,
-        )?);
+        let mapping = Arc::new(Mapping::open(&self.directory.join(segment.file_name()), writable)?);
         let mut surplus = Vec::new();
         {
             let mut mapped = self.mapped.lock();
             surplus.extend(mapped.insert(segment, mapping.clone()));
             if mapped.len() > MAX_MAPPINGS {
-                let unused = mapped
-                    .iter()
-                    .filter(|(_, mapping)| Arc::strong_count(mapping) == 1);
-                let oldest: Vec<_> = unused
-                    .map(|(segment, _)| *segment)
-                    .take(MAX_MAPPINGS / 8)
-                    .collect();
+                let unused = mapped.iter().filter(|(_, mapping)| Arc::strong_count(mapping) == 1);
+                let oldest: Vec<_> = unused.map(|(segment, _)| *segment).take(MAX_MAPPINGS / 8).collect();
                 surplus.extend(oldest.iter().filter_map(|segment| mapped.remove(segment)));
             }
         }
@@ -263,10 +227,7 @@ impl Mappings {
     /// The segments are gone.
     pub(crate) fn forget(&self, segments: &[SegmentId]) {
         let mut mapped = self.mapped.lock();
-        let gone: Vec<_> = segments
-            .iter()
-            .filter_map(|segment| mapped.remove(segment))
-            .collect();
+        let gone: Vec<_> = segments.iter().filter_map(|segment| mapped.remove(segment)).collect();
         drop(mapped);
         self.unmap(gone);
     }
@@ -280,9 +241,7 @@ impl Mappings {
 
 impl fmt::Debug for Mappings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Mappings")
-            .field("directory", &self.directory)
-            .finish_non_exhaustive()
+        f.debug_struct("Mappings").field("directory", &self.directory).finish_non_exhaustive()
     }
 }
 
@@ -296,10 +255,7 @@ mod tests {
 
     fn segment_of(bytes: u64) -> (tempfile::TempDir, Arc<Mappings>) {
         let directory = tempfile::tempdir_in("/dev/shm").unwrap();
-        File::create(directory.path().join("seg-1"))
-            .unwrap()
-            .set_len(bytes)
-            .unwrap();
+        File::create(directory.path().join("seg-1")).unwrap().set_len(bytes).unwrap();
         let mappings = Mappings::of(directory.path());
         (directory, mappings)
     }
@@ -311,10 +267,7 @@ mod tests {
         let read = mappings.open(SegmentId(1), false).unwrap();
         let write = mappings.open(SegmentId(1), true).unwrap();
         assert!(!Arc::ptr_eq(&read, &write));
-        assert!(Arc::ptr_eq(
-            &write,
-            &mappings.open(SegmentId(1), false).unwrap()
-        ));
+        assert!(Arc::ptr_eq(&write, &mappings.open(SegmentId(1), false).unwrap()));
         // SAFETY: this test is the only user of the segment.
         unsafe { write.bytes_mut(3) }.copy_from_slice(b"abc");
         // SAFETY: as above.
@@ -350,9 +303,7 @@ mod tests {
         let total = PARALLEL_COPY_BYTES + 12_345;
         let (_directory, mappings) = segment_of(total as u64);
         let mapping = mappings.open(SegmentId(1), true).unwrap();
-        let whole: Vec<u8> = (0..total as u32)
-            .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
-            .collect();
+        let whole: Vec<u8> = (0..total as u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
         let (a, rest) = whole.split_at(7);
         let (b, c) = rest.split_at(5 << 20);
         for _ in 0..2 {

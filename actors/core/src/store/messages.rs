@@ -28,19 +28,13 @@ pub const STORE_SHARD_BASE: MailboxId = MailboxId(0x100);
 /// The mailbox of the shard that has the object, in every store.
 pub fn shard_of(object: &ObjectId) -> MailboxId {
     // Numbers of one owner follow each other: spread them evenly, owners' ids shift the start.
-    let mixed = object
-        .seq
-        .wrapping_add(u64::from(object.index))
-        .wrapping_add(object.owner.0.as_u128() as u64);
+    let mixed = object.seq.wrapping_add(u64::from(object.index)).wrapping_add(object.owner.0.as_u128() as u64);
     MailboxId(STORE_SHARD_BASE.0 + mixed % STORE_SHARDS)
 }
 
 /// The address of the object's shard in the store of `process`.
 pub fn shard_address(process: ProcessAddr, object: &ObjectId) -> Address {
-    Address {
-        process,
-        mailbox: shard_of(object),
-    }
+    Address { process, mailbox: shard_of(object) }
 }
 
 /// Client to shard: room for an object that this process will write.

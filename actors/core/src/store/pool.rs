@@ -20,7 +20,7 @@ use crate::store::ledger::{Full, Ledger, Reserved};
 use crate::store::segment::SegmentId;
 
 /// Threads that make and remove files and fault memory.
-const IO_THREADS: usize = 2;
+pub(crate) const IO_THREADS: usize = 2;
 /// Segments that may be waiting to be made; more is answered as a failure of the system.
 pub(crate) const MAX_MAKING: usize = 65_536;
 /// What part of the machine's memory a store may take, in percent.
@@ -38,11 +38,11 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    pub(crate) fn new(directory: StoreDirectory, capacity_bytes: u64) -> Self {
+    pub(crate) fn new(directory: StoreDirectory, capacity_bytes: u64, io_threads: usize) -> Self {
         Self {
             ledger: Mutex::new(Ledger::new(capacity_bytes)),
             directory,
-            io: Background::new("mobula-store-io", IO_THREADS),
+            io: Background::new("mobula-store-io", io_threads),
             started: Instant::now(),
         }
     }
@@ -58,18 +58,11 @@ impl Pool {
 
     /// A segment for an object of `size_bytes`. A fresh one has to be [made](Self::make).
     pub(crate) fn reserve(&self, size_bytes: u64, user: ProcessId) -> Result<Reserved, Error> {
-        self.ledger.lock().reserve(size_bytes, user).map_err(
-            |Full {
-                 free_bytes,
-                 capacity_bytes,
-             }| {
-                Error::StoreFull {
-                    size_bytes,
-                    free_bytes,
-                    capacity_bytes,
-                }
-            },
-        )
+        self.ledger.lock().reserve(size_bytes, user).map_err(|Full { free_bytes, capacity_bytes }| Error::StoreFull {
+            size_bytes,
+            free_bytes,
+            capacity_bytes,
+        })
     }
 
     /// Blocks: removes what had to go for the segment and makes its file if it is fresh. When that
@@ -79,10 +72,7 @@ impl Pool {
         if !reserved.fresh {
             return Ok(());
         }
-        match self
-            .directory
-            .make_segment(reserved.segment, reserved.class_bytes)
-        {
+        match self.directory.make_segment(reserved.segment, reserved.class_bytes) {
             Ok(()) => {
                 self.ledger.lock().made(reserved.segment);
                 Ok(())
@@ -93,20 +83,12 @@ impl Pool {
                     ledger.failed(reserved.segment);
                     ledger.capacity_bytes()
                 };
-                let full =
-                    [Some(libc_enospc()), Some(libc_enomem())].contains(&error.raw_os_error());
+                let full = [Some(libc_enospc()), Some(libc_enomem())].contains(&error.raw_os_error());
                 Err(if full {
                     let free_bytes = free_bytes(self.directory.path()).unwrap_or(0);
-                    Error::StoreFull {
-                        size_bytes: reserved.class_bytes,
-                        free_bytes,
-                        capacity_bytes,
-                    }
+                    Error::StoreFull { size_bytes: reserved.class_bytes, free_bytes, capacity_bytes }
                 } else {
-                    Error::System {
-                        what: "reserving shared memory".to_owned(),
-                        why: error.to_string(),
-                    }
+                    Error::System { what: "reserving shared memory".to_owned(), why: error.to_string() }
                 })
             }
         }
@@ -150,11 +132,7 @@ impl Pool {
     /// Used, idle and capacity, in bytes.
     pub(crate) fn sums(&self) -> (u64, u64, u64) {
         let ledger = self.ledger.lock();
-        (
-            ledger.used_bytes(),
-            ledger.idle_bytes(),
-            ledger.capacity_bytes(),
-        )
+        (ledger.used_bytes(), ledger.idle_bytes(), ledger.capacity_bytes())
     }
 
     fn time(&self, now: Instant) -> Duration {
@@ -189,9 +167,7 @@ fn memory_bytes() -> u64 {
     let system = rustix::system::sysinfo();
     let installed = system.totalram as u64 * u64::from(system.mem_unit.max(1));
     let group = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
-    let limit = group
-        .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(u64::MAX);
+    let limit = group.and_then(|text| text.trim().parse().ok()).unwrap_or(u64::MAX);
     installed.min(limit)
 }
 
@@ -204,15 +180,10 @@ mod tests {
     #[test]
     fn what_the_ledger_says_is_what_lies_there() {
         let base = tempfile::tempdir_in(SHARED_MEMORY).unwrap();
-        let pool = Pool::new(
-            StoreDirectory::create(base.path(), NodeId::random()).unwrap(),
-            4 << 20,
-        );
+        let pool = Pool::new(StoreDirectory::create(base.path(), NodeId::random()).unwrap(), 4 << 20, 1);
         let me = ProcessId::random();
         let on_disk = |pool: &Pool| -> u64 {
-            let files = std::fs::read_dir(pool.directory().path())
-                .unwrap()
-                .flatten();
+            let files = std::fs::read_dir(pool.directory().path()).unwrap().flatten();
             files
                 .filter(|file| file.file_name().to_str().unwrap().starts_with("seg-"))
                 .map(|file| std::os::unix::fs::MetadataExt::blocks(&file.metadata().unwrap()) * 512)
@@ -234,26 +205,17 @@ mod tests {
         assert_eq!(c.dropped, vec![b.segment]);
         pool.make(&c).unwrap();
         assert_eq!(agree(&pool), (4 << 20, 0));
-        assert!(matches!(
-            pool.reserve(1, me),
-            Err(Error::StoreFull { free_bytes: 0, .. })
-        ));
+        assert!(matches!(pool.reserve(1, me), Err(Error::StoreFull { free_bytes: 0, .. })));
     }
 
     #[test]
     fn a_system_without_room_is_a_full_store() {
         let base = tempfile::tempdir_in(SHARED_MEMORY).unwrap();
         // A ledger that believes in more than the machine has.
-        let pool = Pool::new(
-            StoreDirectory::create(base.path(), NodeId::random()).unwrap(),
-            1 << 50,
-        );
+        let pool = Pool::new(StoreDirectory::create(base.path(), NodeId::random()).unwrap(), 1 << 50, 1);
         let too_much = pool.reserve(1 << 45, ProcessId::random()).unwrap();
         assert!(matches!(pool.make(&too_much), Err(Error::StoreFull { .. })));
         assert_eq!(pool.sums().0, 0);
-        assert_eq!(
-            std::fs::read_dir(pool.directory().path()).unwrap().count(),
-            2
-        );
+        assert_eq!(std::fs::read_dir(pool.directory().path()).unwrap().count(), 2);
     }
 }

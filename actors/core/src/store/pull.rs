@@ -28,12 +28,7 @@ const REASONS_KEPT: usize = 4;
 #[derive(Debug, PartialEq)]
 pub(crate) enum Effect {
     /// Fetch the object from this source, then say [`PullManager::done`] or [`PullManager::failed`].
-    Start {
-        object: ObjectId,
-        encoding: Encoding,
-        size_bytes: u64,
-        source: ProcessAddr,
-    },
+    Start { object: ObjectId, encoding: Encoding, size_bytes: u64, source: ProcessAddr },
     /// No source could give the object.
     GiveUp { object: ObjectId, error: Error },
 }
@@ -72,23 +67,12 @@ struct Pull {
 
 impl PullManager {
     pub(crate) fn new(window_bytes: u64) -> Self {
-        Self {
-            window_bytes,
-            in_flight_bytes: 0,
-            running: 0,
-            pulls: BTreeMap::new(),
-            queue: VecDeque::new(),
-        }
+        Self { window_bytes, in_flight_bytes: 0, running: 0, pulls: BTreeMap::new(), queue: VecDeque::new() }
     }
 
     /// The object is wanted, and some of the nodes that have it are known.
     pub(crate) fn want(&mut self, wanted: StoredObject, effects: &mut Vec<Effect>) {
-        let StoredObject {
-            object,
-            encoding,
-            size_bytes,
-            nodes,
-        } = wanted;
+        let StoredObject { object, encoding, size_bytes, nodes } = wanted;
         let queue = &mut self.queue;
         let pull = self.pulls.entry(object).or_insert_with(|| {
             queue.push_back(object);
@@ -177,15 +161,11 @@ impl PullManager {
                     reasons.push("every node that had it is gone".to_owned());
                 }
                 self.pulls.remove(&object);
-                let error = Error::ObjectLost {
-                    object,
-                    why: reasons.join("; "),
-                };
+                let error = Error::ObjectLost { object, why: reasons.join("; ") };
                 effects.push(Effect::GiveUp { object, error });
                 continue;
             };
-            let fits = self.in_flight_bytes + pull.size_bytes <= self.window_bytes
-                && self.running < PULL_STREAMS;
+            let fits = self.in_flight_bytes + pull.size_bytes <= self.window_bytes && self.running < PULL_STREAMS;
             if !fits && self.running > 0 {
                 return;
             }
@@ -196,12 +176,7 @@ impl PullManager {
             self.in_flight_bytes += pull.size_bytes;
             self.running += 1;
             let (encoding, size_bytes) = (pull.encoding, pull.size_bytes);
-            effects.push(Effect::Start {
-                object,
-                encoding,
-                size_bytes,
-                source,
-            });
+            effects.push(Effect::Start { object, encoding, size_bytes, source });
         }
     }
 }

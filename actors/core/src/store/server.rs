@@ -17,8 +17,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use mobula_transport::{
-    Actor, Address, Context, Endpoint, Handlers, MailboxId, Message, Payload, ProcessAddr,
-    ProcessId, Replier, Request, Runner, SendError,
+    Actor, Address, Context, Endpoint, Handlers, MailboxId, Message, Payload, ProcessAddr, ProcessId, Replier, Request,
+    Runner, SendError,
 };
 use serde::{Deserialize, Serialize};
 
@@ -30,11 +30,10 @@ use crate::store::client::{StoreClient, tell};
 use crate::store::directory::{SHARED_MEMORY, StoreDirectory};
 use crate::store::ledger::DECAY_EVERY;
 use crate::store::messages::{
-    AbortObject, CreateObject, FreeObjects, GetObjects, GetStoreStats, ListObjects, Located,
-    OpenClient, ReleaseObjects, STORE_SHARD_BASE, STORE_SHARDS, SealObject, Segment,
-    SegmentsDropped, StoreStats, shard_address,
+    AbortObject, CreateObject, FreeObjects, GetObjects, GetStoreStats, ListObjects, Located, OpenClient,
+    ReleaseObjects, STORE_SHARD_BASE, STORE_SHARDS, SealObject, Segment, SegmentsDropped, StoreStats, shard_address,
 };
-use crate::store::pool::{MAX_MAKING, Pool, capacity_bytes};
+use crate::store::pool::{IO_THREADS, MAX_MAKING, Pool, capacity_bytes};
 use crate::store::pull::{self, Failure, PULL_WINDOW_BYTES, PullManager};
 use crate::store::segment::SegmentId;
 use crate::store::table::{self, Table, WaiterId};
@@ -55,6 +54,9 @@ pub struct StoreConfig {
     /// How much memory it may take; 30 % of the machine's unless given. Never more than 90 % of
     /// what is free there.
     pub capacity_bytes: Option<u64>,
+    /// Whether slow work is done on the thread that asks for it. For simulations: another thread
+    /// would race with their paused time.
+    pub in_place: bool,
 }
 
 /// A node's store. Start it once per endpoint.
@@ -64,18 +66,10 @@ pub struct Store;
 impl Store {
     /// Makes the store's directory, removes what crashed predecessors left, and starts the
     /// store's actors at `endpoint`.
-    pub fn start(
-        endpoint: &Endpoint,
-        node: NodeId,
-        config: StoreConfig,
-    ) -> Result<StoreHandle, Error> {
+    pub fn start(endpoint: &Endpoint, node: NodeId, config: StoreConfig) -> Result<StoreHandle, Error> {
         let base = config.base.unwrap_or_else(|| {
             let shared = PathBuf::from(SHARED_MEMORY);
-            if shared.is_dir() {
-                shared
-            } else {
-                std::env::temp_dir()
-            }
+            if shared.is_dir() { shared } else { std::env::temp_dir() }
         });
         let failed = |error: std::io::Error| Error::System {
             what: format!("setting up the object store in {}", base.display()),
@@ -83,12 +77,9 @@ impl Store {
         };
         let directory = StoreDirectory::create(&base, node).map_err(failed)?;
         let capacity = capacity_bytes(&base, config.capacity_bytes).map_err(failed)?;
-        let (store_dir, proof) = (
-            directory.path().to_string_lossy().into_owned(),
-            directory.proof().to_owned(),
-        );
+        let (store_dir, proof) = (directory.path().to_string_lossy().into_owned(), directory.proof().to_owned());
         let shared = Arc::new(Shared {
-            pool: Pool::new(directory, capacity),
+            pool: Pool::new(directory, capacity, if config.in_place { 0 } else { IO_THREADS }),
             endpoint: endpoint.clone(),
             objects: std::array::from_fn(|_| AtomicU64::new(0)),
             pulled_bytes: AtomicU64::new(0),
@@ -97,11 +88,7 @@ impl Store {
         });
         for index in 0..STORE_SHARDS {
             let shard = Shard::new(shared.clone(), index as usize);
-            endpoint.spawn(
-                Some(MailboxId(STORE_SHARD_BASE.0 + index)),
-                Runner::Inline,
-                move || shard,
-            );
+            endpoint.spawn(Some(MailboxId(STORE_SHARD_BASE.0 + index)), Runner::Inline, move || shard);
         }
         let client = StoreClient::connect(endpoint, endpoint.process(), &store_dir, &proof)?;
         let fetcher = bulk::start(endpoint, &client, &shared)?;
@@ -121,12 +108,7 @@ pub struct StoreHandle {
 impl StoreHandle {
     /// The store's directory, for [`StoreClient::connect`].
     pub fn store_dir(&self) -> String {
-        self.shared
-            .pool
-            .directory()
-            .path()
-            .to_string_lossy()
-            .into_owned()
+        self.shared.pool.directory().path().to_string_lossy().into_owned()
     }
 
     /// The proof that a process sees the store's directory.
@@ -147,12 +129,7 @@ impl StoreHandle {
             let shard = endpoint.address_of(MailboxId(STORE_SHARD_BASE.0 + index));
             endpoint.send(None, shard, ProcessDied { process }, Payload::new());
         }
-        endpoint.send(
-            None,
-            endpoint.address_of(MailboxId::STORE),
-            ProcessDied { process },
-            Payload::new(),
-        );
+        endpoint.send(None, endpoint.address_of(MailboxId::STORE), ProcessDied { process }, Payload::new());
     }
 
     /// What the store holds and has done.
@@ -196,11 +173,7 @@ impl Shared {
             used_bytes,
             idle_bytes,
             capacity_bytes,
-            objects: self
-                .objects
-                .iter()
-                .map(|count| count.load(Ordering::Relaxed))
-                .sum(),
+            objects: self.objects.iter().map(|count| count.load(Ordering::Relaxed)).sum(),
             pulled_bytes: self.pulled_bytes.load(Ordering::Relaxed),
             served_bytes: self.served_bytes.load(Ordering::Relaxed),
         }
@@ -208,12 +181,7 @@ impl Shared {
 
     /// Sends a message to an actor of this store.
     pub(crate) fn tell<M: Message>(&self, mailbox: MailboxId, message: M) {
-        self.endpoint.send(
-            None,
-            self.endpoint.address_of(mailbox),
-            message,
-            Payload::new(),
-        );
+        self.endpoint.send(None, self.endpoint.address_of(mailbox), message, Payload::new());
     }
 
     fn tell_shard<M: Message>(&self, object: &ObjectId, message: M) {
@@ -242,14 +210,9 @@ impl Shared {
         user: ProcessId,
         done: impl FnOnce(Result<Segment, NotMade>) + Send + 'static,
     ) -> Option<SegmentId> {
-        let refuse = |error| NotMade {
-            reserved: None,
-            error,
-        };
+        let refuse = |error| NotMade { reserved: None, error };
         if self.pool.io().backlog() >= MAX_MAKING {
-            done(Err(refuse(Error::Send(SendError::MailboxFull {
-                limit: MAX_MAKING,
-            }))));
+            done(Err(refuse(Error::Send(SendError::MailboxFull { limit: MAX_MAKING }))));
             return None;
         }
         let reserved = match self.pool.reserve(size_bytes, user) {
@@ -260,18 +223,9 @@ impl Shared {
             }
         };
         for (segment, object) in &reserved.evicted {
-            self.tell_shard(
-                object,
-                Evicted {
-                    segment: *segment,
-                    object: *object,
-                },
-            );
+            self.tell_shard(object, Evicted { segment: *segment, object: *object });
         }
-        let segment = Segment {
-            segment: reserved.segment,
-            class_bytes: reserved.class_bytes,
-        };
+        let segment = Segment { segment: reserved.segment, class_bytes: reserved.class_bytes };
         if !reserved.fresh && reserved.dropped.is_empty() {
             done(Ok(segment));
         } else {
@@ -280,18 +234,10 @@ impl Shared {
                 let made = this.pool.make(&reserved);
                 done(match made {
                     Ok(()) => Ok(segment),
-                    Err(error) => Err(NotMade {
-                        reserved: Some(segment.segment),
-                        error,
-                    }),
+                    Err(error) => Err(NotMade { reserved: Some(segment.segment), error }),
                 });
                 if !reserved.dropped.is_empty() {
-                    this.tell(
-                        MailboxId::STORE,
-                        SegmentsDropped {
-                            segments: reserved.dropped,
-                        },
-                    );
+                    this.tell(MailboxId::STORE, SegmentsDropped { segments: reserved.dropped });
                 }
             });
         }
@@ -391,21 +337,12 @@ impl Actor for Shard {
     fn handlers(table: &mut Handlers<Self>) {
         table.on::<CreateObject>(|shard, message, request, _| shard.create(message, request));
         table.on::<SealObject>(|shard, message, request, ctx| {
-            shard.table.seal(
-                message.segment,
-                request.from().process.id,
-                &mut shard.effects,
-            );
+            shard.table.seal(message.segment, request.from().process.id, &mut shard.effects);
             shard.carry_out(ctx);
             request.reply(());
         });
         table.on::<AbortObject>(|shard, message, request, ctx| {
-            shard.table.abort(
-                message.segment,
-                request.from().process.id,
-                true,
-                &mut shard.effects,
-            );
+            shard.table.abort(message.segment, request.from().process.id, true, &mut shard.effects);
             shard.carry_out(ctx);
             request.reply(());
         });
@@ -413,9 +350,7 @@ impl Actor for Shard {
         table.on::<ReleaseObjects>(|shard, message, request, ctx| {
             let process = request.from().process.id;
             for (segment, pins) in message.segments {
-                shard
-                    .table
-                    .release(segment, process, pins, &mut shard.effects);
+                shard.table.release(segment, process, pins, &mut shard.effects);
             }
             shard.carry_out(ctx);
         });
@@ -435,9 +370,7 @@ impl Actor for Shard {
         });
         table.on::<CreationFailed>(|shard, message, request, ctx| {
             if shard.shared.is_own(&request) {
-                shard
-                    .table
-                    .abort(message.segment, message.by, false, &mut shard.effects);
+                shard.table.abort(message.segment, message.by, false, &mut shard.effects);
                 shard.carry_out(ctx);
             }
         });
@@ -456,14 +389,8 @@ impl Actor for Shard {
             if shard.shared.is_own(&request) {
                 let effects = &mut shard.effects;
                 match message.result {
-                    Ok(Located {
-                        segment,
-                        encoding,
-                        size_bytes,
-                    }) => {
-                        shard
-                            .table
-                            .pulled(message.object, encoding, size_bytes, segment, effects);
+                    Ok(Located { segment, encoding, size_bytes }) => {
+                        shard.table.pulled(message.object, encoding, size_bytes, segment, effects);
                     }
                     Err(error) => shard.table.pull_failed(message.object, error, effects),
                 }
@@ -472,9 +399,7 @@ impl Actor for Shard {
         });
         table.on::<ProcessDied>(|shard, message, request, ctx| {
             if shard.shared.is_own(&request) {
-                shard
-                    .table
-                    .process_died(message.process, &mut shard.effects);
+                shard.table.process_died(message.process, &mut shard.effects);
                 shard.carry_out(ctx);
             }
         });
@@ -484,31 +409,16 @@ impl Actor for Shard {
 impl Shard {
     fn new(shared: Arc<Shared>, index: usize) -> Self {
         let table = Table::new(shared.endpoint.process().id);
-        Self {
-            shared,
-            index,
-            table,
-            batches: HashMap::new(),
-            next_batch: 0,
-            effects: Vec::new(),
-        }
+        Self { shared, index, table, batches: HashMap::new(), next_batch: 0, effects: Vec::new() }
     }
 
     fn create(&mut self, message: CreateObject, request: Request<CreateObject>) {
-        let CreateObject {
-            object,
-            encoding,
-            size_bytes,
-        } = message;
+        let CreateObject { object, encoding, size_bytes } = message;
         let by = request.from().process.id;
         let replier = request.into_replier();
         let shared = self.shared.clone();
         let segment = self.shared.allocate(size_bytes, by, move |made| {
-            if let Err(NotMade {
-                reserved: Some(segment),
-                ..
-            }) = made
-            {
+            if let Err(NotMade { reserved: Some(segment), .. }) = made {
                 // This actor is busy now, so it hears of it after the creation is in the table.
                 shared.tell_shard(&object, CreationFailed { segment, by });
             }
@@ -524,8 +434,7 @@ impl Shard {
         let process = request.from().process.id;
         let count = message.objects.len();
         if count > MAX_GET_OBJECTS {
-            let why =
-                format!("{count} objects in one question, at most {MAX_GET_OBJECTS} are allowed");
+            let why = format!("{count} objects in one question, at most {MAX_GET_OBJECTS} are allowed");
             return request.fail(SendError::Refused { why });
         }
         self.next_batch += 1;
@@ -534,20 +443,12 @@ impl Shard {
         if count == 0 {
             return replier.reply(Vec::new());
         }
-        self.batches.insert(
-            batch,
-            Batch {
-                results: vec![None; count],
-                left: count,
-                replier,
-            },
-        );
+        self.batches.insert(batch, Batch { results: vec![None; count], left: count, replier });
         let shared = self.shared.clone();
         let mut retain = |segment, object| shared.pool.retain(segment, object);
         for (index, wanted) in message.objects.iter().enumerate() {
             let waiter = (batch << WAITER_INDEX_BITS) | index as u64;
-            self.table
-                .get(waiter, process, wanted, &mut retain, &mut self.effects);
+            self.table.get(waiter, process, wanted, &mut retain, &mut self.effects);
         }
         self.carry_out(ctx);
     }
@@ -558,18 +459,12 @@ impl Shard {
             match effect {
                 table::Effect::Answer { waiter, result } => self.answer(waiter, result),
                 table::Effect::Recycle(segment) => self.shared.recycle(segment, ctx.now()),
-                table::Effect::Evictable(segment, object) => {
-                    self.shared.pool.set_evictable(segment, object)
-                }
-                table::Effect::Pull(wanted) => {
-                    self.shared.tell(MailboxId::STORE, PullObject(wanted))
-                }
+                table::Effect::Evictable(segment, object) => self.shared.pool.set_evictable(segment, object),
+                table::Effect::Pull(wanted) => self.shared.tell(MailboxId::STORE, PullObject(wanted)),
                 table::Effect::ForwardFree(object, peers) => {
                     for peer in peers {
                         let to = shard_address(peer, &object);
-                        let message = FreeObjects {
-                            objects: vec![object],
-                        };
+                        let message = FreeObjects { objects: vec![object] };
                         tell(&self.shared.endpoint, to, message, FORWARD_ATTEMPTS);
                     }
                 }
@@ -580,10 +475,7 @@ impl Shard {
     }
 
     fn answer(&mut self, waiter: WaiterId, result: Result<Located, Error>) {
-        let (number, index) = (
-            waiter >> WAITER_INDEX_BITS,
-            waiter & ((1 << WAITER_INDEX_BITS) - 1),
-        );
+        let (number, index) = (waiter >> WAITER_INDEX_BITS, waiter & ((1 << WAITER_INDEX_BITS) - 1));
         let Some(batch) = self.batches.get_mut(&number) else {
             return;
         };
@@ -592,9 +484,7 @@ impl Shard {
         if batch.left == 0
             && let Some(batch) = self.batches.remove(&number)
         {
-            batch
-                .replier
-                .reply(batch.results.into_iter().flatten().collect());
+            batch.replier.reply(batch.results.into_iter().flatten().collect());
         }
     }
 
@@ -621,11 +511,7 @@ impl Actor for Front {
     fn handlers(table: &mut Handlers<Self>) {
         table.on::<OpenClient>(|front, message, _, _| {
             let process = message.client.process.id;
-            front
-                .clients
-                .entry(process)
-                .or_default()
-                .push(message.client);
+            front.clients.entry(process).or_default().push(message.client);
         });
         table.on::<SegmentsDropped>(|front, message, request, _| {
             if front.shared.is_own(&request) {
@@ -664,13 +550,7 @@ impl Actor for Front {
 impl Front {
     fn new(shared: Arc<Shared>, client: StoreClient, fetcher: Arc<dyn Fetcher>) -> Self {
         let pulls = PullManager::new(PULL_WINDOW_BYTES);
-        Self {
-            shared,
-            client,
-            fetcher,
-            pulls,
-            clients: BTreeMap::new(),
-        }
+        Self { shared, client, fetcher, pulls, clients: BTreeMap::new() }
     }
 
     /// Gives back the memory that has been idle for too long, and looks again later if need be.
@@ -679,8 +559,7 @@ impl Front {
         if !more {
             self.shared.decay_armed.store(false, Ordering::Release);
             // Who recycled just before that relied on this round.
-            more =
-                self.shared.pool.decays() && !self.shared.decay_armed.swap(true, Ordering::AcqRel);
+            more = self.shared.pool.decays() && !self.shared.decay_armed.swap(true, Ordering::AcqRel);
         }
         if more {
             ctx.later(DECAY_EVERY, Self::decay);
@@ -698,34 +577,19 @@ impl Front {
         // The store's own process hears of it first and for certain.
         self.client.mappings().forget(segments);
         for client in self.clients.values().flatten() {
-            let message = SegmentsDropped {
-                segments: segments.to_vec(),
-            };
-            self.shared
-                .endpoint
-                .send(None, *client, message, Payload::new());
+            let message = SegmentsDropped { segments: segments.to_vec() };
+            self.shared.endpoint.send(None, *client, message, Payload::new());
         }
     }
 
     fn carry_out(&mut self, effects: Vec<pull::Effect>) {
         for effect in effects {
             match effect {
-                pull::Effect::Start {
-                    object,
-                    encoding,
-                    size_bytes,
-                    source,
-                } => {
+                pull::Effect::Start { object, encoding, size_bytes, source } => {
                     self.fetch(object, encoding, size_bytes, source);
                 }
                 pull::Effect::GiveUp { object, error } => {
-                    self.shared.tell_shard(
-                        &object,
-                        PullEnded {
-                            object,
-                            result: Err(error),
-                        },
-                    );
+                    self.shared.tell_shard(&object, PullEnded { object, result: Err(error) });
                 }
             }
         }
@@ -737,77 +601,49 @@ impl Front {
         let ended = {
             let shared = self.shared.clone();
             move |result: Result<SegmentId, Failure>| {
-                shared.tell(
-                    MailboxId::STORE,
-                    FetchEnded {
-                        object,
-                        encoding,
-                        size_bytes,
-                        result,
-                    },
-                );
+                shared.tell(MailboxId::STORE, FetchEnded { object, encoding, size_bytes, result });
             }
         };
         let shared = self.shared.clone();
         let fetcher = self.fetcher.clone();
         let mappings = self.client.mappings().clone();
-        self.shared
-            .allocate(size_bytes, self.shared.endpoint.process().id, move |made| {
-                let segment = match made {
-                    Ok(Segment { segment, .. }) => segment,
-                    Err(not_made) => return ended(Err(Failure::Here(not_made.error))),
-                };
-                // Mapping and faulting take long: not on this thread, which may be an actor's.
-                let io = shared.pool.io().clone();
-                io.run(move || {
-                    let abandoned = shared.clone();
-                    let finish = Box::new(move |result: Result<(), Failure>| {
-                        if result.is_err() {
-                            abandoned.recycle(segment, tokio::time::Instant::now());
-                        }
-                        ended(result.map(|()| segment));
-                    });
-                    match mappings.open(segment, true) {
-                        Ok(mapping) => {
-                            fetcher.fetch(
-                                source,
-                                Arrival::new(object, size_bytes, mapping),
-                                finish,
-                            );
-                        }
-                        Err(error) => {
-                            let what = format!("mapping segment {segment} of the object store");
-                            let error = Error::System {
-                                what,
-                                why: error.to_string(),
-                            };
-                            finish(Err(Failure::Here(error)));
-                        }
+        self.shared.allocate(size_bytes, self.shared.endpoint.process().id, move |made| {
+            let segment = match made {
+                Ok(Segment { segment, .. }) => segment,
+                Err(not_made) => return ended(Err(Failure::Here(not_made.error))),
+            };
+            // Mapping and faulting take long: not on this thread, which may be an actor's.
+            let io = shared.pool.io().clone();
+            io.run(move || {
+                let abandoned = shared.clone();
+                let finish = Box::new(move |result: Result<(), Failure>| {
+                    if result.is_err() {
+                        abandoned.recycle(segment, tokio::time::Instant::now());
                     }
+                    ended(result.map(|()| segment));
                 });
+                match mappings.open(segment, true) {
+                    Ok(mapping) => {
+                        fetcher.fetch(source, Arrival::new(object, size_bytes, mapping), finish);
+                    }
+                    Err(error) => {
+                        let what = format!("mapping segment {segment} of the object store");
+                        let error = Error::System { what, why: error.to_string() };
+                        finish(Err(Failure::Here(error)));
+                    }
+                }
             });
+        });
     }
 
     fn fetch_ended(&mut self, message: FetchEnded) {
-        let FetchEnded {
-            object,
-            encoding,
-            size_bytes,
-            result,
-        } = message;
+        let FetchEnded { object, encoding, size_bytes, result } = message;
         let mut effects = Vec::new();
         match result {
             Ok(segment) => {
-                self.shared
-                    .pulled_bytes
-                    .fetch_add(size_bytes, Ordering::Relaxed);
-                let result = Ok(Located {
-                    segment,
-                    encoding,
-                    size_bytes,
-                });
-                self.shared
-                    .tell_shard(&object, PullEnded { object, result });
+                self.shared.pulled_bytes.fetch_add(size_bytes, Ordering::Relaxed);
+                let result = Ok(Located { segment, encoding, size_bytes });
+                self.shared.tell_shard(&object, PullEnded { object, result });
                 self.pulls.done(object, &mut effects);
             }
             Err(failure) => self.pulls.failed(object, failure, &mut effects),

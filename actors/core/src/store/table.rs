@@ -37,10 +37,7 @@ pub(crate) type WaiterId = u64;
 #[derive(Debug, PartialEq)]
 pub(crate) enum Effect {
     /// Tell the waiter. Where this locates a segment, the asking process now has a pin on it.
-    Answer {
-        waiter: WaiterId,
-        result: Result<Located, Error>,
-    },
+    Answer { waiter: WaiterId, result: Result<Located, Error> },
     /// Nobody needs the segment.
     Recycle(SegmentId),
     /// The segment holds a copy that nobody reads.
@@ -136,70 +133,30 @@ impl Table {
         by: ProcessId,
     ) {
         self.objects.entry(object).or_default().creating += 1;
-        self.creations.insert(
-            segment,
-            Creation {
-                object,
-                encoding,
-                size_bytes,
-                by,
-                freed: false,
-            },
-        );
-        self.processes
-            .entry(by)
-            .or_default()
-            .creations
-            .insert(segment);
+        self.creations.insert(segment, Creation { object, encoding, size_bytes, by, freed: false });
+        self.processes.entry(by).or_default().creations.insert(segment);
     }
 
     /// The writer has written everything.
     pub(crate) fn seal(&mut self, segment: SegmentId, by: ProcessId, effects: &mut Vec<Effect>) {
-        if self
-            .creations
-            .get(&segment)
-            .is_none_or(|creation| creation.by != by)
-        {
+        if self.creations.get(&segment).is_none_or(|creation| creation.by != by) {
             return;
         }
         let Some(creation) = self.end_creation(segment) else {
             return;
         };
-        let Creation {
-            object,
-            encoding,
-            size_bytes,
-            freed,
-            ..
-        } = creation;
+        let Creation { object, encoding, size_bytes, freed, .. } = creation;
         if freed {
             effects.push(Effect::Recycle(segment));
             return;
         }
-        let held = Held {
-            object,
-            encoding,
-            size_bytes,
-            pins: 0,
-            copy: false,
-            condemned: false,
-        };
+        let held = Held { object, encoding, size_bytes, pins: 0, copy: false, condemned: false };
         self.settle(segment, held, effects);
     }
 
     /// The writer gives up. With `recycle` the segment is intact.
-    pub(crate) fn abort(
-        &mut self,
-        segment: SegmentId,
-        by: ProcessId,
-        recycle: bool,
-        effects: &mut Vec<Effect>,
-    ) {
-        if self
-            .creations
-            .get(&segment)
-            .is_none_or(|creation| creation.by != by)
-        {
+    pub(crate) fn abort(&mut self, segment: SegmentId, by: ProcessId, recycle: bool, effects: &mut Vec<Effect>) {
+        if self.creations.get(&segment).is_none_or(|creation| creation.by != by) {
             return;
         }
         let Some(creation) = self.end_creation(segment) else {
@@ -209,11 +166,7 @@ impl Table {
             effects.push(Effect::Recycle(segment));
         }
         if !creation.freed {
-            self.lost_hope(
-                creation.object,
-                "the process that wrote it gave up",
-                effects,
-            );
+            self.lost_hope(creation.object, "the process that wrote it gave up", effects);
         }
     }
 
@@ -240,25 +193,15 @@ impl Table {
         if !nodes.is_empty() {
             entry.pulling = true;
             entry.sources.extend(&nodes);
-            effects.push(Effect::Pull(StoredObject {
-                nodes,
-                ..wanted.clone()
-            }));
+            effects.push(Effect::Pull(StoredObject { nodes, ..wanted.clone() }));
         } else if !entry.pulling && entry.creating == 0 {
             self.objects.remove(&wanted.object);
-            let why = "it is not in the store that should have it: it was freed, or never sealed"
-                .to_owned();
-            let result = Err(Error::ObjectLost {
-                object: wanted.object,
-                why,
-            });
+            let why = "it is not in the store that should have it: it was freed, or never sealed".to_owned();
+            let result = Err(Error::ObjectLost { object: wanted.object, why });
             effects.push(Effect::Answer { waiter, result });
             return;
         }
-        entry.waiters.push(Waiter {
-            id: waiter,
-            process,
-        });
+        entry.waiters.push(Waiter { id: waiter, process });
     }
 
     /// A pull has brought the object into `segment`.
@@ -274,14 +217,7 @@ impl Table {
             Some(entry) if entry.pulling => {
                 entry.pulling = false;
                 entry.sources.clear();
-                let held = Held {
-                    object,
-                    encoding,
-                    size_bytes,
-                    pins: 0,
-                    copy: true,
-                    condemned: false,
-                };
+                let held = Held { object, encoding, size_bytes, pins: 0, copy: true, condemned: false };
                 self.settle(segment, held, effects);
             }
             _ => effects.push(Effect::Recycle(segment)),
@@ -289,12 +225,7 @@ impl Table {
     }
 
     /// A pull has failed for good.
-    pub(crate) fn pull_failed(
-        &mut self,
-        object: ObjectId,
-        error: Error,
-        effects: &mut Vec<Effect>,
-    ) {
+    pub(crate) fn pull_failed(&mut self, object: ObjectId, error: Error, effects: &mut Vec<Effect>) {
         let Some(entry) = self.objects.get_mut(&object) else {
             return;
         };
@@ -309,13 +240,7 @@ impl Table {
     }
 
     /// `process` gives back `pins` of its pins on the segment.
-    pub(crate) fn release(
-        &mut self,
-        segment: SegmentId,
-        process: ProcessId,
-        pins: u32,
-        effects: &mut Vec<Effect>,
-    ) {
+    pub(crate) fn release(&mut self, segment: SegmentId, process: ProcessId, pins: u32, effects: &mut Vec<Effect>) {
         let Some(holdings) = self.processes.get_mut(&process) else {
             return;
         };
@@ -354,10 +279,7 @@ impl Table {
             self.condemn(segment, effects);
         }
         if !entry.copies.is_empty() {
-            effects.push(Effect::ForwardFree(
-                object,
-                entry.copies.into_iter().collect(),
-            ));
+            effects.push(Effect::ForwardFree(object, entry.copies.into_iter().collect()));
         }
     }
 
@@ -370,10 +292,7 @@ impl Table {
 
     /// The ledger gave the copy in `segment` up.
     pub(crate) fn evicted(&mut self, segment: SegmentId, object: ObjectId) {
-        let entry = self
-            .objects
-            .get_mut(&object)
-            .filter(|entry| entry.sealed == Some(segment));
+        let entry = self.objects.get_mut(&object).filter(|entry| entry.sealed == Some(segment));
         if let Some(entry) = entry {
             entry.sealed = None;
             self.held.remove(&segment);
@@ -416,11 +335,7 @@ impl Table {
 
     /// The objects, in order of their ids.
     pub(crate) fn list(&self) -> Vec<ObjectSummary> {
-        let mut list: Vec<_> = self
-            .objects
-            .iter()
-            .map(|(object, entry)| self.summary(*object, entry))
-            .collect();
+        let mut list: Vec<_> = self.objects.iter().map(|(object, entry)| self.summary(*object, entry)).collect();
         list.sort_by_key(|summary| summary.object);
         list
     }
@@ -428,36 +343,16 @@ impl Table {
     fn summary(&self, object: ObjectId, entry: &Entry) -> ObjectSummary {
         let waiters = u32::try_from(entry.waiters.len()).unwrap_or(u32::MAX);
         if let Some(held) = entry.sealed.and_then(|segment| self.held.get(&segment)) {
-            let state = if held.copy {
-                ObjectState::Copy
-            } else {
-                ObjectState::Sealed
-            };
-            return ObjectSummary {
-                object,
-                size_bytes: held.size_bytes,
-                state,
-                pins: held.pins,
-                waiters,
-            };
+            let state = if held.copy { ObjectState::Copy } else { ObjectState::Sealed };
+            return ObjectSummary { object, size_bytes: held.size_bytes, state, pins: held.pins, waiters };
         }
-        let state = if entry.creating > 0 {
-            ObjectState::Creating
-        } else {
-            ObjectState::Pulling
-        };
+        let state = if entry.creating > 0 { ObjectState::Creating } else { ObjectState::Pulling };
         let size_bytes = self
             .creations
             .values()
             .find(|creation| creation.object == object)
             .map_or(0, |creation| creation.size_bytes);
-        ObjectSummary {
-            object,
-            size_bytes,
-            state,
-            pins: 0,
-            waiters,
-        }
+        ObjectSummary { object, size_bytes, state, pins: 0, waiters }
     }
 
     /// Takes a creation out of the books.
@@ -490,10 +385,7 @@ impl Table {
         let unread = waiters.is_empty();
         for waiter in waiters {
             let result = self.pin(segment, waiter.process);
-            effects.push(Effect::Answer {
-                waiter: waiter.id,
-                result,
-            });
+            effects.push(Effect::Answer { waiter: waiter.id, result });
         }
         if copy && unread {
             effects.push(Effect::Evictable(segment, object));
@@ -506,36 +398,17 @@ impl Table {
             return;
         };
         if entry.sealed.is_none() && entry.creating == 0 && !entry.pulling {
-            answer_all(
-                entry,
-                &Error::ObjectLost {
-                    object,
-                    why: why.to_owned(),
-                },
-                effects,
-            );
+            answer_all(entry, &Error::ObjectLost { object, why: why.to_owned() }, effects);
         }
         self.tidy(object);
     }
 
     fn pin(&mut self, segment: SegmentId, process: ProcessId) -> Result<Located, Error> {
         // Only called with the segment of an entry, which is in `held` as long as the entry says so.
-        let Some(held) = self.held.get_mut(&segment) else {
-            unreachable!("sealed objects are held")
-        };
+        let Some(held) = self.held.get_mut(&segment) else { unreachable!("sealed objects are held") };
         held.pins += 1;
-        *self
-            .processes
-            .entry(process)
-            .or_default()
-            .pins
-            .entry(segment)
-            .or_default() += 1;
-        Ok(Located {
-            segment,
-            encoding: held.encoding,
-            size_bytes: held.size_bytes,
-        })
+        *self.processes.entry(process).or_default().pins.entry(segment).or_default() += 1;
+        Ok(Located { segment, encoding: held.encoding, size_bytes: held.size_bytes })
     }
 
     fn unpin(&mut self, segment: SegmentId, pins: u32, effects: &mut Vec<Effect>) {
@@ -567,18 +440,11 @@ impl Table {
     }
 
     /// Makes the object's segment busy, or forgets it where the ledger has taken it away.
-    fn forget_evicted(
-        &mut self,
-        object: ObjectId,
-        retain: &mut dyn FnMut(SegmentId, ObjectId) -> bool,
-    ) {
+    fn forget_evicted(&mut self, object: ObjectId, retain: &mut dyn FnMut(SegmentId, ObjectId) -> bool) {
         let Some(segment) = self.objects.get(&object).and_then(|entry| entry.sealed) else {
             return;
         };
-        let unread_copy = self
-            .held
-            .get(&segment)
-            .is_some_and(|held| held.copy && held.pins == 0);
+        let unread_copy = self.held.get(&segment).is_some_and(|held| held.copy && held.pins == 0);
         if unread_copy && !retain(segment, object) {
             self.evicted(segment, object);
         }
@@ -586,12 +452,8 @@ impl Table {
 
     /// Removes the entry if nothing is known about the object any more.
     fn tidy(&mut self, object: ObjectId) {
-        let empty = |entry: &Entry| {
-            entry.sealed.is_none()
-                && entry.creating == 0
-                && !entry.pulling
-                && entry.waiters.is_empty()
-        };
+        let empty =
+            |entry: &Entry| entry.sealed.is_none() && entry.creating == 0 && !entry.pulling && entry.waiters.is_empty();
         if self.objects.get(&object).is_some_and(empty) {
             self.objects.remove(&object);
         }
@@ -607,10 +469,7 @@ impl Table {
 
 fn answer_all(entry: &mut Entry, error: &Error, effects: &mut Vec<Effect>) {
     for waiter in entry.waiters.drain(..) {
-        effects.push(Effect::Answer {
-            waiter: waiter.id,
-            result: Err(error.clone()),
-        });
+        effects.push(Effect::Answer { waiter: waiter.id, result: Err(error.clone()) });
     }
 }
 

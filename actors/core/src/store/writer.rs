@@ -36,15 +36,7 @@ impl ObjectWriter {
         segment: SegmentId,
     ) -> Result<Self, Error> {
         // The writer is there before the mapping, so that the room goes back if that fails.
-        let mut writer = Self {
-            inner,
-            object,
-            encoding,
-            size_bytes,
-            segment,
-            mapping: None,
-            sealed: false,
-        };
+        let mut writer = Self { inner, object, encoding, size_bytes, segment, mapping: None, sealed: false };
         writer.mapping = Some(writer.inner.map(segment, true)?);
         Ok(writer)
     }
@@ -71,11 +63,7 @@ impl ObjectWriter {
     /// If the parts are longer than the object.
     pub fn fill(&mut self, parts: &[&[u8]]) {
         let total: u64 = parts.iter().map(|part| part.len() as u64).sum();
-        assert!(
-            total <= self.size_bytes,
-            "{total} bytes do not fit in an object of {}",
-            self.size_bytes
-        );
+        assert!(total <= self.size_bytes, "{total} bytes do not fit in an object of {}", self.size_bytes);
         if let Some(mapping) = &self.mapping {
             // SAFETY: as in `as_mut_slice`.
             unsafe { mapping.fill(parts) }
@@ -86,12 +74,7 @@ impl ObjectWriter {
     /// never change.
     pub fn seal(mut self) -> Result<StoredObject, Error> {
         self.sealed = true;
-        self.inner.tell_shard(
-            &self.object,
-            SealObject {
-                segment: self.segment,
-            },
-        );
+        self.inner.tell_shard(&self.object, SealObject { segment: self.segment });
         Ok(StoredObject {
             object: self.object,
             encoding: self.encoding,
@@ -104,22 +87,13 @@ impl ObjectWriter {
 impl Drop for ObjectWriter {
     fn drop(&mut self) {
         if !self.sealed {
-            self.inner.tell_shard(
-                &self.object,
-                AbortObject {
-                    segment: self.segment,
-                },
-            );
+            self.inner.tell_shard(&self.object, AbortObject { segment: self.segment });
         }
     }
 }
 
 impl fmt::Debug for ObjectWriter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "ObjectWriter({}, {} bytes)",
-            self.object, self.size_bytes
-        )
+        write!(f, "ObjectWriter({}, {} bytes)", self.object, self.size_bytes)
     }
 }

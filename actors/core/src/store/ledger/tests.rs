@@ -8,11 +8,7 @@ fn user(n: u128) -> ProcessId {
 }
 
 fn object(n: u64) -> ObjectId {
-    ObjectId {
-        owner: user(0),
-        seq: n,
-        index: 0,
-    }
+    ObjectId { owner: user(0), seq: n, index: 0 }
 }
 
 const MIB: u64 = 1 << 20;
@@ -50,18 +46,9 @@ fn idle_segments_make_room_then_copies_then_it_is_full() {
     let c = ledger.reserve(6 * MIB, user(1)).unwrap();
     assert_eq!((c.dropped, c.evicted), (vec![a], vec![]));
     let d = ledger.reserve(4 * MIB, user(1)).unwrap();
-    assert_eq!(
-        (d.segment, d.fresh, d.evicted),
-        (b, false, vec![(b, object(7))])
-    );
+    assert_eq!((d.segment, d.fresh, d.evicted), (b, false, vec![(b, object(7))]));
     assert!(!ledger.retain(b, object(7)), "the copy is gone");
-    assert_eq!(
-        ledger.reserve(1, user(1)).unwrap_err(),
-        Full {
-            free_bytes: 0,
-            capacity_bytes: 10 * MIB
-        }
-    );
+    assert_eq!(ledger.reserve(1, user(1)).unwrap_err(), Full { free_bytes: 0, capacity_bytes: 10 * MIB });
 }
 
 #[test]

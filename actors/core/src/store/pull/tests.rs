@@ -8,44 +8,24 @@ use super::*;
 
 fn node(n: u16) -> ProcessAddr {
     let id = ProcessId(Uuid::from_u128(u128::from(n)));
-    ProcessAddr {
-        id,
-        socket: SocketAddr::from((Ipv4Addr::LOCALHOST, n)),
-    }
+    ProcessAddr { id, socket: SocketAddr::from((Ipv4Addr::LOCALHOST, n)) }
 }
 
 fn object(n: u64) -> ObjectId {
-    ObjectId {
-        owner: ProcessId(Uuid::nil()),
-        seq: n,
-        index: 0,
-    }
+    ObjectId { owner: ProcessId(Uuid::nil()), seq: n, index: 0 }
 }
 
 fn wanted(n: u64, size_bytes: u64, nodes: &[u16]) -> StoredObject {
     let nodes = nodes.iter().map(|n| node(*n)).collect();
-    StoredObject {
-        object: object(n),
-        encoding: Encoding::RAW,
-        size_bytes,
-        nodes,
-    }
+    StoredObject { object: object(n), encoding: Encoding::RAW, size_bytes, nodes }
 }
 
 fn start(n: u64, size_bytes: u64, source: u16) -> Effect {
-    Effect::Start {
-        object: object(n),
-        encoding: Encoding::RAW,
-        size_bytes,
-        source: node(source),
-    }
+    Effect::Start { object: object(n), encoding: Encoding::RAW, size_bytes, source: node(source) }
 }
 
 fn source_failed(passing: bool) -> Failure {
-    Failure::Source {
-        why: "broken".to_owned(),
-        passing,
-    }
+    Failure::Source { why: "broken".to_owned(), passing }
 }
 
 #[test]
@@ -56,11 +36,7 @@ fn the_window_holds_back_and_the_order_is_kept() {
     pulls.want(wanted(2, 60, &[1]), &mut effects);
     pulls.want(wanted(3, 10, &[1]), &mut effects);
     pulls.want(wanted(1, 60, &[1]), &mut effects);
-    assert_eq!(
-        effects,
-        vec![start(1, 60, 1)],
-        "a small one does not overtake"
-    );
+    assert_eq!(effects, vec![start(1, 60, 1)], "a small one does not overtake");
     effects.clear();
     pulls.done(object(1), &mut effects);
     assert_eq!(effects, vec![start(2, 60, 1), start(3, 10, 1)]);
@@ -69,11 +45,7 @@ fn the_window_holds_back_and_the_order_is_kept() {
     pulls.done(object(2), &mut effects);
     assert_eq!(effects, vec![]);
     pulls.done(object(3), &mut effects);
-    assert_eq!(
-        effects,
-        vec![start(4, 1000, 2)],
-        "larger than the window: alone"
-    );
+    assert_eq!(effects, vec![start(4, 1000, 2)], "larger than the window: alone");
 }
 
 #[test]
@@ -84,21 +56,9 @@ fn the_next_source_follows_and_passing_failures_get_another_try() {
     pulls.failed(object(1), source_failed(true), &mut effects);
     pulls.failed(object(1), source_failed(false), &mut effects);
     pulls.failed(object(1), source_failed(true), &mut effects);
-    assert_eq!(
-        effects[..3],
-        [start(1, 60, 1), start(1, 60, 2), start(1, 60, 1)]
-    );
-    let Effect::GiveUp {
-        error: Error::ObjectLost { why, .. },
-        ..
-    } = &effects[3]
-    else {
-        panic!("{effects:?}")
-    };
-    assert!(
-        why.contains(&node(1).to_string()) && why.contains("broken"),
-        "{why}"
-    );
+    assert_eq!(effects[..3], [start(1, 60, 1), start(1, 60, 2), start(1, 60, 1)]);
+    let Effect::GiveUp { error: Error::ObjectLost { why, .. }, .. } = &effects[3] else { panic!("{effects:?}") };
+    assert!(why.contains(&node(1).to_string()) && why.contains("broken"), "{why}");
 }
 
 #[test]
@@ -106,19 +66,9 @@ fn a_full_store_ends_the_pull_at_once() {
     let mut pulls = PullManager::new(100);
     let mut effects = Vec::new();
     pulls.want(wanted(1, 60, &[1, 2]), &mut effects);
-    let full = Error::StoreFull {
-        size_bytes: 60,
-        free_bytes: 1,
-        capacity_bytes: 2,
-    };
+    let full = Error::StoreFull { size_bytes: 60, free_bytes: 1, capacity_bytes: 2 };
     pulls.failed(object(1), Failure::Here(full.clone()), &mut effects);
-    assert_eq!(
-        effects[1..],
-        [Effect::GiveUp {
-            object: object(1),
-            error: full
-        }]
-    );
+    assert_eq!(effects[1..], [Effect::GiveUp { object: object(1), error: full }]);
 }
 
 #[test]
@@ -129,10 +79,7 @@ fn dead_nodes_are_not_asked() {
     pulls.want(wanted(2, 100, &[2]), &mut effects);
     pulls.node_died(node(2).id, &mut effects);
     pulls.done(object(1), &mut effects);
-    assert!(
-        matches!(&effects[1], Effect::GiveUp { object: lost, .. } if *lost == object(2)),
-        "{effects:?}"
-    );
+    assert!(matches!(&effects[1], Effect::GiveUp { object: lost, .. } if *lost == object(2)), "{effects:?}");
 }
 
 #[derive(Clone, Debug)]
@@ -155,7 +102,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4000))]
+    #![proptest_config(ProptestConfig::with_cases(2000))]
 
     /// The window is kept, an object is fetched once at a time, and every wish ends.
     #[test]

@@ -11,27 +11,15 @@ fn process(n: u128) -> ProcessId {
 
 fn node(n: u16) -> ProcessAddr {
     let socket = SocketAddr::from((Ipv4Addr::LOCALHOST, n));
-    ProcessAddr {
-        id: process(1000 + u128::from(n)),
-        socket,
-    }
+    ProcessAddr { id: process(1000 + u128::from(n)), socket }
 }
 
 fn object(n: u64) -> ObjectId {
-    ObjectId {
-        owner: process(0),
-        seq: n,
-        index: 0,
-    }
+    ObjectId { owner: process(0), seq: n, index: 0 }
 }
 
 fn stored(n: u64, nodes: &[ProcessAddr]) -> StoredObject {
-    StoredObject {
-        object: object(n),
-        encoding: Encoding::RAW,
-        size_bytes: 100,
-        nodes: nodes.iter().copied().collect(),
-    }
+    StoredObject { object: object(n), encoding: Encoding::RAW, size_bytes: 100, nodes: nodes.iter().copied().collect() }
 }
 
 fn table() -> Table {
@@ -44,11 +32,7 @@ fn keep(_: SegmentId, _: ObjectId) -> bool {
 }
 
 fn located(n: u64) -> Located {
-    Located {
-        segment: SegmentId(n),
-        encoding: Encoding::RAW,
-        size_bytes: 100,
-    }
+    Located { segment: SegmentId(n), encoding: Encoding::RAW, size_bytes: 100 }
 }
 
 fn is_lost(effect: &Effect, waiter: WaiterId) -> bool {
@@ -60,37 +44,16 @@ fn a_get_waits_for_the_seal_and_its_pin_defers_the_free() {
     let mut table = table();
     let mut effects = Vec::new();
     table.create(SegmentId(1), object(1), Encoding::RAW, 100, process(1));
-    table.get(
-        7,
-        process(2),
-        &stored(1, &[node(0)]),
-        &mut keep,
-        &mut effects,
-    );
+    table.get(7, process(2), &stored(1, &[node(0)]), &mut keep, &mut effects);
     assert_eq!(effects, vec![]);
     table.seal(SegmentId(1), process(9), &mut effects);
     assert_eq!(effects, vec![], "only the writer seals");
     table.seal(SegmentId(1), process(1), &mut effects);
-    assert_eq!(
-        effects,
-        vec![Effect::Answer {
-            waiter: 7,
-            result: Ok(located(1))
-        }]
-    );
+    assert_eq!(effects, vec![Effect::Answer { waiter: 7, result: Ok(located(1)) }]);
     effects.clear();
     table.free(object(1), &mut keep, &mut effects);
-    table.get(
-        8,
-        process(2),
-        &stored(1, &[node(0)]),
-        &mut keep,
-        &mut effects,
-    );
-    assert!(
-        is_lost(&effects[0], 8),
-        "a freed object is gone for new gets: {effects:?}"
-    );
+    table.get(8, process(2), &stored(1, &[node(0)]), &mut keep, &mut effects);
+    assert!(is_lost(&effects[0], 8), "a freed object is gone for new gets: {effects:?}");
     effects.clear();
     table.release(SegmentId(1), process(2), 1, &mut effects);
     assert_eq!(effects, vec![Effect::Recycle(SegmentId(1))]);
@@ -108,20 +71,8 @@ fn the_first_seal_wins() {
     table.seal(SegmentId(1), process(1), &mut effects);
     assert_eq!(effects, vec![Effect::Recycle(SegmentId(1))]);
     effects.clear();
-    table.get(
-        1,
-        process(3),
-        &stored(1, &[node(0)]),
-        &mut keep,
-        &mut effects,
-    );
-    assert_eq!(
-        effects,
-        vec![Effect::Answer {
-            waiter: 1,
-            result: Ok(located(2))
-        }]
-    );
+    table.get(1, process(3), &stored(1, &[node(0)]), &mut keep, &mut effects);
+    assert_eq!(effects, vec![Effect::Answer { waiter: 1, result: Ok(located(2)) }]);
 }
 
 #[test]
@@ -130,13 +81,7 @@ fn the_death_of_the_last_writer_is_told_to_the_waiters() {
     let mut effects = Vec::new();
     table.create(SegmentId(1), object(1), Encoding::RAW, 100, process(1));
     table.create(SegmentId(2), object(1), Encoding::RAW, 100, process(2));
-    table.get(
-        1,
-        process(3),
-        &stored(1, &[node(0)]),
-        &mut keep,
-        &mut effects,
-    );
+    table.get(1, process(3), &stored(1, &[node(0)]), &mut keep, &mut effects);
     table.process_died(process(1), &mut effects);
     assert_eq!(effects, vec![Effect::Recycle(SegmentId(1))]);
     effects.clear();
@@ -150,42 +95,13 @@ fn the_death_of_the_last_writer_is_told_to_the_waiters() {
 fn one_pull_serves_all_who_wait_and_new_sources_are_added() {
     let mut table = table();
     let mut effects = Vec::new();
-    table.get(
-        1,
-        process(1),
-        &stored(1, &[node(1)]),
-        &mut keep,
-        &mut effects,
-    );
-    table.get(
-        2,
-        process(2),
-        &stored(1, &[node(1), node(0)]),
-        &mut keep,
-        &mut effects,
-    );
-    table.get(
-        3,
-        process(2),
-        &stored(1, &[node(1), node(2)]),
-        &mut keep,
-        &mut effects,
-    );
-    assert_eq!(
-        effects,
-        vec![
-            Effect::Pull(stored(1, &[node(1)])),
-            Effect::Pull(stored(1, &[node(2)]))
-        ]
-    );
+    table.get(1, process(1), &stored(1, &[node(1)]), &mut keep, &mut effects);
+    table.get(2, process(2), &stored(1, &[node(1), node(0)]), &mut keep, &mut effects);
+    table.get(3, process(2), &stored(1, &[node(1), node(2)]), &mut keep, &mut effects);
+    assert_eq!(effects, vec![Effect::Pull(stored(1, &[node(1)])), Effect::Pull(stored(1, &[node(2)]))]);
     effects.clear();
     table.pulled(object(1), Encoding::RAW, 100, SegmentId(5), &mut effects);
-    let told: Vec<_> = (1..=3)
-        .map(|waiter| Effect::Answer {
-            waiter,
-            result: Ok(located(5)),
-        })
-        .collect();
+    let told: Vec<_> = (1..=3).map(|waiter| Effect::Answer { waiter, result: Ok(located(5)) }).collect();
     assert_eq!(effects, told);
     effects.clear();
     table.process_died(process(2), &mut effects);
@@ -198,23 +114,11 @@ fn one_pull_serves_all_who_wait_and_new_sources_are_added() {
 fn an_evicted_copy_is_pulled_again_and_not_recycled() {
     let mut table = table();
     let mut effects = Vec::new();
-    table.get(
-        1,
-        process(1),
-        &stored(1, &[node(1)]),
-        &mut keep,
-        &mut effects,
-    );
+    table.get(1, process(1), &stored(1, &[node(1)]), &mut keep, &mut effects);
     table.pulled(object(1), Encoding::RAW, 100, SegmentId(5), &mut effects);
     table.release(SegmentId(5), process(1), 1, &mut effects);
     effects.clear();
-    table.get(
-        2,
-        process(1),
-        &stored(1, &[node(1)]),
-        &mut |_, _| false,
-        &mut effects,
-    );
+    table.get(2, process(1), &stored(1, &[node(1)]), &mut |_, _| false, &mut effects);
     assert_eq!(effects, vec![Effect::Pull(stored(1, &[node(1)]))]);
     effects.clear();
     table.pulled(object(1), Encoding::RAW, 100, SegmentId(6), &mut effects);
@@ -232,21 +136,9 @@ fn a_free_follows_the_copies_and_drops_a_late_pull() {
     table.seal(SegmentId(1), process(1), &mut effects);
     table.served(object(1), node(3));
     table.free(object(1), &mut keep, &mut effects);
-    assert_eq!(
-        effects,
-        vec![
-            Effect::Recycle(SegmentId(1)),
-            Effect::ForwardFree(object(1), vec![node(3)])
-        ]
-    );
+    assert_eq!(effects, vec![Effect::Recycle(SegmentId(1)), Effect::ForwardFree(object(1), vec![node(3)])]);
     effects.clear();
-    table.get(
-        1,
-        process(1),
-        &stored(2, &[node(1)]),
-        &mut keep,
-        &mut effects,
-    );
+    table.get(1, process(1), &stored(2, &[node(1)]), &mut keep, &mut effects);
     table.free(object(2), &mut keep, &mut effects);
     assert!(is_lost(&effects[1], 1));
     effects.clear();
@@ -313,42 +205,21 @@ impl World {
             match effect {
                 Effect::Answer { waiter, result } => {
                     let by = self.waiting.remove(&waiter);
-                    prop_assert!(
-                        by.is_some(),
-                        "a waiter is told once, and only while it lives"
-                    );
+                    prop_assert!(by.is_some(), "a waiter is told once, and only while it lives");
                     if let Ok(located) = result {
-                        prop_assert!(
-                            self.out.contains(&located.segment),
-                            "a recycled segment is read"
-                        );
-                        prop_assert!(
-                            !self.writing.contains_key(&located.segment),
-                            "an unsealed segment is read"
-                        );
-                        prop_assert!(
-                            !self.evictable.contains_key(&located.segment),
-                            "an evictable segment is read"
-                        );
+                        prop_assert!(self.out.contains(&located.segment), "a recycled segment is read");
+                        prop_assert!(!self.writing.contains_key(&located.segment), "an unsealed segment is read");
+                        prop_assert!(!self.evictable.contains_key(&located.segment), "an evictable segment is read");
                         self.pins.push((located.segment, by.unwrap()));
                     }
                 }
                 Effect::Recycle(segment) => {
                     prop_assert!(self.out.remove(&segment), "recycled twice: {segment:?}");
-                    prop_assert!(
-                        self.pins.iter().all(|(pinned, _)| *pinned != segment),
-                        "recycled while pinned"
-                    );
-                    prop_assert!(
-                        !self.evictable.contains_key(&segment),
-                        "recycled while the ledger may take it"
-                    );
+                    prop_assert!(self.pins.iter().all(|(pinned, _)| *pinned != segment), "recycled while pinned");
+                    prop_assert!(!self.evictable.contains_key(&segment), "recycled while the ledger may take it");
                 }
                 Effect::Evictable(segment, object) => {
-                    prop_assert!(
-                        self.pins.iter().all(|(pinned, _)| *pinned != segment),
-                        "evictable while pinned"
-                    );
+                    prop_assert!(self.pins.iter().all(|(pinned, _)| *pinned != segment), "evictable while pinned");
                     prop_assert_eq!(self.evictable.insert(segment, object), None);
                 }
                 Effect::Pull(wanted) => {

@@ -20,10 +20,7 @@ pub(super) fn bind() -> Endpoint {
 }
 
 fn bind_with(credentials: Credentials) -> Endpoint {
-    let config = EndpointConfig {
-        credentials: Some(credentials),
-        ..EndpointConfig::default()
-    };
+    let config = EndpointConfig { credentials: Some(credentials), ..EndpointConfig::default() };
     Endpoint::bind(config).unwrap()
 }
 
@@ -54,11 +51,7 @@ impl Reader {
             stored: stored.clone(),
         };
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "store::tests::processes::the_reading_process",
-                "--exact",
-                "--nocapture",
-            ])
+            .args(["store::tests::processes::the_reading_process", "--exact", "--nocapture"])
             .env(READ, serde_json::to_string(&to_read).unwrap())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -66,12 +59,7 @@ impl Reader {
             .unwrap();
         let say = child.stdin.take().unwrap();
         let hear = BufReader::new(child.stdout.take().unwrap());
-        let mut reader = Self {
-            child,
-            say,
-            hear,
-            process: ProcessId::random(),
-        };
+        let mut reader = Self { child, say, hear, process: ProcessId::random() };
         reader.process = reader.answer("process ").parse().map(ProcessId).unwrap();
         reader
     }
@@ -80,10 +68,7 @@ impl Reader {
     fn answer(&mut self, prefix: &str) -> String {
         loop {
             let mut line = String::new();
-            assert!(
-                self.hear.read_line(&mut line).unwrap() > 0,
-                "the reader ended"
-            );
+            assert!(self.hear.read_line(&mut line).unwrap() > 0, "the reader ended");
             if let Some(rest) = line.trim().strip_prefix(prefix) {
                 return rest.to_owned();
             }
@@ -108,13 +93,7 @@ fn the_reading_process() {
     };
     let to_read: ToRead = serde_json::from_str(&to_read).unwrap();
     let endpoint = bind_with(Credentials::load(to_read.credentials.as_ref()).unwrap());
-    let client = StoreClient::connect(
-        &endpoint,
-        to_read.store,
-        &to_read.store_dir,
-        &to_read.host_proof,
-    )
-    .unwrap();
+    let client = StoreClient::connect(&endpoint, to_read.store, &to_read.store_dir, &to_read.host_proof).unwrap();
     let value = client.get_blocking(&to_read.stored, SOON).unwrap();
     println!("\nprocess {}", endpoint.process().id.0);
     for line in std::io::stdin().lines() {
@@ -127,84 +106,55 @@ fn the_reading_process() {
 fn a_process_that_reads_keeps_the_memory_until_it_dies() {
     let authority = ClusterAuthority::create("test").unwrap();
     let credentials = tempfile::tempdir().unwrap();
-    authority
-        .credentials(Role::Node)
-        .unwrap()
-        .save(credentials.path())
-        .unwrap();
+    authority.credentials(Role::Node).unwrap().save(credentials.path()).unwrap();
     let endpoint = bind_with(authority.credentials(Role::Node).unwrap());
     let local = Local::at(endpoint, 64 * MIB);
     let data = pattern(2 * MIB, 3);
-    let stored = local
-        .client
-        .put(object(1), Encoding::RAW, &[&data])
-        .unwrap();
+    let stored = local.client.put(object(1), Encoding::RAW, &[&data]).unwrap();
     let mut reader = Reader::start(&local, credentials.path(), &stored);
     assert_eq!(reader.sum(), sum(&data));
     local.client.free(&[stored]);
     // As much as the store has, of the same size: none of it may be the reader's segment.
     for n in 2..30 {
-        local
-            .client
-            .put(object(n), Encoding::RAW, &[&pattern(2 * MIB, n as u32)])
-            .unwrap();
+        local.client.put(object(n), Encoding::RAW, &[&pattern(2 * MIB, n as u32)]).unwrap();
     }
     assert_eq!(reader.sum(), sum(&data));
     assert_eq!(local.stats().used_bytes, 29 * 2 * MIB as u64);
     reader.child.kill().unwrap();
     reader.child.wait().unwrap();
     local.store.process_died(reader.process);
-    local.until("the dead reader's pin is gone", |stats| {
-        stats.used_bytes == 28 * 2 * MIB as u64
-    });
+    local.until("the dead reader's pin is gone", |stats| stats.used_bytes == 28 * 2 * MIB as u64);
 }
 
 /// Two nodes with a store each, in this process but connected by QUIC alone.
 fn two_nodes(capacity_bytes: usize) -> (Local, Local) {
-    (
-        Local::at(bind(), capacity_bytes),
-        Local::at(bind(), capacity_bytes),
-    )
+    (Local::at(bind(), capacity_bytes), Local::at(bind(), capacity_bytes))
 }
 
 #[test]
 fn an_object_is_pulled_once_and_freed_everywhere() {
     let (one, two) = two_nodes(64 * MIB);
     let data = pattern(20 * MIB + 3, 5);
-    let stored = one
-        .client
-        .put(object(1), Encoding::NUMBERS, &[&data])
-        .unwrap();
+    let stored = one.client.put(object(1), Encoding::NUMBERS, &[&data]).unwrap();
     let (tell, told) = mpsc::channel();
     for _ in 0..10 {
         let tell = tell.clone();
-        two.client
-            .get(&stored, SOON, move |value| tell.send(value).unwrap());
+        two.client.get(&stored, SOON, move |value| tell.send(value).unwrap());
     }
     let values: Vec<_> = (0..10).map(|_| told.recv().unwrap().unwrap()).collect();
     assert!(values[0].data == data);
     assert_eq!(values[0].encoding, Encoding::NUMBERS);
-    assert!(
-        values
-            .iter()
-            .all(|value| value.data.as_ptr() == values[0].data.as_ptr())
-    );
+    assert!(values.iter().all(|value| value.data.as_ptr() == values[0].data.as_ptr()));
     assert_eq!(two.stats().pulled_bytes, data.len() as u64);
     assert_eq!(one.stats().served_bytes, data.len() as u64);
     let list = block_on(two.client.list(10)).unwrap();
     assert_eq!((list[0].state, list[0].pins), (ObjectState::Copy, 1));
     one.client.free(&[stored]);
-    one.until("freed where it was made", |stats| {
-        stats.used_bytes == 0 && stats.objects == 0
-    });
-    two.until("the copy is gone for new readers", |stats| {
-        stats.objects == 0
-    });
+    one.until("freed where it was made", |stats| stats.used_bytes == 0 && stats.objects == 0);
+    two.until("the copy is gone for new readers", |stats| stats.objects == 0);
     assert!(values[9].data == data, "but not for the present ones");
     drop(values);
-    two.until("freed where it was copied to", |stats| {
-        stats.used_bytes == 0
-    });
+    two.until("freed where it was copied to", |stats| stats.used_bytes == 0);
 }
 
 #[test]
@@ -218,8 +168,7 @@ fn a_pull_waits_for_the_seal() {
         nodes: smallvec![one.endpoint.process()],
     };
     let (tell, told) = mpsc::channel();
-    two.client
-        .get(&stored, SOON, move |value| tell.send(value).unwrap());
+    two.client.get(&stored, SOON, move |value| tell.send(value).unwrap());
     assert!(told.recv_timeout(Duration::from_millis(50)).is_err());
     writer.as_mut_slice().copy_from_slice(b"abc");
     writer.seal().unwrap();
@@ -234,54 +183,31 @@ fn the_next_source_helps_when_one_is_gone_and_the_last_failure_has_its_reasons()
     let mut stored = one.client.put(object(1), Encoding::RAW, &[&data]).unwrap();
     stored.nodes.push(two.endpoint.process());
     two.client.get_blocking(&stored, SOON).unwrap();
-    three.endpoint.mark_gone(
-        one.endpoint.process().id,
-        "its power cable was pulled".to_owned(),
-    );
+    three.endpoint.mark_gone(one.endpoint.process().id, "its power cable was pulled".to_owned());
     assert!(three.client.get_blocking(&stored, SOON).unwrap().data == data);
     assert_eq!(two.stats().served_bytes, MIB as u64);
 
     let mut unknown = stored.clone();
     unknown.object = object(2);
-    let lost = three
-        .client
-        .get_blocking(&unknown, SOON)
-        .unwrap_err()
-        .to_string();
-    assert!(
-        lost.contains("power cable") && lost.contains("never sealed"),
-        "{lost}"
-    );
-    three.until("the room for it is given back", |stats| {
-        stats.objects == 1 && stats.used_bytes == MIB as u64
-    });
+    let lost = three.client.get_blocking(&unknown, SOON).unwrap_err().to_string();
+    assert!(lost.contains("power cable") && lost.contains("never sealed"), "{lost}");
+    three.until("the room for it is given back", |stats| stats.objects == 1 && stats.used_bytes == MIB as u64);
 }
 
 #[test]
 fn an_object_of_another_size_is_not_taken() {
     let (one, two) = two_nodes(64 * MIB);
-    let mut stored = one
-        .client
-        .put(object(1), Encoding::RAW, &[b"abcd"])
-        .unwrap();
+    let mut stored = one.client.put(object(1), Encoding::RAW, &[b"abcd"]).unwrap();
     stored.size_bytes = 3;
     let lost = two.client.get_blocking(&stored, SOON).unwrap_err();
-    assert!(
-        matches!(&lost, Error::ObjectLost { why, .. } if why.contains("4 bytes")),
-        "{lost}"
-    );
+    assert!(matches!(&lost, Error::ObjectLost { why, .. } if why.contains("4 bytes")), "{lost}");
 }
 
 #[test]
 fn unread_copies_make_room_and_a_full_store_refuses_to_pull() {
     let (one, two) = two_nodes(4 * MIB);
-    let stored: Vec<_> = (0..4)
-        .map(|n| {
-            one.client
-                .put(object(n), Encoding::RAW, &[&pattern(MIB, n as u32)])
-                .unwrap()
-        })
-        .collect();
+    let stored: Vec<_> =
+        (0..4).map(|n| one.client.put(object(n), Encoding::RAW, &[&pattern(MIB, n as u32)]).unwrap()).collect();
     for round in 0..2 {
         for (n, stored) in stored.iter().enumerate() {
             let value = two.client.get_blocking(stored, SOON).unwrap();
@@ -291,9 +217,7 @@ fn unread_copies_make_room_and_a_full_store_refuses_to_pull() {
     assert_eq!(two.stats().pulled_bytes, 4 * MIB as u64, "all four fit");
     // Another object takes the place of the copy that was read first.
     two.until("the pins are back", |_| {
-        let put = two
-            .client
-            .put(object(9), Encoding::RAW, &[&pattern(2 * MIB, 9)]);
+        let put = two.client.put(object(9), Encoding::RAW, &[&pattern(2 * MIB, 9)]);
         put.is_ok()
     });
     assert!(two.client.get_blocking(&stored[3], SOON).unwrap().data == pattern(MIB, 3));

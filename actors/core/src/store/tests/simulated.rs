@@ -1,0 +1,127 @@
+//! Stores of several nodes under a seed, with paused time: partitions, broken connections and
+//! crashes while objects are pulled and freed.
+
+use mobula_transport::sim::{SimNetwork, SimOptions};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use super::*;
+
+/// Replays one history and shows what came of it.
+const SEED: &str = "MOBULA_TEST_SEED";
+const NODES: usize = 3;
+const OBJECTS: u64 = 12;
+const CAPACITY: usize = 1 << 20;
+/// Longer than any deadline on the way: what has not ended by then never will.
+const EVENTUALLY: Duration = Duration::from_secs(1000);
+
+fn size_of(n: u64) -> usize {
+    n as usize * 7_001 % 90_000
+}
+
+/// A history of three nodes; returns what came of every get, and the network's digest.
+async fn history(seed: u64) -> (Vec<String>, u64) {
+    let network = SimNetwork::new(seed, SimOptions::default());
+    let mut random = StdRng::seed_from_u64(seed);
+    let nodes: Vec<Local> =
+        (0..NODES).map(|_| Local::with(network.endpoint(EndpointConfig::default()).unwrap(), CAPACITY, true)).collect();
+    let ids: Vec<ProcessId> = nodes.iter().map(|node| node.endpoint.process().id).collect();
+    let stored: Vec<StoredObject> = (0..OBJECTS)
+        .map(|n| {
+            let node = &nodes[random.random_range(0..NODES)];
+            node.client.put(object(n), Encoding::RAW, &[&pattern(size_of(n), n as u32)]).unwrap()
+        })
+        .collect();
+
+    let mut gets = Vec::new();
+    let mut crashed = None;
+    for _ in 0..60 {
+        let (a, b) = (random.random_range(0..NODES), random.random_range(0..NODES));
+        match random.random_range(0..12) {
+            0 if a != b => network.partition(ids[a], ids[b]),
+            1 | 2 if a != b => network.heal(ids[a], ids[b]),
+            3 if a != b => network.break_connection(ids[a], ids[b]),
+            4 if seed.is_multiple_of(4) && crashed.is_none() => {
+                network.crash(ids[a]);
+                crashed = Some(a);
+            }
+            _ => {
+                let wanted = stored[random.random_range(0..stored.len())].clone();
+                let client = nodes[a].client.clone();
+                let live = crashed != Some(a);
+                gets.push(tokio::spawn(async move {
+                    let outcome = tokio::time::timeout(EVENTUALLY, client.fetch(&wanted)).await;
+                    let outcome = outcome.expect("every get ends");
+                    if let Ok(value) = &outcome {
+                        let n = wanted.object.seq;
+                        assert!(value.data == pattern(size_of(n), n as u32), "object {n}");
+                    }
+                    (live, wanted.object.seq, outcome.map(|value| value.len()))
+                }));
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(random.random_range(0..2000))).await;
+    }
+    let mut outcomes = Vec::new();
+    for get in gets {
+        outcomes.push(format!("{:?}", get.await.unwrap()));
+    }
+
+    for a in 0..NODES {
+        for b in 0..a {
+            network.heal(ids[a], ids[b]);
+        }
+    }
+    let survivors: Vec<&Local> = (0..NODES).filter(|n| Some(*n) != crashed).map(|n| &nodes[n]).collect();
+    if let Some(dead) = crashed {
+        survivors.iter().for_each(|node| node.store.process_died(ids[dead]));
+    }
+    // Whoever owned them: all of them are freed, by a node that lives.
+    survivors[0].client.free(&stored);
+    tokio::time::sleep(EVENTUALLY).await;
+    for node in survivors {
+        let stats = node.stats();
+        // Copies whose source crashed may stay until room is needed; nothing else may.
+        let left = block_in_place(node);
+        let copies = left.iter().all(|summary| summary.state == ObjectState::Copy && summary.pins == 0);
+        assert!(copies && (crashed.is_some() || left.is_empty()), "{left:?}");
+        assert!(crashed.is_some() || stats.used_bytes == 0, "{stats:?}");
+    }
+    (outcomes, network.digest())
+}
+
+/// The node's objects: its shards answer in place.
+fn block_in_place(node: &Local) -> Vec<crate::store::messages::ObjectSummary> {
+    let mut list = Box::pin(node.client.list(1000));
+    let waker = std::task::Waker::noop();
+    match list.as_mut().poll(&mut std::task::Context::from_waker(waker)) {
+        std::task::Poll::Ready(list) => list.unwrap(),
+        std::task::Poll::Pending => panic!("the shards of this process did not answer in place"),
+    }
+}
+
+fn run(seed: u64) -> (Vec<String>, u64) {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap()
+        .block_on(history(seed))
+}
+
+#[test]
+fn every_get_ends_and_everything_comes_back_whatever_the_network_does() {
+    if let Some(seed) = std::env::var(SEED).ok().and_then(|seed| seed.parse().ok()) {
+        println!("{:#?}", run(seed));
+        return;
+    }
+    for seed in 0..24 {
+        let outcome = std::panic::catch_unwind(|| run(seed));
+        assert!(outcome.is_ok(), "replay it: {SEED}={seed} cargo test -p mobula-core store::tests::simulated");
+    }
+}
+
+#[test]
+fn one_seed_has_one_history() {
+    assert_eq!(run(3), run(3));
+}
