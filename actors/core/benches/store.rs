@@ -18,6 +18,10 @@ use mobula_core::value::Encoding;
 use mobula_transport::identity::{ClusterAuthority, Credentials, Role};
 use mobula_transport::{Endpoint, EndpointConfig};
 
+/// As in the binaries.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const MIB: usize = 1 << 20;
 const PUT_BYTES: usize = 800 * MIB;
 const ROUNDS: usize = 5;

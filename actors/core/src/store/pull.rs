@@ -5,6 +5,7 @@
 //! next one; when none is left the object is lost, with the reasons. Asking again for an object
 //! that is being pulled only adds its sources.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 
 use mobula_transport::{ProcessAddr, ProcessId};
@@ -86,8 +87,8 @@ impl PullManager {
             }
         });
         for node in nodes {
-            if !pull.tried.contains_key(&node) {
-                pull.tried.insert(node, 0);
+            if let Entry::Vacant(untried) = pull.tried.entry(node) {
+                untried.insert(0);
                 pull.sources.push_back(node);
             }
         }

@@ -125,3 +125,25 @@ fn every_get_ends_and_everything_comes_back_whatever_the_network_does() {
 fn one_seed_has_one_history() {
     assert_eq!(run(3), run(3));
 }
+
+#[test]
+fn idle_memory_decays_within_ten_seconds() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let network = SimNetwork::new(1, SimOptions::default());
+        let node = Local::with(network.endpoint(EndpointConfig::default()).unwrap(), 600 * MIB, true);
+        let segments = |node: &Local| std::fs::read_dir(node.store.store_dir()).unwrap().count() - 2;
+        // Never touched, so reserved but not faulted: this is cheap.
+        let small = node.client.create(object(1), Encoding::RAW, 128 * MIB as u64).unwrap();
+        let large = node.client.create(object(2), Encoding::RAW, 160 * MIB as u64).unwrap();
+        drop(large);
+        drop(small);
+        assert_eq!((node.stats().idle_bytes, segments(&node)), (288 * MIB as u64, 2));
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(node.stats().idle_bytes, 288 * MIB as u64, "not at once: the next object may want it");
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!((node.stats().idle_bytes, segments(&node)), (128 * MIB as u64, 1), "the oldest goes first");
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(node.stats().idle_bytes, 128 * MIB as u64, "within the bound it stays");
+    });
+}
