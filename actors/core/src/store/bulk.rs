@@ -2,8 +2,9 @@
 //!
 //! An object travels from shared memory to shared memory: the serving store sends the pinned
 //! bytes as they lie there, the pulling one writes them straight into the segment it reserved.
-//! On both sides the memory is faulted in by a thread of the pool that runs ahead of the network,
-//! so that the threads that carry the bytes do not fault.
+//! On both sides a thread of the pool faults the memory in and runs ahead of the network, so that
+//! the threads that carry the bytes do not fault (for the receiving side see
+//! [`arrival`](super::arrival)).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,14 +19,14 @@ use smallvec::smallvec;
 use crate::error::Error;
 use crate::ids::ObjectId;
 use crate::messages::StoredObject;
+use crate::store::arrival::Arrival;
 use crate::store::client::{Pin, StoreClient};
-use crate::store::mapping::Mapping;
 use crate::store::messages::shard_of;
 use crate::store::pull::Failure;
 use crate::store::server::{Served, Shared};
 use crate::value::Encoding;
 
-/// How much of an object is faulted in before its first byte travels; the rest follows meanwhile.
+/// How much of an object is faulted in before its first byte is sent; the rest follows meanwhile.
 const FAULT_AHEAD_BYTES: usize = 64 << 20;
 /// How long a store waits for an object that is still being written before it refuses to serve it.
 const SERVE_DEADLINE: Duration = Duration::from_secs(60);
@@ -40,27 +41,13 @@ struct PullRequest {
 
 /// How an object is fetched from another store.
 pub(crate) trait Fetcher: Send + Sync {
-    /// Fetches the object from `source` into the arrival's segment and tells `finish`. May block
-    /// for as long as it takes to fault the segment's memory in, not for the network.
-    fn fetch(&self, source: ProcessAddr, arrival: Arrival, finish: Finish);
+    /// Fetches the object from `source` into the arrival's segment and tells `finish`; does not
+    /// wait for it.
+    fn fetch(&self, source: ProcessAddr, arrival: Arc<Arrival>, finish: Finish);
 }
 
 /// What hears of the end of a fetch.
 pub(crate) type Finish = Box<dyn FnOnce(Result<(), Failure>) + Send>;
-
-/// An object that is arriving.
-#[derive(Debug)]
-pub(crate) struct Arrival {
-    object: ObjectId,
-    size_bytes: u64,
-    mapping: Arc<Mapping>,
-}
-
-impl Arrival {
-    pub(crate) fn new(object: ObjectId, size_bytes: u64, mapping: Arc<Mapping>) -> Self {
-        Self { object, size_bytes, mapping }
-    }
-}
 
 /// Serves this store's objects to others, and returns the way to fetch theirs.
 pub(crate) fn start(
@@ -81,9 +68,8 @@ struct BulkFetcher {
 }
 
 impl Fetcher for BulkFetcher {
-    fn fetch(&self, source: ProcessAddr, arrival: Arrival, finish: Finish) {
-        let Arrival { object, size_bytes, mapping } = arrival;
-        let request = match rmp_serde::to_vec(&PullRequest { object }) {
+    fn fetch(&self, source: ProcessAddr, arrival: Arc<Arrival>, finish: Finish) {
+        let request = match rmp_serde::to_vec(&PullRequest { object: arrival.object }) {
             Ok(request) => Bytes::from(request),
             Err(error) => {
                 let (what, doing) = ("a pull request".to_owned(), "encoded".to_owned());
@@ -91,8 +77,7 @@ impl Fetcher for BulkFetcher {
                 return finish(Err(Failure::Here(error)));
             }
         };
-        mapping.fault_in(FAULT_AHEAD_BYTES);
-        let sink = Box::new(Sink { mapping: mapping.clone(), size_bytes, written_bytes: 0 });
+        let sink = Box::new(Sink { arrival, written_bytes: 0 });
         let fetched = self.endpoint.bulk().fetch(source, request, sink, PROGRESS_DEADLINE);
         self.endpoint.spawn_task(async move {
             let result = fetched
@@ -101,45 +86,35 @@ impl Fetcher for BulkFetcher {
                 .map_err(|error| Failure::Source { passing: error.is_retriable(), why: error.to_string() });
             finish(result);
         });
-        mapping.fault_in(mapping.len());
     }
 }
 
-/// Writes what arrives into the segment.
+/// Writes what arrives into the segment. The transport sees to it that as many bytes come as were
+/// announced.
 struct Sink {
-    mapping: Arc<Mapping>,
-    size_bytes: u64,
+    arrival: Arc<Arrival>,
     written_bytes: u64,
 }
 
 impl BulkSink for Sink {
     fn begin(&mut self, total_bytes: u64) -> Result<(), SendError> {
-        if total_bytes == self.size_bytes {
+        let expected = self.arrival.size_bytes;
+        if total_bytes == expected {
             return Ok(());
         }
-        let why = format!("the object has {total_bytes} bytes there, {} were expected", self.size_bytes);
+        let why = format!("the object has {total_bytes} bytes there, {expected} were expected");
         Err(SendError::Refused { why })
     }
 
     fn write(&mut self, chunk: &[u8]) -> Result<(), SendError> {
-        let end = self.written_bytes + chunk.len() as u64;
-        if end > self.size_bytes {
-            let why = format!("more than the {} bytes announced", self.size_bytes);
-            return Err(SendError::Refused { why });
-        }
-        // SAFETY: the segment was reserved for this pull alone and is not in the table yet.
-        let room = unsafe { self.mapping.bytes_mut(end as usize) };
-        room[self.written_bytes as usize..].copy_from_slice(chunk);
-        self.written_bytes = end;
+        let written = self.arrival.write(self.written_bytes, chunk);
+        written.map_err(|error| SendError::Refused { why: error.to_string() })?;
+        self.written_bytes += chunk.len() as u64;
         Ok(())
     }
 
     fn finish(&mut self) -> Result<(), SendError> {
-        if self.written_bytes == self.size_bytes {
-            return Ok(());
-        }
-        let why = format!("{} of {} bytes came", self.written_bytes, self.size_bytes);
-        Err(SendError::Refused { why })
+        Ok(())
     }
 }
 

@@ -75,17 +75,21 @@ impl StoreDirectory {
         &self.proof
     }
 
-    /// Makes a segment's file and reserves its memory: once this has returned, touching it
-    /// cannot fail.
-    pub(crate) fn make_segment(&self, segment: SegmentId, bytes: u64) -> io::Result<()> {
-        let path = self.path.join(segment.file_name());
-        let file = private_file(&path)?;
-        let reserved = fallocate(&file, FallocateFlags::empty(), 0, bytes);
-        if reserved.is_err() {
-            // What was reserved goes back with the file.
-            let _ = fs::remove_file(&path);
-        }
-        Ok(reserved?)
+    /// Makes a segment's file. Its memory has to be [reserved](Self::reserve) before it is touched.
+    pub(crate) fn create_segment(&self, segment: SegmentId, bytes: u64) -> io::Result<File> {
+        let file = private_file(&self.path.join(segment.file_name()))?;
+        file.set_len(bytes)?;
+        Ok(file)
+    }
+
+    /// An existing segment's file.
+    pub(crate) fn open_segment(&self, segment: SegmentId) -> io::Result<File> {
+        OpenOptions::new().read(true).write(true).open(self.path.join(segment.file_name()))
+    }
+
+    /// Reserves the memory of a part of a segment: once this has returned, touching it cannot fail.
+    pub(crate) fn reserve(file: &File, from: u64, until: u64) -> io::Result<()> {
+        Ok(fallocate(file, FallocateFlags::empty(), from, until - from)?)
     }
 
     /// Removes a segment's file and gives its memory back, even while it is mapped somewhere.
@@ -164,9 +168,9 @@ mod tests {
     fn a_crashed_predecessor_is_cleaned_up_and_a_living_one_is_not() {
         let base = base();
         let living = StoreDirectory::create(base.path(), NodeId::random()).unwrap();
-        living.make_segment(SegmentId(1), 8192).unwrap();
+        living.create_segment(SegmentId(1), 8192).unwrap();
         let dead = StoreDirectory::create(base.path(), NodeId::random()).unwrap();
-        dead.make_segment(SegmentId(1), 8192).unwrap();
+        dead.create_segment(SegmentId(1), 8192).unwrap();
         let left = dead.path().to_owned();
         drop(dead);
         let stranger = base.path().join("mobula-of-somebody-without-a-lock");
@@ -192,8 +196,10 @@ mod tests {
     fn a_segments_memory_is_there_until_it_is_removed() {
         let base = base();
         let directory = StoreDirectory::create(base.path(), NodeId::random()).unwrap();
-        directory.make_segment(SegmentId(0xab), 1 << 20).unwrap();
+        let open = directory.create_segment(SegmentId(0xab), 1 << 20).unwrap();
         let file = directory.path().join("seg-ab");
+        assert_eq!(fs::metadata(&file).unwrap().blocks(), 0);
+        StoreDirectory::reserve(&open, 0, 1 << 20).unwrap();
         assert_eq!(fs::metadata(&file).unwrap().blocks() * 512, 1 << 20);
         directory.remove_segment(SegmentId(0xab));
         assert!(!file.exists());

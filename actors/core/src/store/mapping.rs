@@ -70,6 +70,11 @@ impl Mapping {
         unsafe { std::slice::from_raw_parts_mut(self.map.as_mut_ptr(), len.min(self.len())) }
     }
 
+    /// So many bytes from the first can be touched without a fault.
+    pub(crate) fn faulted_bytes(&self) -> usize {
+        self.faulted_bytes.load(Ordering::Relaxed)
+    }
+
     /// Makes the first `len` bytes known to this process, so that touching them does not fault.
     /// Blocks while the pages are zeroed or looked up.
     pub(crate) fn fault_in(&self, len: usize) {

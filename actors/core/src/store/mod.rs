@@ -23,11 +23,12 @@
 //! | `pull` | pure: what is fetched when, and from where |
 //! | `directory`, `pool`, `mapping`, `background` | the files, their memory, and the threads for it |
 //! | [`messages`] | what processes say to a store |
-//! | `server`, `client`, `writer`, `bulk` | the shells |
+//! | `server`, `client`, `writer`, `bulk`, `arrival` | the shells |
 //!
 //! The store does not know who owns an object, how often it is referred to, or how to make it
 //! again: the owner frees it, and a lost object is an error to whoever asks.
 
+mod arrival;
 mod background;
 mod bulk;
 mod client;

@@ -4,12 +4,15 @@
 //! or removes a file is done by [`Pool::make`] and [`Pool::remove`], which block and belong on
 //! the [`Pool::io`] threads.
 
+use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mobula_transport::ProcessId;
 use parking_lot::Mutex;
+use rustix::io::Errno;
 use tokio::time::Instant;
 
 use crate::error::Error;
@@ -65,32 +68,59 @@ impl Pool {
         })
     }
 
-    /// Blocks: removes what had to go for the segment and makes its file if it is fresh. When that
-    /// fails the reservation is undone.
+    /// Blocks: removes what had to go for the segment and makes its file if it is fresh, memory
+    /// and all. When that fails the reservation is undone.
     pub(crate) fn make(&self, reserved: &Reserved) -> Result<(), Error> {
-        self.remove(&reserved.dropped);
         if !reserved.fresh {
+            self.remove(&reserved.dropped);
             return Ok(());
         }
-        match self.directory.make_segment(reserved.segment, reserved.class_bytes) {
+        let file = self.begin(reserved);
+        match file.and_then(|file| StoreDirectory::reserve(&file, 0, reserved.class_bytes)) {
             Ok(()) => {
-                self.ledger.lock().made(reserved.segment);
+                self.made(reserved);
                 Ok(())
             }
-            Err(error) => {
-                let capacity_bytes = {
-                    let mut ledger = self.ledger.lock();
-                    ledger.failed(reserved.segment);
-                    ledger.capacity_bytes()
-                };
-                let full = [Some(libc_enospc()), Some(libc_enomem())].contains(&error.raw_os_error());
-                Err(if full {
-                    let free_bytes = free_bytes(self.directory.path()).unwrap_or(0);
-                    Error::StoreFull { size_bytes: reserved.class_bytes, free_bytes, capacity_bytes }
-                } else {
-                    Error::System { what: "reserving shared memory".to_owned(), why: error.to_string() }
-                })
+            Err(error) => Err(self.undo(reserved, &error)),
+        }
+    }
+
+    /// Blocks: the first half of [`make`](Self::make), which leaves it to the caller to reserve
+    /// the memory of a fresh segment and then to say that it is [`made`](Self::made), or
+    /// [`undo`](Self::undo) it.
+    pub(crate) fn begin(&self, reserved: &Reserved) -> io::Result<File> {
+        self.remove(&reserved.dropped);
+        match reserved.fresh {
+            true => self.directory.create_segment(reserved.segment, reserved.class_bytes),
+            false => self.directory.open_segment(reserved.segment),
+        }
+    }
+
+    /// A fresh segment has its memory.
+    pub(crate) fn made(&self, reserved: &Reserved) {
+        self.ledger.lock().made(reserved.segment);
+    }
+
+    /// Blocks: the segment could not be made or opened, for this reason. A fresh one is removed.
+    pub(crate) fn undo(&self, reserved: &Reserved, error: &io::Error) -> Error {
+        let now = self.time(Instant::now());
+        if reserved.fresh {
+            self.directory.remove_segment(reserved.segment);
+        }
+        let capacity_bytes = {
+            let mut ledger = self.ledger.lock();
+            match reserved.fresh {
+                true => ledger.failed(reserved.segment),
+                false => ledger.recycle(reserved.segment, now),
             }
+            ledger.capacity_bytes()
+        };
+        let full = [Errno::NOSPC, Errno::NOMEM].map(|errno| Some(errno.raw_os_error()));
+        if full.contains(&error.raw_os_error()) {
+            let free_bytes = free_bytes(self.directory.path()).unwrap_or(0);
+            Error::StoreFull { size_bytes: reserved.class_bytes, free_bytes, capacity_bytes }
+        } else {
+            Error::System { what: "reserving shared memory".to_owned(), why: error.to_string() }
         }
     }
 
@@ -140,23 +170,15 @@ impl Pool {
     }
 }
 
-fn libc_enospc() -> i32 {
-    rustix::io::Errno::NOSPC.raw_os_error()
-}
-
-fn libc_enomem() -> i32 {
-    rustix::io::Errno::NOMEM.raw_os_error()
-}
-
 /// What the file system of `path` has free.
-pub(crate) fn free_bytes(path: &Path) -> std::io::Result<u64> {
+pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
     let about = rustix::fs::statvfs(path)?;
     Ok(about.f_bavail * about.f_frsize)
 }
 
 /// How much a store in `base` may take: what was asked for or its share of the machine's memory,
 /// bounded by what is free.
-pub(crate) fn capacity_bytes(base: &Path, asked_bytes: Option<u64>) -> std::io::Result<u64> {
+pub(crate) fn capacity_bytes(base: &Path, asked_bytes: Option<u64>) -> io::Result<u64> {
     let most = free_bytes(base)? / 100 * MAX_FREE_PERCENT;
     let wanted = asked_bytes.unwrap_or_else(|| memory_bytes() / 100 * DEFAULT_MEMORY_PERCENT);
     Ok(wanted.min(most))
@@ -166,9 +188,10 @@ pub(crate) fn capacity_bytes(base: &Path, asked_bytes: Option<u64>) -> std::io::
 fn memory_bytes() -> u64 {
     let system = rustix::system::sysinfo();
     let installed = system.totalram as u64 * u64::from(system.mem_unit.max(1));
-    let group = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
-    let limit = group.and_then(|text| text.trim().parse().ok()).unwrap_or(u64::MAX);
-    installed.min(limit)
+    // Second version of control groups, first version.
+    let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+    let limit = |path| std::fs::read_to_string(path).ok()?.trim().parse().ok();
+    limits.into_iter().filter_map(limit).fold(installed, u64::min)
 }
 
 #[cfg(test)]

@@ -25,10 +25,11 @@ use serde::{Deserialize, Serialize};
 use crate::error::Error;
 use crate::ids::{NodeId, ObjectId};
 use crate::messages::StoredObject;
-use crate::store::bulk::{self, Arrival, Fetcher};
+use crate::store::arrival;
+use crate::store::bulk::{self, Fetcher};
 use crate::store::client::{StoreClient, tell};
 use crate::store::directory::{SHARED_MEMORY, StoreDirectory};
-use crate::store::ledger::DECAY_EVERY;
+use crate::store::ledger::{DECAY_EVERY, Reserved};
 use crate::store::messages::{
     AbortObject, CreateObject, FreeObjects, GetObjects, GetStoreStats, ListObjects, Located, OpenClient,
     ReleaseObjects, STORE_SHARD_BASE, STORE_SHARDS, SealObject, Segment, SegmentsDropped, StoreStats, shard_address,
@@ -194,7 +195,7 @@ impl Shared {
         request.from().process.id == self.endpoint.process().id
     }
 
-    fn recycle(&self, segment: SegmentId, now: tokio::time::Instant) {
+    pub(crate) fn recycle(&self, segment: SegmentId, now: tokio::time::Instant) {
         let decays = self.pool.recycle(segment, now);
         if decays && !self.decay_armed.swap(true, Ordering::AcqRel) {
             self.tell(MailboxId::STORE, WatchDecay);
@@ -210,21 +211,13 @@ impl Shared {
         user: ProcessId,
         done: impl FnOnce(Result<Segment, NotMade>) + Send + 'static,
     ) -> Option<SegmentId> {
-        let refuse = |error| NotMade { reserved: None, error };
-        if self.pool.io().backlog() >= MAX_MAKING {
-            done(Err(refuse(Error::Send(SendError::MailboxFull { limit: MAX_MAKING }))));
-            return None;
-        }
-        let reserved = match self.pool.reserve(size_bytes, user) {
+        let reserved = match self.reserve(size_bytes, user) {
             Ok(reserved) => reserved,
             Err(error) => {
-                done(Err(refuse(error)));
+                done(Err(NotMade { reserved: None, error }));
                 return None;
             }
         };
-        for (segment, object) in &reserved.evicted {
-            self.tell_shard(object, Evicted { segment: *segment, object: *object });
-        }
         let segment = Segment { segment: reserved.segment, class_bytes: reserved.class_bytes };
         if !reserved.fresh && reserved.dropped.is_empty() {
             done(Ok(segment));
@@ -236,12 +229,29 @@ impl Shared {
                     Ok(()) => Ok(segment),
                     Err(error) => Err(NotMade { reserved: Some(segment.segment), error }),
                 });
-                if !reserved.dropped.is_empty() {
-                    this.tell(MailboxId::STORE, SegmentsDropped { segments: reserved.dropped });
-                }
+                this.announce(reserved.dropped);
             });
         }
         Some(segment.segment)
+    }
+
+    /// A segment, not made yet.
+    fn reserve(&self, size_bytes: u64, user: ProcessId) -> Result<Reserved, Error> {
+        if self.pool.io().backlog() >= MAX_MAKING {
+            return Err(Error::Send(SendError::MailboxFull { limit: MAX_MAKING }));
+        }
+        let reserved = self.pool.reserve(size_bytes, user)?;
+        for (segment, object) in &reserved.evicted {
+            self.tell_shard(object, Evicted { segment: *segment, object: *object });
+        }
+        Ok(reserved)
+    }
+
+    /// The files of these segments are gone.
+    fn announce(&self, segments: Vec<SegmentId>) {
+        if !segments.is_empty() {
+            self.tell(MailboxId::STORE, SegmentsDropped { segments });
+        }
     }
 }
 
@@ -568,7 +578,7 @@ impl Front {
             let shared = self.shared.clone();
             self.shared.pool.io().run(move || {
                 shared.pool.remove(&dropped);
-                shared.tell(MailboxId::STORE, SegmentsDropped { segments: dropped });
+                shared.announce(dropped);
             });
         }
     }
@@ -604,35 +614,15 @@ impl Front {
                 shared.tell(MailboxId::STORE, FetchEnded { object, encoding, size_bytes, result });
             }
         };
-        let shared = self.shared.clone();
-        let fetcher = self.fetcher.clone();
-        let mappings = self.client.mappings().clone();
-        self.shared.allocate(size_bytes, self.shared.endpoint.process().id, move |made| {
-            let segment = match made {
-                Ok(Segment { segment, .. }) => segment,
-                Err(not_made) => return ended(Err(Failure::Here(not_made.error))),
-            };
-            // Mapping and faulting take long: not on this thread, which may be an actor's.
-            let io = shared.pool.io().clone();
-            io.run(move || {
-                let abandoned = shared.clone();
-                let finish = Box::new(move |result: Result<(), Failure>| {
-                    if result.is_err() {
-                        abandoned.recycle(segment, tokio::time::Instant::now());
-                    }
-                    ended(result.map(|()| segment));
-                });
-                match mappings.open(segment, true) {
-                    Ok(mapping) => {
-                        fetcher.fetch(source, Arrival::new(object, size_bytes, mapping), finish);
-                    }
-                    Err(error) => {
-                        let what = format!("mapping segment {segment} of the object store");
-                        let error = Error::System { what, why: error.to_string() };
-                        finish(Err(Failure::Here(error)));
-                    }
-                }
-            });
+        let reserved = match self.shared.reserve(size_bytes, self.shared.endpoint.process().id) {
+            Ok(reserved) => reserved,
+            Err(error) => return ended(Err(Failure::Here(error))),
+        };
+        let (shared, fetcher, mappings) = (self.shared.clone(), self.fetcher.clone(), self.client.mappings().clone());
+        self.shared.pool.io().run(move || {
+            let dropped = reserved.dropped.clone();
+            arrival::fetch(&shared, &mappings, &*fetcher, source, (object, size_bytes), reserved, ended);
+            shared.announce(dropped);
         });
     }
 

@@ -37,7 +37,10 @@ impl Local {
     }
 
     fn with(endpoint: Endpoint, capacity_bytes: usize, in_place: bool) -> Self {
-        let base = tempfile::tempdir_in("/dev/shm").unwrap();
+        Self::in_base(tempfile::tempdir_in("/dev/shm").unwrap(), endpoint, capacity_bytes, in_place)
+    }
+
+    fn in_base(base: tempfile::TempDir, endpoint: Endpoint, capacity_bytes: usize, in_place: bool) -> Self {
         let config =
             StoreConfig { base: Some(base.path().to_owned()), capacity_bytes: Some(capacity_bytes as u64), in_place };
         let store = Store::start(&endpoint, NodeId::random(), config).unwrap();

@@ -234,3 +234,48 @@ fn an_empty_object_travels_too() {
     let stored = one.client.put(object(1), Encoding::RAW, &[]).unwrap();
     assert!(two.client.get_blocking(&stored, SOON).unwrap().is_empty());
 }
+
+/// A file system of so many bytes, where this user may make one.
+struct SmallFileSystem(std::path::PathBuf);
+
+impl SmallFileSystem {
+    fn mount(at: &std::path::Path, bytes: usize) -> Option<Self> {
+        let done = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "mobula-test"])
+            .arg(at)
+            .stderr(Stdio::null())
+            .status();
+        done.is_ok_and(|status| status.success()).then(|| Self(at.to_owned()))
+    }
+}
+
+impl Drop for SmallFileSystem {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn shared_memory_that_others_fill_is_a_full_store_and_no_signal() {
+    let base = tempfile::tempdir_in("/dev/shm").unwrap();
+    let Some(_small) = SmallFileSystem::mount(base.path(), 64 * MIB) else {
+        println!("skipped: this user may not mount a file system");
+        return;
+    };
+    let one = Local::at(bind(), 64 * MIB);
+    let base = tempfile::tempdir_in(base.path()).unwrap();
+    let intruder = base.path().join("intruder");
+    let two = Local::in_base(base, bind(), 64 * MIB, false);
+    assert!(two.stats().capacity_bytes > 50 * MIB as u64);
+    std::fs::write(&intruder, vec![1; 44 * MIB]).unwrap();
+    // 20 MiB are left: 30 do not fit, neither written here nor pulled, though the ledger has room.
+    let data = pattern(30 * MIB, 1);
+    let full = two.client.put(object(1), Encoding::RAW, &[&data]).unwrap_err();
+    assert!(matches!(full, Error::StoreFull { .. }), "{full}");
+    let stored = one.client.put(object(2), Encoding::RAW, &[&data]).unwrap();
+    let full = two.client.get_blocking(&stored, SOON).unwrap_err();
+    assert!(matches!(full, Error::StoreFull { .. }), "{full}");
+    two.until("nothing is left of either", |stats| stats.used_bytes == 0 && stats.objects == 0);
+    std::fs::remove_file(&intruder).unwrap();
+    assert!(two.client.get_blocking(&stored, SOON).unwrap().data == data);
+}
