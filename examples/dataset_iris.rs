@@ -39,10 +39,7 @@ const IRIS: [(f64, f64, f64, f64, &str); 15] = [
 #[remote]
 fn petal_area(batch: RecordBatch, shape: f64) -> Result<RecordBatch, ArrowError> {
     let column = |name: &str| {
-        batch
-            .column_by_name(name)
-            .cloned()
-            .ok_or_else(|| ArrowError::SchemaError(format!("there is no column {name}")))
+        batch.column_by_name(name).cloned().ok_or_else(|| ArrowError::SchemaError(format!("there is no column {name}")))
     };
     let area = mul(&column("petal_length")?, &column("petal_width")?)?;
     let area = mul(&area, &Float64Array::new_scalar(shape))?;
@@ -64,11 +61,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let iris = read_parquet([&folder.join("iris.parquet")]);
     let found = iris
         .clone()
-        .filter(
-            col("sepal_length")
-                .lt(lit(5.5))
-                .and(col("petal_length").gt(lit(3.5))),
-        )
+        .filter(col("sepal_length").lt(lit(5.5)).and(col("petal_length").gt(lit(3.5))))
         .with_column("petal_ratio", col("petal_length") / col("petal_width"))
         .map_batches(petal_area.with(0.8));
     println!("the plan:\n{found}\n");
@@ -77,19 +70,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("  {}: {}", field.name(), field.data_type());
     }
 
-    println!(
-        "\n{} of {} flowers have small sepals and long petals:",
-        found.count()?,
-        iris.count()?
-    );
+    println!("\n{} of {} flowers have small sepals and long petals:", found.count()?, iris.count()?);
     found.show(10)?;
 
     // All files of a result appear together, or none does.
     let report = found.write_parquet(folder.join("found"))?;
-    println!(
-        "\n{} rows read, {} written to {:?}",
-        report.rows_in, report.rows_out, report.files
-    );
+    println!("\n{} rows read, {} written to {:?}", report.rows_in, report.rows_out, report.files);
     assert_eq!(read_parquet([folder.join("found")]).count()?, 3);
 
     std::fs::remove_dir_all(&folder)?;

@@ -24,11 +24,7 @@ fn add(a: u64, b: u64) -> u64 {
 
 #[remote]
 fn square_root(number: f64) -> Result<f64, String> {
-    if number < 0.0 {
-        Err(format!("{number} has no real root"))
-    } else {
-        Ok(number.sqrt())
-    }
+    if number < 0.0 { Err(format!("{number} has no real root")) } else { Ok(number.sqrt()) }
 }
 
 #[mobula::main]
@@ -42,16 +38,8 @@ fn main() -> Result<(), Error> {
 
     // A reference can be an argument; the task starts when its value is there.
     let total = sum.remote(squares);
-    let more = add
-        .options()
-        .num_cpus(0.5)
-        .name("a little more")
-        .remote(&total, 100);
-    println!(
-        "their sum, and 100 more: {} and {}",
-        get(&total)?,
-        get(&more)?
-    );
+    let more = add.options().num_cpus(0.5).name("a little more").remote(&total, 100);
+    println!("their sum, and 100 more: {} and {}", get(&total)?, get(&more)?);
 
     // A chain of 100 tasks, each waiting for the one before.
     let mut number = add.remote(0, 0);

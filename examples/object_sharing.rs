@@ -32,16 +32,10 @@ fn main() -> Result<(), Error> {
 
     let started = Instant::now();
     let object = put(numbers)?;
-    println!(
-        "put {} MiB in {:.1?}",
-        (LENGTH * 8) >> 20,
-        started.elapsed()
-    );
+    println!("put {} MiB in {:.1?}", (LENGTH * 8) >> 20, started.elapsed());
 
     // The object is passed by reference to eight tasks; none of them has a copy of its own.
-    let parts: Vec<_> = (0..8)
-        .map(|part| sum_of_part.remote(&object, part, 8))
-        .collect();
+    let parts: Vec<_> = (0..8).map(|part| sum_of_part.remote(&object, part, 8)).collect();
     let sum: f64 = get(&parts)?.into_iter().sum();
     assert_eq!(sum, expected);
     println!("eight tasks summed it up: {sum}");
@@ -51,22 +45,13 @@ fn main() -> Result<(), Error> {
     let here: Array<f64> = get(object.as_array())?;
     println!("got it in {:.1?}, without a copy", started.elapsed());
     let there = get(&[where_it_lies.remote(&object), where_it_lies.remote(&object)])?;
-    println!(
-        "the driver reads it at {:#x}, two tasks at {:#x} and {:#x}",
-        here.as_ptr() as u64,
-        there[0],
-        there[1]
-    );
+    println!("the driver reads it at {:#x}, two tasks at {:#x} and {:#x}", here.as_ptr() as u64, there[0], there[1]);
     assert!(there.iter().all(|address| *address == here.as_ptr() as u64));
 
     // A vector of its own is a copy, and costs one.
     let started = Instant::now();
     let copy: Vec<f64> = get(&object)?;
-    println!(
-        "a copy of the {} numbers took {:.1?}",
-        copy.len(),
-        started.elapsed()
-    );
+    println!("a copy of the {} numbers took {:.1?}", copy.len(), started.elapsed());
 
     session.shutdown();
     Ok(())

@@ -63,32 +63,21 @@ fn throw_darts(seed: u64, darts: u64, progress: ProgressHandle) -> u64 {
 fn main() -> Result<(), Error> {
     let session = mobula::init(Config::default())?;
     let progress = Progress::remote();
-    let tasks: Vec<_> = (1..=TASKS)
-        .map(|seed| throw_darts.remote(seed, DARTS_PER_TASK, progress.clone()))
-        .collect();
+    let tasks: Vec<_> = (1..=TASKS).map(|seed| throw_darts.remote(seed, DARTS_PER_TASK, progress.clone())).collect();
 
     loop {
         let (_, rest) = wait(&tasks, tasks.len(), Duration::from_millis(100))?;
         let (darts, hits) = get(progress.so_far().remote())?;
         let done = darts * 40 / (TASKS * DARTS_PER_TASK);
-        let bar: String = (0..40)
-            .map(|place| if place < done { '#' } else { '.' })
-            .collect();
-        println!(
-            "[{bar}] {darts:>8} darts, pi is about {:.5}",
-            4.0 * hits as f64 / darts.max(1) as f64
-        );
+        let bar: String = (0..40).map(|place| if place < done { '#' } else { '.' }).collect();
+        println!("[{bar}] {darts:>8} darts, pi is about {:.5}", 4.0 * hits as f64 / darts.max(1) as f64);
         if rest.is_empty() {
             break;
         }
     }
 
     let hits: u64 = get(&tasks)?.into_iter().sum();
-    println!(
-        "pi is {:.6}, by {} darts",
-        4.0 * hits as f64 / (TASKS * DARTS_PER_TASK) as f64,
-        TASKS * DARTS_PER_TASK
-    );
+    println!("pi is {:.6}, by {} darts", 4.0 * hits as f64 / (TASKS * DARTS_PER_TASK) as f64, TASKS * DARTS_PER_TASK);
     session.shutdown();
     Ok(())
 }

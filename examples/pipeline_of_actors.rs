@@ -25,9 +25,7 @@ struct Ledger {
 #[remote]
 impl Ledger {
     fn new() -> Self {
-        Self {
-            words: BTreeMap::new(),
-        }
+        Self { words: BTreeMap::new() }
     }
 
     fn book(&mut self, counts: BTreeMap<String, u64>) {
@@ -88,11 +86,7 @@ impl Splitter {
             let pile = usize::from(word.as_str() >= "m").min(piles.len() - 1);
             piles[pile].push(word);
         }
-        self.counters
-            .iter()
-            .zip(piles)
-            .map(|(counter, words)| counter.count().remote(words))
-            .collect()
+        self.counters.iter().zip(piles).map(|(counter, words)| counter.count().remote(words)).collect()
     }
 }
 
@@ -101,27 +95,18 @@ fn main() -> Result<(), Error> {
     let session = mobula::init(Config::default())?;
 
     let ledger = Ledger::remote();
-    let counters = vec![
-        Counter::remote(ledger.clone()),
-        Counter::remote(ledger.clone()),
-    ];
+    let counters = vec![Counter::remote(ledger.clone()), Counter::remote(ledger.clone())];
     let splitter = Splitter::remote(counters.clone());
 
     // All lines go in at once; the stages work on different lines at the same time. What comes
     // back is a chain of references, one link per stage, down to the ledger's receipt.
-    let lines: Vec<_> = TEXT
-        .lines()
-        .map(|line| splitter.split().remote(line))
-        .collect();
+    let lines: Vec<_> = TEXT.lines().map(|line| splitter.split().remote(line)).collect();
     println!("{} lines are on their way", lines.len());
     let booked = get(&get(&lines)?.concat())?;
     get(&booked)?;
 
     for (name, counter) in ["a to l", "m to z"].into_iter().zip(&counters) {
-        println!(
-            "the counter for {name} saw {} words",
-            get(counter.words().remote())?
-        );
+        println!("the counter for {name} saw {} words", get(counter.words().remote())?);
     }
     for (word, count) in get(ledger.top().remote(5))? {
         println!("{count:>3} x {word}");

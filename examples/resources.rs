@@ -40,17 +40,12 @@ impl Model {
 #[mobula::main]
 fn main() -> Result<(), Error> {
     // What the machine really has does not matter here: resources are numbers to count with.
-    let config = Config::default()
-        .num_cpus(2.0)
-        .num_gpus(1.0)
-        .resource("tape_drive", 1.0);
+    let config = Config::default().num_cpus(2.0).num_gpus(1.0).resource("tape_drive", 1.0);
     let session = mobula::init(config)?;
     println!("the cluster has {:?}", cluster_resources()?);
 
     for (cpus, at_most) in [(1.0, 2), (0.5, 4), (2.0, 1)] {
-        let tasks: Vec<_> = (0..24)
-            .map(|_| neighbours.options().num_cpus(cpus).remote())
-            .collect();
+        let tasks: Vec<_> = (0..24).map(|_| neighbours.options().num_cpus(cpus).remote()).collect();
         let most = get(&tasks)?.into_iter().max().unwrap_or(0);
         println!("tasks of {cpus} CPU: never more than {most} at once");
         assert!(most <= at_most);
@@ -73,15 +68,8 @@ fn main() -> Result<(), Error> {
     println!("{}", get(&waiting)?);
 
     // Resources can be anything: this one says that only one task at a time has the tape drive.
-    let tapes: Vec<_> = (0..4)
-        .map(|_| {
-            neighbours
-                .options()
-                .num_cpus(0.0)
-                .resource("tape_drive", 1.0)
-                .remote()
-        })
-        .collect();
+    let tapes: Vec<_> =
+        (0..4).map(|_| neighbours.options().num_cpus(0.0).resource("tape_drive", 1.0).remote()).collect();
     println!("on the tape drive, one at a time: {:?}", get(&tapes)?);
 
     session.shutdown();

@@ -16,9 +16,7 @@ struct Bank {
 #[remote]
 impl Bank {
     fn new() -> Self {
-        Self {
-            accounts: BTreeMap::new(),
-        }
+        Self { accounts: BTreeMap::new() }
     }
 
     fn deposit(&mut self, owner: String, amount: u64) -> u64 {

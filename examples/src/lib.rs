@@ -9,6 +9,7 @@
 //! | `resources` | fractional CPUs and GPUs, resources of one's own |
 //! | `pipeline_of_actors` | actors that pass work on to each other |
 //! | `dataset_iris` | a lazy dataset over Parquet, with a function of your own |
+//! | `two_node_cluster` | a head and two nodes as real processes, and work on both |
 //!
 //! Each ends by itself within seconds. This library itself is empty.
 

@@ -1,0 +1,113 @@
+//! Behaviour that users rely on, as a driver program: `mobula-behaviour GROUP [--address ADDRESS]`.
+//!
+//! The scenarios of a group run one after the other in one session: inside this process, or with
+//! an address on a cluster, whose nodes start this very program as their worker. Each prints
+//! `ok` or `FAILED`; the program ends with 1 when one has failed. The tests of this package start
+//! it both ways; it never runs by itself. A name of [`drivers`] in the place of the group runs
+//! that driver.
+
+mod actors;
+mod arguments;
+mod drivers;
+mod failures;
+mod gate;
+mod scheduling;
+mod values;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+
+use mobula::Config;
+
+/// One thing that must hold.
+struct Scenario {
+    name: &'static str,
+    run: fn(),
+    /// It needs workers that are processes of their own.
+    on_cluster_only: bool,
+}
+
+/// A scenario that holds everywhere.
+const fn everywhere(name: &'static str, run: fn()) -> Scenario {
+    Scenario { name, run, on_cluster_only: false }
+}
+
+/// A scenario that ends worker processes or looks at more than one node.
+const fn on_cluster(name: &'static str, run: fn()) -> Scenario {
+    Scenario { name, run, on_cluster_only: true }
+}
+
+fn group(name: &str) -> Option<&'static [Scenario]> {
+    Some(match name {
+        "values" => values::SCENARIOS,
+        "arguments" => arguments::SCENARIOS,
+        "actors" => actors::SCENARIOS,
+        "failures" => failures::SCENARIOS,
+        "lost-workers" => failures::LOST_WORKERS,
+        "scheduling" => scheduling::SCENARIOS,
+        "stuck" => scheduling::STUCK,
+        _ => return None,
+    })
+}
+
+#[mobula::main]
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let (name, address, only) = match arguments[..] {
+        [name] => (name, None, None),
+        [name, "--address", address] => (name, Some(address), None),
+        [name, "--only", only] => (name, None, Some(only)),
+        [name, "--address", address, "--only", only] => (name, Some(address), Some(only)),
+        _ => {
+            eprintln!("usage: mobula-behaviour GROUP [--address ADDRESS] [--only SCENARIO]");
+            return ExitCode::from(2);
+        }
+    };
+    let driver = drivers::find(name);
+    let scenarios = group(name).unwrap_or_default();
+    if driver.is_none() && scenarios.is_empty() {
+        eprintln!("there is no group {name}");
+        return ExitCode::from(2);
+    }
+    let config = match address {
+        Some(address) => Config::default().address(address),
+        None => Config::default().num_cpus(LOCAL_CPUS),
+    };
+    let session = match mobula::init(config) {
+        Ok(session) => session,
+        Err(error) => {
+            eprintln!("no session: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    if let Some(driver) = driver {
+        let ended = driver();
+        session.shutdown();
+        return match ended {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{name}: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let mut failed = 0;
+    for scenario in scenarios {
+        if only.is_some_and(|only| only != scenario.name) {
+            continue;
+        }
+        if scenario.on_cluster_only && address.is_none() {
+            continue;
+        }
+        println!("run     {}", scenario.name);
+        let ok = catch_unwind(AssertUnwindSafe(scenario.run)).is_ok();
+        println!("{:<7} {}", if ok { "ok" } else { "FAILED" }, scenario.name);
+        failed += u32::from(!ok);
+    }
+    session.shutdown();
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// CPUs of the session inside this process, whatever the machine has.
+const LOCAL_CPUS: f64 = 4.0;

@@ -1,0 +1,133 @@
+//! Where work runs: over the nodes, by resources, by affinity.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use mobula::{Error, ObjectRef, TaskOptions, get, get_timeout, remote};
+
+use crate::gate::{Gate, Tally, count, pass, tally_of, wait_until};
+use crate::{Scenario, everywhere, on_cluster};
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    everywhere("a demand that no node can meet waits and is explained", infeasible),
+    on_cluster("work runs on more than one node", more_than_one_node),
+    on_cluster("a task runs on the node it is pinned to", pinned),
+    on_cluster("all CPUs are free after the work", free_again),
+];
+
+/// Scenarios of short tasks that turn long: none may stay stuck behind another.
+pub(crate) const STUCK: &[Scenario] = &[
+    everywhere("tasks of half a CPU run two to a CPU", halves),
+    everywhere("tasks that need no CPU all run at once", without_cpu),
+    on_cluster("spread tasks run on every node", spread),
+];
+
+/// Fails, since a failure says on which node it happened.
+#[remote]
+fn where_am_i(tally: String, gate: String) -> Result<(), String> {
+    count(&tally);
+    pass(&gate);
+    Err("on purpose".to_owned())
+}
+
+type Where = TaskOptions<fn(String, String) -> ObjectRef<()>>;
+
+fn node_of(task: &ObjectRef<()>) -> String {
+    match get(task) {
+        Err(Error::Application { place, .. }) => place.node,
+        other => panic!("expected the task's own error, not {other:?}"),
+    }
+}
+
+#[remote]
+fn answer(number: i64) -> i64 {
+    number
+}
+
+/// Returns when so many of these are running at the same time.
+#[remote]
+fn meets(tally: String, expected: u64) -> bool {
+    count(&tally);
+    wait_until("the others", || tally_of(&tally) >= expected);
+    true
+}
+
+fn halves() {
+    let tally = Tally::new();
+    let expected = 2 * total_cpus() as u64;
+    let tasks: Vec<_> = (0..expected).map(|_| meets.options().num_cpus(0.5).remote(tally.path(), expected)).collect();
+    assert!(get_timeout(&tasks, MEETING).is_ok(), "only {} of {expected} ran at once", tally.get());
+}
+
+fn without_cpu() {
+    let tally = Tally::new();
+    let expected = 4 * total_cpus() as u64;
+    let tasks: Vec<_> = (0..expected).map(|_| meets.options().num_cpus(0.0).remote(tally.path(), expected)).collect();
+    assert!(get_timeout(&tasks, MEETING).is_ok(), "only {} of {expected} ran at once", tally.get());
+}
+
+fn infeasible() {
+    let never = answer.options().num_gpus(8.0).remote(1);
+    match get_timeout(&never, Duration::from_millis(300)) {
+        Err(Error::TimedOut { .. }) => {}
+        other => panic!("there are no GPUs here: {other:?}"),
+    }
+    assert_eq!(get(&answer.remote(2)).expect("others run past it"), 2);
+}
+
+fn total_cpus() -> usize {
+    mobula::cluster_resources().expect("the cluster answers")["CPU"] as usize
+}
+
+/// Runs so many of these and says how many ran on each node. None of them ends before
+/// `at_once` are running.
+fn nodes_used(options: &Where, tasks: usize, at_once: usize) -> BTreeMap<String, usize> {
+    let (tally, gate) = (Tally::new(), Gate::new());
+    let tasks: Vec<_> = (0..tasks).map(|_| options.remote(tally.path(), gate.path())).collect();
+    wait_until(&format!("{at_once} tasks at once"), || tally.get() >= at_once as u64);
+    gate.open();
+    let mut used = BTreeMap::new();
+    for task in &tasks {
+        *used.entry(node_of(task)).or_default() += 1;
+    }
+    used
+}
+
+fn living_nodes() -> usize {
+    let nodes = mobula::nodes().expect("the cluster answers");
+    nodes.iter().filter(|node| node.alive && node.resources.get("CPU").is_some_and(|cpus| *cpus > 0.0)).count()
+}
+
+fn more_than_one_node() {
+    let used = nodes_used(&where_am_i.options(), 4 * total_cpus(), total_cpus());
+    println!("tasks by node: {used:?}");
+    assert_eq!(used.len(), living_nodes(), "a node had no work: {used:?}");
+}
+
+fn spread() {
+    let used = nodes_used(&where_am_i.options().num_cpus(0.5).spread(), 2 * living_nodes(), 2 * living_nodes());
+    println!("spread tasks by node: {used:?}");
+    assert_eq!(used.len(), living_nodes(), "a node had no work: {used:?}");
+}
+
+fn pinned() {
+    for node in mobula::nodes().expect("the cluster answers") {
+        if !node.alive || node.resources.get("CPU").is_none_or(|cpus| *cpus == 0.0) {
+            continue;
+        }
+        let used = nodes_used(&where_am_i.options().on_node(node.id), 3, 1);
+        assert_eq!(used.keys().cloned().collect::<Vec<_>>(), [node.name]);
+    }
+}
+
+fn free_again() {
+    let tasks: Vec<_> = (0..200).map(|i| answer.remote(i)).collect();
+    get(&tasks).expect("all of them");
+    let all = mobula::cluster_resources().expect("the cluster answers");
+    wait_until("all CPUs to be free", || {
+        mobula::available_resources().expect("the cluster answers").get("CPU") == all.get("CPU")
+    });
+}
+
+/// How long tasks that wait for each other are given to meet.
+const MEETING: Duration = Duration::from_secs(20);

@@ -1,0 +1,89 @@
+//! The behaviour that users rely on, in one process and on a cluster: the same scenarios, since
+//! there is one path (principle 2). They are in this package's driver program, `src/`.
+
+use crate::support::binaries::behaviour;
+use crate::support::cluster::Cluster;
+use crate::support::process::{Family, Program};
+
+fn in_one_process(group: &str) {
+    let family = Family::new();
+    let mut command = family.command(behaviour());
+    command.arg(group);
+    Program::run(group, command).expect_success(group);
+    family.wait_until_empty();
+}
+
+fn on_a_cluster(group: &str) {
+    let cluster = Cluster::start(2, 2);
+    let mut command = cluster.family().command(behaviour());
+    command.args([group, "--address", cluster.address()]);
+    Program::run(group, command).expect_success(group);
+}
+
+#[test]
+fn values_in_one_process() {
+    in_one_process("values");
+}
+
+#[test]
+fn values_on_a_cluster() {
+    on_a_cluster("values");
+}
+
+#[test]
+fn arguments_in_one_process() {
+    in_one_process("arguments");
+}
+
+#[test]
+fn arguments_on_a_cluster() {
+    on_a_cluster("arguments");
+}
+
+#[test]
+fn actors_in_one_process() {
+    in_one_process("actors");
+}
+
+#[test]
+fn actors_on_a_cluster() {
+    on_a_cluster("actors");
+}
+
+#[test]
+fn failures_in_one_process() {
+    in_one_process("failures");
+}
+
+#[test]
+fn failures_on_a_cluster() {
+    on_a_cluster("failures");
+}
+
+#[test]
+fn scheduling_in_one_process() {
+    in_one_process("scheduling");
+}
+
+#[test]
+fn scheduling_on_a_cluster() {
+    on_a_cluster("scheduling");
+}
+
+#[test]
+#[ignore = "a worker process that leaves ends its whole job: it shuts its client down as a driver does"]
+fn lost_workers_on_a_cluster() {
+    on_a_cluster("lost-workers");
+}
+
+#[test]
+#[ignore = "tasks taken back from a stuck lease are pushed to a stuck lease again"]
+fn stuck_tasks_in_one_process() {
+    in_one_process("stuck");
+}
+
+#[test]
+#[ignore = "tasks taken back from a stuck lease are pushed to a stuck lease again"]
+fn stuck_tasks_on_a_cluster() {
+    on_a_cluster("stuck");
+}

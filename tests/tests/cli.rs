@@ -1,0 +1,133 @@
+//! The CLI `mobula`: what it says to people and to programs.
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::support::binaries::{behaviour, binary};
+use crate::support::cluster::{Cluster, free_port};
+use crate::support::process::{Family, Program};
+use crate::support::wait_until;
+
+#[track_caller]
+fn assert_has(object: &Value, names: &[&str]) {
+    for name in names {
+        assert!(object.get(name).is_some(), "no {name} in {object}");
+    }
+}
+
+#[test]
+fn status_without_a_cluster_says_how_to_start_one() {
+    let family = Family::new();
+    let mut command = family.command(binary("mobula"));
+    command.arg("status");
+    let finished = Program::run("mobula status", command).expect_failure("mobula status");
+    assert!(finished.stderr.contains("mobula start --head"), "{}", finished.stderr);
+
+    // An address is of no use without credentials for it.
+    let address = format!("127.0.0.1:{}", free_port());
+    let mut command = family.command(binary("mobula"));
+    command.args(["status", "--address", &address]);
+    let finished = Program::run("mobula status", command).expect_failure("mobula status");
+    assert!(finished.stderr.contains("credentials"), "{}", finished.stderr);
+}
+
+#[test]
+fn status_of_a_cluster_that_is_gone_says_how_to_start_one() {
+    let mut cluster = Cluster::start(0, 1);
+    cluster.head().signal(Signal::KILL);
+    cluster.head().wait();
+    let finished = Program::run("mobula status", cluster.mobula(&["status"])).expect_failure("mobula status");
+    assert!(finished.stderr.contains(cluster.address()), "the address is not named: {}", finished.stderr);
+    assert!(finished.stderr.contains("mobula start --head"), "{}", finished.stderr);
+}
+
+#[test]
+fn wrong_arguments_are_refused_with_a_hint() {
+    let family = Family::new();
+    for arguments in
+        [&["start"][..], &["start", "--head", "--num-cpus", "many"], &["list", "secrets"], &["no-such-command"]]
+    {
+        let mut command = family.command(binary("mobula"));
+        command.args(arguments);
+        Program::run("mobula", command).expect_failure(&arguments.join(" "));
+    }
+    let address = format!("127.0.0.1:{}", free_port());
+    let mut command = family.command(binary("mobula"));
+    command.args(["start", "--address", &address, "--token", "not-a-token"]);
+    Program::run("mobula start", command).expect_failure("a token that is none");
+}
+
+#[test]
+fn status_and_lists_for_people_and_programs() {
+    let cluster = Cluster::start(1, 2);
+    let status = cluster.status();
+    assert_has(&status, &["nodes", "pending"]);
+    let nodes = status["nodes"].as_array().expect("nodes");
+    assert_eq!(nodes.len(), 2, "{status}");
+    for node in nodes {
+        assert_has(node, &["node", "name", "state", "resources"]);
+        assert_eq!(node["resources"]["CPU"]["total"].as_f64(), Some(2.0), "{node}");
+    }
+    for word in ["head", "node-1", "CPU"] {
+        let shown = cluster.run(&["status"]).stdout;
+        assert!(shown.contains(word), "no {word:?} in\n{shown}");
+    }
+    for what in ["nodes", "actors", "tasks", "objects", "workers"] {
+        let listed = cluster.run(&["list", what, "--format", "json"]).json();
+        assert!(listed.is_array(), "list {what}: {listed}");
+        cluster.run(&["list", what]);
+    }
+    let listed = cluster.run(&["list", "nodes", "--format", "json"]).json();
+    assert_eq!(listed.as_array().map(Vec::len), Some(2), "{listed}");
+}
+
+#[test]
+fn a_demand_that_nobody_can_meet_is_pending_with_its_reason() {
+    let cluster = Cluster::start(0, 1);
+    let mut command = cluster.family().command(behaviour());
+    command.args(["waits", "--address", cluster.address()]);
+    let mut waits = Program::start("a driver that waits for GPUs", command);
+    waits.wait_for_output("its start", |output| output.contains("waiting").then_some(()));
+    let pending = wait_until("the demand to be shown", || {
+        let pending = cluster.status()["pending"].clone();
+        pending.as_array().is_some_and(|pending| !pending.is_empty()).then(|| pending[0].clone())
+    });
+    assert_has(&pending, &["demand", "count", "what", "reason", "infeasible"]);
+    assert_eq!(pending["infeasible"], true, "{pending}");
+    assert!(pending["reason"].as_str().is_some_and(|reason| reason.contains("GPU")), "{pending}");
+    assert!(pending["what"].as_str().is_some_and(|what| what.contains("needs_gpus")), "{pending}");
+    let shown = cluster.run(&["status"]).stdout;
+    assert!(shown.contains("GPU"), "the reason is not shown:\n{shown}");
+
+    // When the driver is gone, so is its demand.
+    drop(waits);
+    wait_until("the demand to be forgotten", || {
+        cluster.status()["pending"].as_array().is_some_and(Vec::is_empty).then_some(())
+    });
+}
+
+#[test]
+fn microbenchmark_speaks_json() {
+    let family = Family::new();
+    let mut command = family.command(binary("mobula"));
+    command.args(["microbenchmark", "1:1 actor calls async", "--seconds", "0.2", "--format", "json"]);
+    let report = Program::run("mobula microbenchmark", command).expect_success("mobula microbenchmark").json();
+    let cases = report.as_array().unwrap_or_else(|| panic!("no list: {report}"));
+    assert!(!cases.is_empty());
+    for case in cases {
+        assert_has(case, &["name", "per_second", "sd"]);
+        assert!(case["per_second"].as_f64().is_some_and(|rate| rate > 0.0), "{case}");
+    }
+}
+
+#[test]
+fn stop_ends_the_nodes_of_this_machine() {
+    let mut cluster = Cluster::start(1, 1);
+    let mut command = cluster.family().command(binary("mobula"));
+    command.arg("stop");
+    Program::run("mobula stop", command).expect_success("mobula stop");
+    assert!(cluster.head().wait().success(), "the head did not end well");
+    let node = cluster.nodes()[0].wait();
+    assert!(node.success(), "the node did not end well");
+    cluster.family().wait_until_empty();
+}

@@ -1,0 +1,123 @@
+//! How nodes end: drained, killed, or with their head; and what must be gone afterwards.
+
+use std::path::PathBuf;
+
+use rustix::process::Signal;
+
+use crate::support::binaries::behaviour;
+use crate::support::cluster::{Cluster, is_alive};
+use crate::support::process::Program;
+use crate::support::wait_until;
+
+/// A driver that keeps every CPU busy until it is dropped.
+fn keep_busy(cluster: &Cluster) -> Program {
+    let mut command = cluster.family().command(behaviour());
+    command.args(["busy", "--address", cluster.address()]);
+    let mut busy = Program::start("a busy driver", command);
+    busy.wait_for_output("work under way", |output| output.contains("busy").then_some(()));
+    busy
+}
+
+/// The shared memory of processes of this machine's clusters, by the nodes' ids.
+fn shared_memory(cluster: &Cluster) -> Vec<PathBuf> {
+    cluster
+        .node_list()
+        .iter()
+        .map(|node| PathBuf::from(format!("/dev/shm/mobula-{}", node["node"].as_str().unwrap_or_default())))
+        .collect()
+}
+
+#[test]
+fn a_drained_cluster_leaves_nothing() {
+    let mut cluster = Cluster::start(1, 1);
+    let busy = keep_busy(&cluster);
+    let memory = shared_memory(&cluster);
+    assert!(memory.iter().all(|path| path.is_dir()), "where is the shared memory? {memory:?}");
+    drop(busy);
+    cluster.nodes()[0].signal(Signal::TERM);
+    let ended = cluster.nodes()[0].wait();
+    assert!(ended.success(), "a node that drains ends with 0, not {ended}");
+    wait_until("the head to know that the node has left", || {
+        let left = cluster.node_list().iter().filter(|node| is_alive(node)).count();
+        (left == 1).then_some(())
+    });
+    cluster.head().signal(Signal::TERM);
+    let ended = cluster.head().wait();
+    assert!(ended.success(), "a head that drains ends with 0, not {ended}");
+    cluster.family().wait_until_empty();
+    assert!(memory.iter().all(|path| !path.exists()), "shared memory is left: {memory:?}");
+}
+
+#[test]
+fn a_second_signal_stops_at_once() {
+    let mut cluster = Cluster::start(0, 1);
+    let _busy = keep_busy(&cluster);
+    cluster.head().signal(Signal::INT);
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    cluster.head().signal(Signal::INT);
+    cluster.head().wait();
+    wait_until("its workers to end", || (cluster.family().living().len() <= 1).then_some(()));
+}
+
+#[test]
+fn a_killed_node_is_declared_dead_and_its_workers_end() {
+    let mut cluster = Cluster::start(2, 1);
+    let busy = keep_busy(&cluster);
+    let name = "node-1";
+    cluster.nodes()[0].signal(Signal::KILL);
+    cluster.nodes()[0].wait();
+    wait_until("the dead node to be declared dead", || {
+        let nodes = cluster.node_list();
+        let node = nodes.iter().find(|node| node["name"] == name);
+        node.is_none_or(|node| !is_alive(node)).then_some(())
+    });
+    // What is left: the head, the other node, their workers and the driver.
+    drop(busy);
+    cluster.wait_for_nodes(2);
+    // The cluster goes on: a node that joins is taken in, and work runs.
+    cluster.join(1);
+    cluster.wait_for_nodes(3);
+    drop(keep_busy(&cluster));
+}
+
+#[test]
+fn tasks_of_a_killed_node_run_again() {
+    let mut cluster = Cluster::start(2, 1);
+    let mut command = cluster.family().command(behaviour());
+    command.args(["survives", "--address", cluster.address()]);
+    let mut driver = Program::start("a driver that loses a node", command);
+    driver.wait_for_output("work on every node", |output| output.contains("under way").then_some(()));
+    cluster.nodes()[0].signal(Signal::KILL);
+    let status = driver.wait();
+    assert!(status.success(), "{status}\n{}\n{}", driver.stdout(), driver.stderr());
+}
+
+#[test]
+fn a_killed_head_leaves_no_processes_and_no_shared_memory() {
+    let mut cluster = Cluster::start(1, 1);
+    let busy = keep_busy(&cluster);
+    let memory = shared_memory(&cluster);
+    cluster.head().signal(Signal::KILL);
+    cluster.head().wait();
+    drop(busy);
+    for node in cluster.nodes() {
+        node.signal(Signal::TERM);
+        node.wait();
+    }
+    cluster.family().wait_until_empty();
+    // A killed process cannot clean up after itself; the next node on the machine does it.
+    let successor = Cluster::start(0, 1);
+    wait_until("the successor to clean up", || memory.iter().all(|path| !path.exists()).then_some(()));
+    drop(successor);
+}
+
+#[test]
+fn a_killed_driver_leaves_no_workers() {
+    let cluster = Cluster::start(1, 1);
+    let before = cluster.family().living().len();
+    let busy = keep_busy(&cluster);
+    assert!(cluster.family().living().len() > before + 1, "no worker processes were started");
+    busy.signal(Signal::KILL);
+    wait_until("its workers to end", || (cluster.family().living().len() == before).then_some(()));
+    cluster.wait_for_nodes(2);
+}
