@@ -71,7 +71,6 @@ fn scheduling_on_a_cluster() {
 }
 
 #[test]
-#[ignore = "a worker process that leaves ends its whole job: it shuts its client down as a driver does"]
 fn lost_workers_on_a_cluster() {
     on_a_cluster("lost-workers");
 }
