@@ -26,6 +26,9 @@ use smallvec::smallvec;
 /// The patience of every wait; generous, since it only matters when something is broken.
 const WITHIN: Duration = Duration::from_secs(60);
 
+/// Says which part of a cluster this process plays.
+const ROLE: &str = "MOBULA_TEST_ROLE";
+
 // ---- what the workers run ----------------------------------------------------------------------
 
 fn number(n: u64) -> CallResult {
@@ -423,6 +426,123 @@ fn strangers_are_told_what_to_do() {
     cluster.stop();
 }
 
+/// A head or a node in a process of its own, to be killed.
+struct Kept(std::process::Child);
+
+impl Kept {
+    fn head(dir: &std::path::Path, listen: SocketAddr) -> (Self, SocketAddr, String) {
+        let (kept, line) = Self::start(&["head", &dir.to_string_lossy(), &listen.to_string()]);
+        let (address, token) = line.split_once(' ').unwrap();
+        (kept, address.parse().unwrap(), token.to_owned())
+    }
+
+    fn node(dir: &std::path::Path, address: SocketAddr, token: &str, name: &str) -> Self {
+        Self::start(&["node", &dir.to_string_lossy(), &address.to_string(), token, name]).0
+    }
+
+    /// Starts it and reads the one line that it prints when it is ready.
+    fn start(role: &[&str]) -> (Self, String) {
+        use std::io::BufRead;
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .env(ROLE, role.join("\n"))
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        std::io::BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert!(!line.is_empty(), "it did not start: {role:?}");
+        (Self(child), line.trim().to_owned())
+    }
+
+    /// Without a chance to say goodbye.
+    fn kill(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+/// The other side of [`Kept`]; ends only by being killed.
+fn play_role(role: &str) {
+    let words: Vec<&str> = role.split('\n').collect();
+    match words[..] {
+        ["head", dir, listen] => {
+            let head = head(std::path::Path::new(dir), listen.parse().unwrap(), 0.0).unwrap();
+            println!("{} {}", head.address().unwrap(), head.token().unwrap());
+            while head.next_event(WITHIN).is_none() {}
+        }
+        ["node", dir, address, token, name] => {
+            let address = address.parse().unwrap();
+            let credentials = mobula_core::node::join(address, &token.parse().unwrap()).unwrap();
+            let node = Node::start(NodeConfig {
+                head: address,
+                credentials,
+                name: name.to_owned(),
+                resources: cpus(2.0),
+                store: store(),
+                listen: None,
+                advertise: None,
+                dir: PathBuf::from(dir).join("state"),
+            });
+            let node = node.unwrap();
+            println!("ready");
+            while node.next_event(WITHIN).is_none() {}
+        }
+        _ => panic!("no such role: {words:?}"),
+    }
+}
+
+fn a_killed_node_takes_its_workers_and_gives_up_its_actors() {
+    let dir = tempfile::tempdir().unwrap();
+    let (head, address, token) = Kept::head(dir.path(), "127.0.0.1:0".parse().unwrap());
+    let first = Kept::node(dir.path(), address, &token, "first");
+    let driver = Driver::connect(address, dir.path().join("operator")).unwrap();
+    let settings = ActorOptions { max_restarts: 1, ..ActorOptions::default() };
+    let actor = driver.client.create_actor(function(COUNTER), "Counter", smallvec![], settings);
+    let call = |name: &str| driver.client.call(&actor, function(name), smallvec![], 1).remove(0);
+    let worker = driver.numbers(&[call(WHERE)])[0];
+    let second = Kept::node(dir.path(), address, &token, "second");
+
+    first.kill();
+    eventually("the system ends the worker with its node", || !lives(worker));
+    eventually("the actor lives on the other node", || {
+        let listed = driver.ask(driver.connection.gcs(), ListActors);
+        listed.iter().any(|actor| actor.state == "ALIVE" && actor.node.as_deref() == Some("second"))
+    });
+    assert_eq!(driver.numbers(&[call(COUNT)]), [1]);
+    let status = driver.ask(driver.connection.gcs(), GetClusterStatus);
+    let dead = status.view.nodes.iter().find(|node| node.name == "first").unwrap();
+    assert!(!dead.alive && dead.death_reason.is_some(), "{dead:?}");
+    driver.close();
+    second.kill();
+    head.kill();
+}
+
+fn a_killed_head_comes_back_and_nothing_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let (head, address, token) = Kept::head(dir.path(), "127.0.0.1:0".parse().unwrap());
+    let node = Kept::node(dir.path(), address, &token, "node");
+    let driver = Driver::connect(address, dir.path().join("operator")).unwrap();
+    let settings = ActorOptions { name: Some("counter".to_owned()), ..ActorOptions::default() };
+    let actor = driver.client.create_actor(function(COUNTER), "Counter", smallvec![], settings);
+    let count = || driver.client.call(&actor, function(COUNT), smallvec![], 1).remove(0);
+    assert_eq!(driver.numbers(&[count()]), [1]);
+    head.kill();
+    assert_eq!(driver.numbers(&[count()]), [2], "calls go on without the head");
+    let (head, again, _) = Kept::head(dir.path(), address);
+    assert_eq!(again, address);
+    eventually("the actor is reported again", || {
+        let asked = driver.connection.endpoint().request_blocking(driver.connection.gcs(), ListActors, vec![], WITHIN);
+        asked.is_ok_and(|(listed, _)| listed.iter().any(|actor| actor.state == "ALIVE"))
+    });
+    let found = driver.client.find_actor("counter", None).unwrap();
+    let counted = driver.client.call(&found, function(COUNT), smallvec![], 1).remove(0);
+    assert_eq!(driver.numbers(&[counted]), [3], "it is the same actor");
+    driver.numbers(&[driver.submit(PID, &options(WorkerKind::Shared, Strategy::Default))]);
+    driver.close();
+    node.kill();
+    head.kill();
+}
+
 // ---- the harness -------------------------------------------------------------------------------
 
 const TESTS: &[(&str, fn())] = &[
@@ -435,10 +555,19 @@ const TESTS: &[(&str, fn())] = &[
     ("a_restarted_head_finds_nodes_actors_and_drivers_again", a_restarted_head_finds_nodes_actors_and_drivers_again),
     ("a_drained_node_leaves_and_its_actors_move", a_drained_node_leaves_and_its_actors_move),
     ("strangers_are_told_what_to_do", strangers_are_told_what_to_do),
+    (
+        "a_killed_node_takes_its_workers_and_gives_up_its_actors",
+        a_killed_node_takes_its_workers_and_gives_up_its_actors,
+    ),
+    ("a_killed_head_comes_back_and_nothing_is_lost", a_killed_head_comes_back_and_nothing_is_lost),
 ];
 
 fn main() -> ExitCode {
     mobula_core::node::run_worker_if_asked();
+    if let Ok(role) = std::env::var(ROLE) {
+        play_role(&role);
+        return ExitCode::SUCCESS;
+    }
     let args: Vec<String> = std::env::args().skip(1).collect();
     let flag = |name: &str| args.iter().any(|arg| arg == name);
     let filters: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();

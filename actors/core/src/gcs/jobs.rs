@@ -117,6 +117,8 @@ impl Gcs {
         if info.ended_unix_s.is_some() {
             self.ended_jobs.push_back(info.job);
         }
-        self.jobs.insert(info.job, Job { info, seen: now });
+        // The driver's silence counts from then on.
+        let seen = now + self.config.reattach_within;
+        self.jobs.insert(info.job, Job { info, seen });
     }
 }

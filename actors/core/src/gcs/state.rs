@@ -28,7 +28,9 @@ pub struct GcsConfig {
     pub process: ProcessId,
     /// A node or a driver that was silent for so long is dead.
     pub dead_after: Duration,
-    /// How long after a restart of the head the nodes have to report the actors they run.
+    /// How long after a restart of the head nodes have to report the actors they run, and drivers
+    /// to show that they live: longer than the network takes to notice that the old connection is
+    /// dead (10 s), or they would be given up before they could know.
     pub reattach_within: Duration,
     /// The wall clock's seconds since 1970 at the time zero of the events.
     pub epoch_unix_s: u64,
@@ -41,7 +43,7 @@ impl GcsConfig {
             cluster: cluster.into(),
             process,
             dead_after: Duration::from_secs(5),
-            reattach_within: Duration::from_secs(10),
+            reattach_within: Duration::from_secs(30),
             epoch_unix_s: 0,
         }
     }

@@ -141,3 +141,32 @@ fn actors_are_made_named_and_ended_in_one_process() {
     let states: Vec<String> = rig.ask(gcs, ListActors).into_iter().map(|actor| actor.state).collect();
     assert_eq!(states.iter().filter(|state| *state == "DEAD").count(), 2, "{states:?}");
 }
+
+#[test]
+fn ten_thousand_actors_live_on_one_node() {
+    let rig = rig(2.0);
+    let gcs = rig.head.gcs();
+    let (tell, told) = mpsc::channel();
+    let endpoint = rig.head.endpoint();
+    let actors: Vec<ActorId> = (0..10_000)
+        .map(|_| {
+            let spec = rig.spec("good", None);
+            let actor = spec.actor;
+            let tell = tell.clone();
+            endpoint.request_with(gcs, CreateActor { spec }, vec![], WITHIN, move |answer| {
+                tell.send(answer.map(|(answer, _)| answer)).unwrap();
+            });
+            actor
+        })
+        .collect();
+    for _ in &actors {
+        told.recv_timeout(WITHIN).unwrap().unwrap().unwrap();
+    }
+    let last = rig.ask(gcs, ResolveActor { actor: actors[actors.len() - 1] });
+    assert!(matches!(last, ActorLocation::Alive { .. }), "{last:?}");
+    let alive = rig.ask(gcs, ListActors).iter().filter(|actor| actor.state == "ALIVE").count();
+    assert_eq!(alive, actors.len());
+    rig.ask(gcs, FinishJob { job: rig.job });
+    let dead = rig.ask(gcs, ListActors).iter().filter(|actor| actor.state == "DEAD").count();
+    assert_eq!(dead, actors.len());
+}
