@@ -38,7 +38,7 @@ struct Inner {
 /// What carries a session.
 enum Below {
     /// A cluster of one in this process.
-    Local(local::Local),
+    Local(Box<local::Local>),
     /// A connection to another.
     Cluster(Box<Connection>),
 }
@@ -123,7 +123,7 @@ impl Session {
             }
             None => {
                 let (client, local) = local::start(&config)?;
-                (client, Below::Local(local))
+                (client, Below::Local(Box::new(local)))
             }
         };
         Ok(Self(Arc::new(Inner {
