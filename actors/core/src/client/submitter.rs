@@ -83,6 +83,8 @@ struct Lease {
     reclaiming: bool,
     /// It runs one task and is given back: the worker is a process of that task's own.
     one_task: bool,
+    /// Others wait for it: it takes no new task and is given back when those it has have ended.
+    leaving: bool,
 }
 
 #[derive(Debug, Default)]
@@ -163,6 +165,7 @@ impl Submitter {
                 progress_us: now_us,
                 reclaiming: false,
                 one_task: self.one_task,
+                leaving: false,
             },
         );
         self.fill(true, now_us, out);
@@ -220,7 +223,7 @@ impl Submitter {
             if state.in_flight.is_empty() {
                 state.idle_since_us = now_us;
             }
-            if state.one_task {
+            if state.one_task || (state.leaving && state.in_flight.is_empty()) {
                 out.push(Effect::Return {
                     raylet: state.raylet,
                     lease,
@@ -251,6 +254,11 @@ impl Submitter {
             }
             if state.in_flight.is_empty() {
                 state.idle_since_us = now_us;
+            }
+            if state.leaving && state.in_flight.is_empty() {
+                let raylet = state.raylet;
+                self.leases.remove(&lease);
+                out.push(Effect::Return { raylet, lease });
             }
         }
         for (seq, function) in tasks.iter().rev() {
@@ -314,9 +322,27 @@ impl Submitter {
         !self.leases.is_empty() || !self.queue.is_empty()
     }
 
-    /// Others wait for resources: give back what is idle now.
+    /// Others wait for resources: gives back what is idle now. With work of its own left it gives
+    /// one lease and stands in line for it again, so that a long queue does not keep others
+    /// waiting until it is empty.
     pub(crate) fn give_back_idle(&mut self, now_us: u64, out: &mut Vec<Effect>) {
-        self.give_back(now_us, 0, out);
+        if self.queue.is_empty() {
+            return self.give_back(now_us, 0, out);
+        }
+        if self.leases.values().any(|state| state.leaving) {
+            return;
+        }
+        let least = self.leases.iter_mut().min_by_key(|(id, state)| (state.ahead_us, **id));
+        let Some((id, state)) = least.map(|(id, state)| (*id, state)) else {
+            return;
+        };
+        state.leaving = true;
+        if state.in_flight.is_empty() {
+            let raylet = state.raylet;
+            self.leases.remove(&id);
+            out.push(Effect::Return { raylet, lease: id });
+        }
+        self.want_exactly(out);
     }
 
     /// The session ends: everything is given back and nothing is wanted any more.
@@ -507,7 +533,7 @@ impl Submitter {
 impl Lease {
     fn has_room(&self) -> bool {
         let room_tasks = if self.one_task { 1 } else { AHEAD_TASKS };
-        self.ahead_us < AHEAD_US && self.in_flight.len() < room_tasks
+        !self.leaving && self.ahead_us < AHEAD_US && self.in_flight.len() < room_tasks
     }
 
     fn forget(&mut self, seq: u64) {
@@ -746,6 +772,32 @@ mod tests {
             "{} messages for 10,000 tasks",
             world.pushes
         );
+    }
+
+    #[test]
+    fn a_long_queue_gives_others_a_turn() {
+        let mut submitter = Submitter::new(raylet(1), false);
+        let (lease, mut out) = (LeaseId { node: NodeId(uuid::Uuid::from_u128(1)), seq: 1 }, Vec::new());
+        for seq in 0..5_000 {
+            submitter.enqueue(seq, FunctionId(1), 0, &mut out);
+        }
+        submitter.granted(lease, process(9), raylet(1), 0, &mut out);
+        let pushed: Vec<u64> = out
+            .iter()
+            .filter_map(|effect| match effect {
+                Effect::Push { tasks, .. } => Some(tasks.clone()),
+                _ => None,
+            })
+            .flatten()
+            .collect();
+        out.clear();
+        submitter.give_back_idle(1, &mut out);
+        for seq in pushed {
+            submitter.done(lease, seq, FunctionId(1), 10, 2, &mut out);
+        }
+        assert!(!out.iter().any(|effect| matches!(effect, Effect::Push { .. })), "it takes no new task: {out:?}");
+        assert!(out.iter().any(|effect| matches!(effect, Effect::Return { lease: given, .. } if *given == lease)));
+        assert!(out.iter().any(|effect| matches!(effect, Effect::Want { .. })), "it stands in line again");
     }
 
     #[test]

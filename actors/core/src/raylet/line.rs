@@ -5,6 +5,7 @@
 //! Who does not fit is passed over, but not for ever: after [`MAX_PASSED_OVER`] others were served
 //! the first such ticket has what it needs kept free for it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -433,23 +434,23 @@ impl Scheduler {
         }
     }
 
-    /// Someone waits for room: asks those who hold leases of other shapes, or are other clients,
-    /// for what they do not use.
+    /// Someone waits for room: asks those who hold what it lacks, for another shape or as another
+    /// client, to give some of it back.
     pub(super) fn ask_for_idle(&mut self, now: Duration) {
-        let waiting: Vec<&Ticket> = self.line.iter().filter(|ticket| self.waits_for_room(ticket)).collect();
+        let waiting: Vec<(Option<(Address, &Arc<Shape>)>, &Resources)> =
+            self.line.iter().filter_map(|ticket| self.waits_for_room(ticket)).collect();
         if waiting.is_empty() {
             return;
         }
         let useful = |lease: &Lease| {
-            waiting.iter().any(|ticket| match ticket {
-                Ticket::Client(client, shape) => *client != lease.client || *shape != lease.shape,
-                Ticket::Actor(..) => true,
+            waiting.iter().any(|(who, need)| {
+                let another = who.is_none_or(|(client, shape)| client != lease.client || *shape != lease.shape);
+                let lacking = need.iter().filter(|(name, fractions)| self.available.fractions(name) < *fractions);
+                another && lacking.into_iter().any(|(name, _)| lease.shape.demand.fractions(name) > 0)
             })
         };
-        let mut holders: Vec<Address> =
+        let holders: BTreeSet<Address> =
             self.leases.values().filter(|lease| lease.actor.is_none() && useful(lease)).map(|l| l.client).collect();
-        holders.sort_unstable();
-        holders.dedup();
         for client in holders {
             let recently = self.reclaimed.get(&client).is_some_and(|last| now.saturating_sub(*last) < RECLAIM_EVERY);
             if !recently {
@@ -459,14 +460,13 @@ impl Scheduler {
         }
     }
 
-    fn waits_for_room(&self, ticket: &Ticket) -> bool {
-        match ticket {
-            Ticket::Client(_, shape) => {
-                self.config.total.covers(&shape.demand) && !self.available.covers(&shape.demand)
-            }
-            Ticket::Actor(actor, incarnation) => {
-                self.actor_wants.get(&(*actor, *incarnation)).is_some_and(|want| !self.available.covers(&want.need))
-            }
-        }
+    /// Who waits for room here, and what it needs, if it ever fits. Actors are nobody's in
+    /// particular.
+    fn waits_for_room<'a>(&'a self, ticket: &'a Ticket) -> Option<(Option<(Address, &'a Arc<Shape>)>, &'a Resources)> {
+        let (who, need) = match ticket {
+            Ticket::Client(client, shape) => (Some((*client, shape)), &shape.demand),
+            Ticket::Actor(actor, incarnation) => (None, &self.actor_wants.get(&(*actor, *incarnation))?.need),
+        };
+        (self.config.total.covers(need) && !self.available.covers(need)).then_some((who, need))
     }
 }

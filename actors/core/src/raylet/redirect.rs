@@ -10,7 +10,7 @@ use super::line::Ticket;
 use super::scheduler::{Effect, Scheduler};
 use crate::gcs::placement::{Candidate, Choice, choose, takes_work};
 use crate::ids::NodeId;
-use crate::messages::{ClusterView, LeaseRedirected, NodeInfo, Shape};
+use crate::messages::{ClusterView, LeaseRedirected, NodeInfo, Shape, Strategy};
 use crate::resources::Resources;
 
 /// A need that was sent on so often stays where it is, if it can run there.
@@ -98,7 +98,9 @@ impl Scheduler {
         let Some(want) = self.wants.get(key) else { return };
         let (mut need, hops) = (want.need(), want.hops);
         let feasible_here = self.may_run_here(shape);
-        let stays = feasible_here && (hops >= MAX_HOPS || shape.near == Some(self.config.process));
+        // Spreading counts more than what lies here.
+        let at_its_data = shape.near == Some(self.config.process) && shape.strategy == Strategy::Default;
+        let stays = feasible_here && (hops >= MAX_HOPS || at_its_data);
         if stays || (feasible_here && self.remotes.nodes.is_empty()) {
             return;
         }
@@ -187,7 +189,7 @@ impl Scheduler {
     /// Whether the shape's strategy allows this node.
     fn affinity_is_here(&self, shape: &Shape) -> bool {
         match shape.strategy {
-            crate::messages::Strategy::NodeAffinity { node, soft } => {
+            Strategy::NodeAffinity { node, soft } => {
                 node == self.config.node || (soft && !self.remotes.nodes.contains_key(&node))
             }
             _ => true,
