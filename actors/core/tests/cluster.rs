@@ -183,13 +183,24 @@ struct Driver {
 impl Driver {
     fn connect(address: SocketAddr, credentials: PathBuf) -> Result<Self, NodeError> {
         let binary = std::env::current_exe().unwrap();
+        Self::connect_as(address, credentials, &binary, Registry::global().unwrap().digest())
+    }
+
+    /// With a binary that the cluster is told of, and a digest.
+    fn connect_as(
+        address: SocketAddr,
+        credentials: PathBuf,
+        told: &std::path::Path,
+        digest: u64,
+    ) -> Result<Self, NodeError> {
+        let binary = std::env::current_exe().unwrap();
         let connection = Connection::open(
             address,
             ConnectionConfig {
                 credentials: Some(credentials),
                 name: "test".to_owned(),
-                digest: Registry::global().unwrap().digest(),
-                binary: Some(binary.clone()),
+                digest,
+                binary: Some(told.to_owned()),
                 namespace: Some("ns".to_owned()),
                 store: store(),
             },
@@ -353,6 +364,36 @@ fn what_workers_print_reaches_the_driver() {
     }
     seen.sort();
     assert_eq!(seen, [(false, "good morning".to_owned()), (true, "good night".to_owned())]);
+    driver.close();
+    cluster.stop();
+}
+
+fn a_binary_that_is_not_on_the_machine_is_fetched() {
+    let cluster = Cluster::start(1.0, &[]);
+    let elsewhere = cluster.dir.path().join("elsewhere");
+    std::fs::copy(std::env::current_exe().unwrap(), &elsewhere).unwrap();
+    let operator = cluster.dir.path().join("operator");
+    let digest = Registry::global().unwrap().digest();
+    let driver = Driver::connect_as(cluster.address, operator, &elsewhere, digest).unwrap();
+    std::fs::remove_file(&elsewhere).unwrap();
+    let handle = driver.submit(PID, &options(WorkerKind::Shared, Strategy::Default));
+    let pid = driver.numbers(&[handle])[0];
+    let runs = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap();
+    assert!(runs.starts_with(cluster.dir.path().join("state").join("binaries")), "{runs:?}");
+    driver.close();
+    cluster.stop();
+}
+
+fn a_stale_binary_is_refused_by_name() {
+    let cluster = Cluster::start(1.0, &[]);
+    let operator = cluster.dir.path().join("operator");
+    let binary = std::env::current_exe().unwrap();
+    let driver = Driver::connect_as(cluster.address, operator, &binary, 12_345).unwrap();
+    let _never = driver.submit(PID, &options(WorkerKind::Shared, Strategy::Default));
+    eventually("the reason is shown", || {
+        let status = driver.ask(driver.connection.gcs(), GetClusterStatus);
+        status.pending.iter().any(|line| line.infeasible && line.reason.contains("build both from the same sources"))
+    });
     driver.close();
     cluster.stop();
 }
@@ -552,6 +593,8 @@ const TESTS: &[(&str, fn())] = &[
     ("a_task_whose_worker_dies_runs_again", a_task_whose_worker_dies_runs_again),
     ("an_actor_whose_process_is_killed_comes_back", an_actor_whose_process_is_killed_comes_back),
     ("what_workers_print_reaches_the_driver", what_workers_print_reaches_the_driver),
+    ("a_binary_that_is_not_on_the_machine_is_fetched", a_binary_that_is_not_on_the_machine_is_fetched),
+    ("a_stale_binary_is_refused_by_name", a_stale_binary_is_refused_by_name),
     ("a_restarted_head_finds_nodes_actors_and_drivers_again", a_restarted_head_finds_nodes_actors_and_drivers_again),
     ("a_drained_node_leaves_and_its_actors_move", a_drained_node_leaves_and_its_actors_move),
     ("strangers_are_told_what_to_do", strangers_are_told_what_to_do),

@@ -78,8 +78,8 @@ struct Shared {
     endpoint: Endpoint,
     config: SpawnConfig,
     running: Mutex<HashMap<u64, Running>>,
-    /// A binary that is here, or is being fetched.
-    binaries: tokio::sync::Mutex<HashMap<String, PathBuf>>,
+    /// By hash; the lock of one that is being looked for or fetched is held.
+    binaries: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Option<PathBuf>>>>>,
 }
 
 enum Running {
@@ -101,7 +101,7 @@ impl Spawn {
             endpoint: endpoint.clone(),
             config,
             running: Mutex::default(),
-            binaries: tokio::sync::Mutex::default(),
+            binaries: Mutex::default(),
         });
         // Bounded by the scheduler: it has few processes starting at once.
         let (orders, mut inbox) = mpsc::unbounded_channel::<(Launch, Report)>();
@@ -264,8 +264,9 @@ async fn binary_of(shared: &Shared, job: &JobInfo) -> Result<PathBuf, Failure> {
         return Err(Failure { why, for_good: true });
     };
     // Held while it is fetched: others that need it wait for this fetch.
-    let mut known = shared.binaries.lock().await;
-    if let Some(path) = known.get(&binary.hash).filter(|path| path.exists()) {
+    let known = shared.binaries.lock().entry(binary.hash.clone()).or_default().clone();
+    let mut known = known.lock().await;
+    if let Some(path) = known.as_ref().filter(|path| path.exists()) {
         return Ok(path.clone());
     }
     let in_place = PathBuf::from(&binary.path);
@@ -278,7 +279,7 @@ async fn binary_of(shared: &Shared, job: &JobInfo) -> Result<PathBuf, Failure> {
         fetch(shared, job, binary, &fetched).await?;
         fetched
     };
-    known.insert(binary.hash.clone(), path.clone());
+    *known = Some(path.clone());
     Ok(path)
 }
 
