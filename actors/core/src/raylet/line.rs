@@ -139,6 +139,9 @@ impl Waiting {
     }
 }
 
+/// Who waits for room (nobody in particular for an actor), and what it needs.
+type Waiter<'a> = (Option<(Address, &'a Arc<Shape>)>, &'a Resources);
+
 enum Served {
     /// It got one and wants more.
     More,
@@ -437,8 +440,7 @@ impl Scheduler {
     /// Someone waits for room: asks those who hold what it lacks, for another shape or as another
     /// client, to give some of it back.
     pub(super) fn ask_for_idle(&mut self, now: Duration) {
-        let waiting: Vec<(Option<(Address, &Arc<Shape>)>, &Resources)> =
-            self.line.iter().filter_map(|ticket| self.waits_for_room(ticket)).collect();
+        let waiting: Vec<Waiter<'_>> = self.line.iter().filter_map(|ticket| self.waits_for_room(ticket)).collect();
         if waiting.is_empty() {
             return;
         }
@@ -460,9 +462,8 @@ impl Scheduler {
         }
     }
 
-    /// Who waits for room here, and what it needs, if it ever fits. Actors are nobody's in
-    /// particular.
-    fn waits_for_room<'a>(&'a self, ticket: &'a Ticket) -> Option<(Option<(Address, &'a Arc<Shape>)>, &'a Resources)> {
+    /// Whether a ticket waits for room here, where it fits in time.
+    fn waits_for_room<'a>(&'a self, ticket: &'a Ticket) -> Option<Waiter<'a>> {
         let (who, need) = match ticket {
             Ticket::Client(client, shape) => (Some((*client, shape)), &shape.demand),
             Ticket::Actor(actor, incarnation) => (None, &self.actor_wants.get(&(*actor, *incarnation))?.need),
