@@ -25,10 +25,7 @@ const BATCH_LIMIT: usize = 512;
 
 enum State {
     Resolving,
-    Alive {
-        worker: ProcessAddr,
-        incarnation: u32,
-    },
+    Alive { worker: ProcessAddr, incarnation: u32 },
     Dead(Box<Error>),
 }
 
@@ -62,12 +59,7 @@ pub(crate) struct ActorQueue {
 }
 
 impl ActorQueue {
-    pub(crate) fn new(
-        actor: ActorId,
-        class: String,
-        client: &Client,
-        ends_with_handles: bool,
-    ) -> Arc<Self> {
+    pub(crate) fn new(actor: ActorId, class: String, client: &Client, ends_with_handles: bool) -> Arc<Self> {
         Arc::new(Self {
             actor,
             class,
@@ -98,8 +90,7 @@ impl ActorQueue {
 
     /// A handle has left the process: the actor now stays until its job ends or it is killed.
     pub(crate) fn keep(&self) {
-        self.ends_with_handles
-            .store(false, std::sync::atomic::Ordering::Relaxed);
+        self.ends_with_handles.store(false, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// Adds a call, after all made before. `ready` says whether its arguments are.
@@ -128,10 +119,7 @@ impl ActorQueue {
 
     /// A call has failed before it left (an argument failed).
     pub(crate) fn abandon(&self, seq: u64) {
-        self.inner
-            .lock()
-            .waiting
-            .retain(|waiting| waiting.seq != seq);
+        self.inner.lock().waiting.retain(|waiting| waiting.seq != seq);
         self.send_ready();
     }
 
@@ -161,36 +149,25 @@ impl ActorQueue {
     pub(crate) fn resolve(self: &Arc<Self>) {
         let queue = Arc::downgrade(self);
         let (client, actor) = (self.client.clone(), self.actor);
-        client
-            .clone()
-            .ask_gcs(ResolveActor { actor }, move |answer| {
-                let Some(queue) = queue.upgrade() else { return };
-                match answer {
-                    Ok(location) => queue.located(location),
-                    Err(error)
-                        if client.is_open()
-                            && !matches!(error, mobula_transport::SendError::Closed) =>
-                    {
-                        tracing::debug!(%actor, %error, "asking the GCS for the actor again");
-                        client.again_soon(move || queue.resolve());
-                    }
-                    Err(error) => queue.located(ActorLocation::Dead(Box::new(error.into()))),
+        client.clone().ask_gcs(ResolveActor { actor }, move |answer| {
+            let Some(queue) = queue.upgrade() else { return };
+            match answer {
+                Ok(location) => queue.located(location),
+                Err(error) if client.is_open() && !matches!(error, mobula_transport::SendError::Closed) => {
+                    tracing::debug!(%actor, %error, "asking the GCS for the actor again");
+                    client.again_soon(move || queue.resolve());
                 }
-            });
+                Err(error) => queue.located(ActorLocation::Dead(Box::new(error.into()))),
+            }
+        });
     }
 
     /// The GCS said where the actor is.
     pub(crate) fn located(&self, location: ActorLocation) {
         let mut inner = self.inner.lock();
         match location {
-            ActorLocation::Alive {
-                worker,
-                incarnation,
-            } => {
-                inner.state = State::Alive {
-                    worker,
-                    incarnation,
-                };
+            ActorLocation::Alive { worker, incarnation } => {
+                inner.state = State::Alive { worker, incarnation };
                 inner.constructed = true;
                 let ready = std::mem::take(&mut inner.ready);
                 drop(inner);
@@ -225,10 +202,7 @@ impl ActorQueue {
         inner.state = State::Resolving;
         let seqs = std::mem::take(&mut inner.in_flight);
         drop(inner);
-        let error = Error::ActorDied {
-            actor: self.actor,
-            why: why.to_owned(),
-        };
+        let error = Error::ActorDied { actor: self.actor, why: why.to_owned() };
         for seq in seqs {
             self.client.fail_pending(seq, &error);
         }
@@ -260,10 +234,7 @@ impl ActorQueue {
             return;
         }
         inner.sending = true;
-        while let State::Alive {
-            worker,
-            incarnation,
-        } = inner.state
+        while let State::Alive { worker, incarnation } = inner.state
             && inner.waiting.front().is_some_and(|waiting| waiting.ready)
         {
             let mut calls = Vec::new();
@@ -281,19 +252,9 @@ impl ActorQueue {
                 }
             }
             drop(inner);
-            let push = PushCalls {
-                client: self.client.address(),
-                actor: self.actor,
-                incarnation,
-                calls,
-            };
-            let worker = Address {
-                process: worker,
-                mailbox: MailboxId::WORKER,
-            };
-            self.client
-                .endpoint()
-                .send(Some(MailboxId::CLIENT), worker, push, payload);
+            let push = PushCalls { client: self.client.address(), actor: self.actor, incarnation, calls };
+            let worker = Address { process: worker, mailbox: MailboxId::WORKER };
+            self.client.endpoint().send(Some(MailboxId::CLIENT), worker, push, payload);
             inner = self.inner.lock();
         }
         inner.sending = false;
@@ -304,15 +265,9 @@ impl Drop for ActorQueue {
     fn drop(&mut self) {
         // Handles and pending calls keep the queue alive, so here every call has ended and nobody
         // in this process can make another one.
-        if *self.ends_with_handles.get_mut()
-            && !matches!(self.inner.get_mut().state, State::Dead(_))
-        {
+        if *self.ends_with_handles.get_mut() && !matches!(self.inner.get_mut().state, State::Dead(_)) {
             let why = "the last handle to it was dropped".to_owned();
-            let kill = KillActor {
-                actor: self.actor,
-                no_restart: true,
-                why,
-            };
+            let kill = KillActor { actor: self.actor, no_restart: true, why };
             self.client.tell_gcs(kill);
         }
     }

@@ -95,11 +95,7 @@ impl Entry {
     }
 
     pub(crate) fn outcome(&self) -> Option<Outcome> {
-        if self.is_settled() {
-            self.inner.lock().outcome.clone()
-        } else {
-            None
-        }
+        if self.is_settled() { self.inner.lock().outcome.clone() } else { None }
     }
 
     /// The first outcome is kept; a later one changes nothing.
@@ -109,11 +105,7 @@ impl Entry {
             if inner.outcome.is_some() {
                 return;
             }
-            let state = if matches!(outcome, Outcome::Failed(_)) {
-                FAILED
-            } else {
-                READY
-            };
+            let state = if matches!(outcome, Outcome::Failed(_)) { FAILED } else { READY };
             inner.outcome = Some(outcome);
             self.state.store(state, Ordering::Release);
             std::mem::take(&mut inner.waiters)
@@ -203,10 +195,7 @@ pub(crate) struct Latch {
 
 impl Latch {
     pub(crate) fn new(count: usize) -> Arc<Self> {
-        Arc::new(Self {
-            remaining: AtomicUsize::new(count),
-            thread: std::thread::current(),
-        })
+        Arc::new(Self { remaining: AtomicUsize::new(count), thread: std::thread::current() })
     }
 
     pub(crate) fn count_down(&self) {
@@ -225,11 +214,7 @@ impl Latch {
 }
 
 /// Polls for a moment, then sleeps until `done`; whoever makes it true unparks this thread.
-pub(crate) fn wait_until(
-    done: impl Fn() -> bool,
-    deadline: Option<Instant>,
-    before_sleep: impl FnOnce(),
-) -> bool {
+pub(crate) fn wait_until(done: impl Fn() -> bool, deadline: Option<Instant>, before_sleep: impl FnOnce()) -> bool {
     if done() {
         return true;
     }

@@ -32,33 +32,20 @@ impl Client {
         let client = self.clone();
         let question = GetObject { object: entry.id() };
         let endpoint = self.endpoint().clone();
-        endpoint.request_with(
-            lender,
-            question,
-            Vec::new(),
-            OWNER_DEADLINE,
-            move |answer| match answer {
-                Ok((Ok(ReturnSpec::Inline(encoding)), payload)) => {
-                    let data = payload.into_iter().next().unwrap_or_default();
-                    entry.settle(Outcome::Inline(Value { encoding, data }));
-                }
-                Ok((Ok(ReturnSpec::Stored(stored)), _)) => {
-                    entry.settle(Outcome::Stored(Box::new(stored)))
-                }
-                Ok((Err(error), _)) => entry.settle(Outcome::Failed(Box::new(error))),
-                // It is alive and has no answer yet.
-                Err(SendError::TimedOut { .. }) if client.is_open() => {
-                    client.ask_lender(entry, lender)
-                }
-                Err(error) => {
-                    let why = error.to_string();
-                    entry.settle(Outcome::Failed(Box::new(Error::OwnerDied {
-                        object: entry.id(),
-                        why,
-                    })));
-                }
-            },
-        );
+        endpoint.request_with(lender, question, Vec::new(), OWNER_DEADLINE, move |answer| match answer {
+            Ok((Ok(ReturnSpec::Inline(encoding)), payload)) => {
+                let data = payload.into_iter().next().unwrap_or_default();
+                entry.settle(Outcome::Inline(Value { encoding, data }));
+            }
+            Ok((Ok(ReturnSpec::Stored(stored)), _)) => entry.settle(Outcome::Stored(Box::new(stored))),
+            Ok((Err(error), _)) => entry.settle(Outcome::Failed(Box::new(error))),
+            // It is alive and has no answer yet.
+            Err(SendError::TimedOut { .. }) if client.is_open() => client.ask_lender(entry, lender),
+            Err(error) => {
+                let why = error.to_string();
+                entry.settle(Outcome::Failed(Box::new(Error::OwnerDied { object: entry.id(), why })));
+            }
+        });
     }
 
     /// Reads the stored ones among `values`, pulling them to this node where needed.
@@ -74,9 +61,7 @@ impl Client {
         }
         let latch = Latch::new(stored.len());
         let results = Arc::new(parking_lot::Mutex::new(Vec::with_capacity(stored.len())));
-        let patience = deadline.map_or(STORE_DEADLINE, |deadline| {
-            deadline.saturating_duration_since(Instant::now())
-        });
+        let patience = deadline.map_or(STORE_DEADLINE, |deadline| deadline.saturating_duration_since(Instant::now()));
         for (position, location) in stored {
             let (latch, results) = (latch.clone(), results.clone());
             self.store().get(&location, patience, move |result| {
@@ -89,9 +74,7 @@ impl Client {
         let in_time = latch.wait(deadline, || lent = Some(crate::worker::lend_cpu()));
         drop(lent);
         if !in_time {
-            return Err(Error::TimedOut {
-                after: timeout.unwrap_or_default(),
-            });
+            return Err(Error::TimedOut { after: timeout.unwrap_or_default() });
         }
         let mut results = std::mem::take(&mut *results.lock());
         results.sort_by_key(|(position, _)| *position);

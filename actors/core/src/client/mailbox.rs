@@ -4,9 +4,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use mobula_transport::{
-    Address, Envelope, Mailbox, MailboxId, Message, Payload, Replier, SendError, Undelivered,
-};
+use mobula_transport::{Address, Envelope, Mailbox, MailboxId, Message, Payload, Replier, SendError, Undelivered};
 
 use super::entry::{Entry, ObjectHandle, Outcome};
 use super::pending::Work;
@@ -14,8 +12,8 @@ use super::{Client, Inner};
 use crate::error::Error;
 use crate::ids::ObjectId;
 use crate::messages::{
-    FetchBinary, GetObject, LeaseGranted, LeaseLost, LeasePending, LeaseRedirected, ReclaimIdle,
-    ReturnLeases, ReturnSpec, TaskDone, TaskOutcome, TasksReturned, WorkerOutput,
+    FetchBinary, GetObject, LeaseGranted, LeaseLost, LeasePending, LeaseRedirected, ReclaimIdle, ReturnLeases,
+    ReturnSpec, TaskDone, TaskOutcome, TasksReturned, WorkerOutput,
 };
 use crate::value::Value;
 
@@ -40,10 +38,7 @@ impl Mailbox for ClientMailbox {
             }
         } else if kind == LeaseGranted::KIND {
             if let Ok((granted, request)) = envelope.open::<LeaseGranted>() {
-                let raylet = Address {
-                    process: request.from().process,
-                    mailbox: MailboxId::RAYLET,
-                };
+                let raylet = Address { process: request.from().process, mailbox: MailboxId::RAYLET };
                 client.lease_granted(granted, raylet);
             }
         } else if kind == GetObject::KIND {
@@ -63,10 +58,7 @@ impl Client {
             if let Ok((redirected, request)) = envelope.open::<LeaseRedirected>()
                 && let Some(queue) = queue_of(&redirected.shape)
             {
-                let from = Address {
-                    process: request.from().process,
-                    mailbox: MailboxId::RAYLET,
-                };
+                let from = Address { process: request.from().process, mailbox: MailboxId::RAYLET };
                 queue.redirected(self, from, redirected.to, redirected.count, redirected.hops);
             }
         } else if kind == LeaseLost::KIND {
@@ -108,10 +100,7 @@ impl Client {
                 }
             }
         } else {
-            envelope.reject(SendError::UnknownMessage {
-                kind,
-                name: String::new(),
-            });
+            envelope.reject(SendError::UnknownMessage { kind, name: String::new() });
         }
     }
 
@@ -124,10 +113,9 @@ impl Client {
             TaskOutcome::Returned(specs) => {
                 for (entry, spec) in pending.returns.iter().zip(specs) {
                     entry.settle(match spec {
-                        ReturnSpec::Inline(encoding) => Outcome::Inline(Value {
-                            encoding,
-                            data: payload.next().unwrap_or_default(),
-                        }),
+                        ReturnSpec::Inline(encoding) => {
+                            Outcome::Inline(Value { encoding, data: payload.next().unwrap_or_default() })
+                        }
                         ReturnSpec::Stored(stored) => Outcome::Stored(Box::new(stored)),
                     });
                 }
@@ -142,11 +130,7 @@ impl Client {
             }
         }
         match &pending.work {
-            Work::Task {
-                queue: Some(queue),
-                lease: Some(lease),
-                ..
-            } => {
+            Work::Task { queue: Some(queue), lease: Some(lease), .. } => {
                 queue.done(self, *lease, done.seq, pending.id, done.run_us);
             }
             Work::Task { .. } => {}
@@ -178,11 +162,8 @@ impl Client {
         match queue {
             Some(queue) => queue.granted(self, granted.lease, granted.worker, raylet),
             None => {
-                let back = ReturnLeases {
-                    leases: vec![granted.lease],
-                };
-                self.endpoint()
-                    .send(Some(MailboxId::CLIENT), raylet, back, Payload::new());
+                let back = ReturnLeases { leases: vec![granted.lease] };
+                self.endpoint().send(Some(MailboxId::CLIENT), raylet, back, Payload::new());
             }
         }
     }
@@ -219,8 +200,7 @@ impl Client {
                 let total = file.metadata()?.len();
                 file.seek(SeekFrom::Start(fetch.offset))?;
                 let mut piece = Vec::new();
-                file.take(fetch.length.min(BINARY_PIECE_BYTES))
-                    .read_to_end(&mut piece)?;
+                file.take(fetch.length.min(BINARY_PIECE_BYTES)).read_to_end(&mut piece)?;
                 Ok((total, piece))
             };
             match read() {

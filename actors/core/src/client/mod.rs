@@ -30,9 +30,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use mobula_transport::{
-    Address, Endpoint, MailboxId, Message, Payload, PeerEvent, ProcessId, SendError,
-};
+use mobula_transport::{Address, Endpoint, MailboxId, Message, Payload, PeerEvent, ProcessId, SendError};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
@@ -44,8 +42,7 @@ use self::task_queue::TaskQueue;
 use crate::error::Error;
 use crate::ids::{ActorId, FunctionId, JobId, ObjectId};
 use crate::messages::{
-    ActorSpec, ArgSpec, ClusterStatus, CreateActor, FindActor, FinishJob, GetClusterStatus,
-    KillActor, Shape,
+    ActorSpec, ArgSpec, ClusterStatus, CreateActor, FindActor, FinishJob, GetClusterStatus, KillActor, Shape,
 };
 use crate::registry::RemoteFunction;
 use crate::store::StoreClient;
@@ -243,17 +240,11 @@ impl Client {
         args: SmallVec<[Arg; 2]>,
         options: &Arc<TaskOptions>,
     ) -> SmallVec<[ObjectHandle; 1]> {
-        let work = Work::Task {
-            options: options.clone(),
-            queue: None,
-            lease: None,
-        };
+        let work = Work::Task { options: options.clone(), queue: None, lease: None };
         let (seq, handles, ready) = self.register(function, args, options.returns, work);
         match ready {
             Ready::Now => self.dependencies_ready(seq),
-            Ready::Later(dependencies) => {
-                self.wait_for(dependencies, move |client| client.dependencies_ready(seq))
-            }
+            Ready::Later(dependencies) => self.wait_for(dependencies, move |client| client.dependencies_ready(seq)),
         }
         handles
     }
@@ -268,14 +259,7 @@ impl Client {
         returns: u32,
     ) -> SmallVec<[ObjectHandle; 1]> {
         let queue = &actor.0;
-        let (seq, handles, ready) = self.register(
-            method,
-            args,
-            returns,
-            Work::Call {
-                actor: queue.clone(),
-            },
-        );
+        let (seq, handles, ready) = self.register(method, args, returns, Work::Call { actor: queue.clone() });
         match ready {
             Ready::Now => match self.failed_argument(seq) {
                 Some(error) => self.fail_pending(seq, &error),
@@ -284,14 +268,12 @@ impl Client {
             Ready::Later(dependencies) => {
                 queue.enqueue(seq, false);
                 let queue = queue.clone();
-                self.wait_for(dependencies, move |client| {
-                    match client.failed_argument(seq) {
-                        Some(error) => {
-                            queue.abandon(seq);
-                            client.fail_pending(seq, &error);
-                        }
-                        None => queue.arguments_ready(seq),
+                self.wait_for(dependencies, move |client| match client.failed_argument(seq) {
+                    Some(error) => {
+                        queue.abandon(seq);
+                        client.fail_pending(seq, &error);
                     }
+                    None => queue.arguments_ready(seq),
                 });
             }
         }
@@ -362,9 +344,7 @@ impl Client {
             constructor: FunctionId::of(constructor.name),
             args: specs,
             name: options.name,
-            namespace: options
-                .namespace
-                .unwrap_or_else(|| self.0.namespace.clone()),
+            namespace: options.namespace.unwrap_or_else(|| self.0.namespace.clone()),
             demand: options.demand,
             placement_demand: options.placement_demand,
             strategy: options.strategy,
@@ -375,21 +355,11 @@ impl Client {
         };
         let queue = queue.clone();
         let (gcs, endpoint) = (self.0.gcs, self.0.endpoint.clone());
-        endpoint.request_with(
-            gcs,
-            CreateActor { spec },
-            payload,
-            GCS_DEADLINE,
-            move |answer| match answer {
-                Ok((Ok(()), _)) => queue.resolve(),
-                Ok((Err(error), _)) => {
-                    queue.located(crate::messages::ActorLocation::Dead(Box::new(error)))
-                }
-                Err(error) => {
-                    queue.located(crate::messages::ActorLocation::Dead(Box::new(error.into())))
-                }
-            },
-        );
+        endpoint.request_with(gcs, CreateActor { spec }, payload, GCS_DEADLINE, move |answer| match answer {
+            Ok((Ok(()), _)) => queue.resolve(),
+            Ok((Err(error), _)) => queue.located(crate::messages::ActorLocation::Dead(Box::new(error))),
+            Err(error) => queue.located(crate::messages::ActorLocation::Dead(Box::new(error.into()))),
+        });
     }
 
     /// Resolves to unit when the actor's constructor has returned, or to its error.
@@ -405,15 +375,10 @@ impl Client {
     /// [`Error::NoSuchActor`], or the failure to reach the GCS.
     pub fn find_actor(&self, name: &str, namespace: Option<&str>) -> Result<ActorHandle, Error> {
         let namespace = namespace.unwrap_or(&self.0.namespace).to_owned();
-        let question = FindActor {
-            name: name.to_owned(),
-            namespace,
-        };
+        let question = FindActor { name: name.to_owned(), namespace };
         match self.ask_gcs_blocking(question)? {
             Some(found) => Ok(self.actor(found.actor, &found.class)),
-            None => Err(Error::NoSuchActor {
-                name: name.to_owned(),
-            }),
+            None => Err(Error::NoSuchActor { name: name.to_owned() }),
         }
     }
 
@@ -436,11 +401,7 @@ impl Client {
     /// The failure to reach the GCS.
     pub fn kill(&self, actor: &ActorHandle, no_restart: bool) -> Result<(), Error> {
         let why = "it was killed by a call of kill".to_owned();
-        self.ask_gcs_blocking(KillActor {
-            actor: actor.id(),
-            no_restart,
-            why,
-        })?
+        self.ask_gcs_blocking(KillActor { actor: actor.id(), no_restart, why })?
     }
 
     // ---- values --------------------------------------------------------------------------------
@@ -484,11 +445,7 @@ impl Client {
     ///
     /// # Errors
     /// The error of the first object that failed; [`Error::TimedOut`].
-    pub fn get(
-        &self,
-        objects: &[ObjectHandle],
-        timeout: Option<Duration>,
-    ) -> Result<Vec<Value>, Error> {
+    pub fn get(&self, objects: &[ObjectHandle], timeout: Option<Duration>) -> Result<Vec<Value>, Error> {
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         self.settle_all(objects, timeout, deadline)?;
         let mut values: Vec<Option<Value>> = Vec::with_capacity(objects.len());
@@ -502,9 +459,7 @@ impl Client {
                     values.push(None);
                 }
                 None => {
-                    return Err(Error::TimedOut {
-                        after: timeout.unwrap_or_default(),
-                    });
+                    return Err(Error::TimedOut { after: timeout.unwrap_or_default() });
                 }
             }
         }
@@ -519,10 +474,7 @@ impl Client {
         timeout: Option<Duration>,
         deadline: Option<Instant>,
     ) -> Result<(), Error> {
-        let unsettled: SmallVec<[&ObjectHandle; 1]> = objects
-            .iter()
-            .filter(|object| !object.is_settled())
-            .collect();
+        let unsettled: SmallVec<[&ObjectHandle; 1]> = objects.iter().filter(|object| !object.is_settled()).collect();
         if unsettled.is_empty() {
             return Ok(());
         }
@@ -536,13 +488,7 @@ impl Client {
         let mut lent = None;
         let in_time = latch.wait(deadline, || lent = Some(crate::worker::lend_cpu()));
         drop(lent);
-        if in_time {
-            Ok(())
-        } else {
-            Err(Error::TimedOut {
-                after: timeout.unwrap_or_default(),
-            })
-        }
+        if in_time { Ok(()) } else { Err(Error::TimedOut { after: timeout.unwrap_or_default() }) }
     }
 
     /// Resolves when the object is ready.
@@ -582,10 +528,7 @@ impl Client {
         timeout: Option<Duration>,
     ) -> Result<(Vec<usize>, Vec<usize>), Error> {
         if num_returns > objects.len() {
-            let what = format!(
-                "wait for {num_returns} of {} objects can never end",
-                objects.len()
-            );
+            let what = format!("wait for {num_returns} of {} objects can never end", objects.len());
             return Err(Error::Invalid { what });
         }
         check_distinct(objects)?;
@@ -597,11 +540,7 @@ impl Client {
         let mut lent = None;
         loop {
             let seen = self.0.settled.load(Ordering::SeqCst);
-            let ready = objects
-                .iter()
-                .filter(|object| object.is_settled())
-                .take(num_returns)
-                .count();
+            let ready = objects.iter().filter(|object| object.is_settled()).take(num_returns).count();
             if ready >= num_returns || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 break;
             }
@@ -615,12 +554,7 @@ impl Client {
         let mut ready = Vec::with_capacity(num_returns);
         let mut others = Vec::with_capacity(objects.len() - num_returns);
         for (position, object) in objects.iter().enumerate() {
-            if ready.len() < num_returns && object.is_settled() {
-                &mut ready
-            } else {
-                &mut others
-            }
-            .push(position);
+            if ready.len() < num_returns && object.is_settled() { &mut ready } else { &mut others }.push(position);
         }
         Ok((ready, others))
     }
@@ -637,12 +571,7 @@ impl Client {
 
     /// How many tasks wait in this process for a lease.
     pub fn queued_tasks(&self) -> usize {
-        self.0
-            .queues
-            .lock()
-            .values()
-            .map(|queue| queue.queued())
-            .sum()
+        self.0.queues.lock().values().map(|queue| queue.queued()).sum()
     }
 
     /// Ends the session: everything pending fails, leases go back, the job is finished.
@@ -651,23 +580,11 @@ impl Client {
             return;
         }
         let error = no_session();
-        let queues: Vec<_> = self
-            .0
-            .queues
-            .lock()
-            .drain()
-            .map(|(_, queue)| queue)
-            .collect();
+        let queues: Vec<_> = self.0.queues.lock().drain().map(|(_, queue)| queue).collect();
         for queue in queues {
             queue.close(self);
         }
-        let actors: Vec<_> = self
-            .0
-            .actors
-            .lock()
-            .drain()
-            .filter_map(|(_, queue)| queue.upgrade())
-            .collect();
+        let actors: Vec<_> = self.0.actors.lock().drain().filter_map(|(_, queue)| queue.upgrade()).collect();
         for actor in actors {
             actor.close(&error);
         }
@@ -677,12 +594,7 @@ impl Client {
         let exported = std::mem::take(&mut *self.0.exported.lock());
         drop(exported);
         let finish = FinishJob { job: self.0.job };
-        let _ = self.0.endpoint.request_blocking(
-            self.0.gcs,
-            finish,
-            Payload::new(),
-            Duration::from_secs(5),
-        );
+        let _ = self.0.endpoint.request_blocking(self.0.gcs, finish, Payload::new(), Duration::from_secs(5));
         self.0.endpoint.detach(MailboxId::CLIENT);
     }
 
@@ -697,19 +609,11 @@ impl Client {
     }
 
     fn next_object(&self) -> ObjectId {
-        ObjectId {
-            owner: self.0.endpoint.process().id,
-            seq: self.next_seq(),
-            index: 0,
-        }
+        ObjectId { owner: self.0.endpoint.process().id, seq: self.next_seq(), index: 0 }
     }
 
     fn check_open(&self) -> Result<(), Error> {
-        if self.is_open() {
-            Ok(())
-        } else {
-            Err(no_session())
-        }
+        if self.is_open() { Ok(()) } else { Err(no_session()) }
     }
 
     fn register(
@@ -721,31 +625,16 @@ impl Client {
     ) -> (u64, SmallVec<[ObjectHandle; 1]>, Ready) {
         let seq = self.next_seq();
         let owner = self.0.endpoint.process().id;
-        let returns: SmallVec<[Arc<Entry>; 1]> = (0..returns)
-            .map(|index| Entry::new(ObjectId { owner, seq, index }, None, self))
-            .collect();
-        let handles = returns
-            .iter()
-            .map(|entry| ObjectHandle(entry.clone()))
-            .collect();
+        let returns: SmallVec<[Arc<Entry>; 1]> =
+            (0..returns).map(|index| Entry::new(ObjectId { owner, seq, index }, None, self)).collect();
+        let handles = returns.iter().map(|entry| ObjectHandle(entry.clone())).collect();
         let dependencies = self.unsettled(&args);
-        let pending = Pending {
-            function,
-            id: FunctionId::of(function.name),
-            args,
-            returns,
-            attempt: 0,
-            work,
-        };
+        let pending = Pending { function, id: FunctionId::of(function.name), args, returns, attempt: 0, work };
         self.0.pending.insert(seq, Box::new(pending));
         if !self.is_open() {
             self.fail_pending(seq, &no_session());
         }
-        let ready = if dependencies.is_empty() {
-            Ready::Now
-        } else {
-            Ready::Later(dependencies)
-        };
+        let ready = if dependencies.is_empty() { Ready::Now } else { Ready::Later(dependencies) };
         (seq, handles, ready)
     }
 
@@ -791,10 +680,7 @@ impl Client {
     }
 
     fn failed_argument(&self, seq: u64) -> Option<Box<Error>> {
-        self.0
-            .pending
-            .with(seq, |pending| pending.failed_argument())
-            .flatten()
+        self.0.pending.with(seq, |pending| pending.failed_argument()).flatten()
     }
 
     /// All arguments of a task have settled: it goes into its queue.
@@ -842,20 +728,11 @@ impl Client {
             kind: options.kind,
             near,
         };
-        let home = near.map_or(self.0.raylet, |process| Address {
-            process,
-            mailbox: MailboxId::RAYLET,
-        });
-        let what = options
-            .name
-            .clone()
-            .unwrap_or_else(|| pending.function.name.to_owned());
+        let home = near.map_or(self.0.raylet, |process| Address { process, mailbox: MailboxId::RAYLET });
+        let what = options.name.clone().unwrap_or_else(|| pending.function.name.to_owned());
         let queue = {
             let mut queues = self.0.queues.lock();
-            queues
-                .entry(shape.clone())
-                .or_insert_with(|| Arc::new(TaskQueue::new(shape, home, what)))
-                .clone()
+            queues.entry(shape.clone()).or_insert_with(|| Arc::new(TaskQueue::new(shape, home, what))).clone()
         };
         if near.is_none() {
             let _ = options.queue.set((self.0.session, queue.clone()));
@@ -892,10 +769,7 @@ impl Client {
 
     fn ask_gcs_blocking<M: Message>(&self, message: M) -> Result<M::Reply, Error> {
         self.check_open()?;
-        let answer =
-            self.0
-                .endpoint
-                .request_blocking(self.0.gcs, message, Payload::new(), GCS_DEADLINE);
+        let answer = self.0.endpoint.request_blocking(self.0.gcs, message, Payload::new(), GCS_DEADLINE);
         answer.map(|(reply, _)| reply).map_err(Error::from)
     }
 
@@ -904,18 +778,12 @@ impl Client {
         message: M,
         then: impl FnOnce(Result<M::Reply, SendError>) + Send + 'static,
     ) {
-        let then = move |answer: Result<(M::Reply, Payload), SendError>| {
-            then(answer.map(|(reply, _)| reply))
-        };
-        self.0
-            .endpoint
-            .request_with(self.0.gcs, message, Payload::new(), GCS_DEADLINE, then);
+        let then = move |answer: Result<(M::Reply, Payload), SendError>| then(answer.map(|(reply, _)| reply));
+        self.0.endpoint.request_with(self.0.gcs, message, Payload::new(), GCS_DEADLINE, then);
     }
 
     pub(crate) fn tell_gcs<M: Message>(&self, message: M) {
-        self.0
-            .endpoint
-            .send(Some(MailboxId::CLIENT), self.0.gcs, message, Payload::new());
+        self.0.endpoint.send(Some(MailboxId::CLIENT), self.0.gcs, message, Payload::new());
     }
 
     /// Runs `then` a moment later, off this thread.
@@ -957,23 +825,14 @@ impl Client {
         for queue in queues {
             queue.process_lost(self, process, why);
         }
-        let actors: Vec<_> = self
-            .0
-            .actors
-            .lock()
-            .values()
-            .filter_map(Weak::upgrade)
-            .collect();
+        let actors: Vec<_> = self.0.actors.lock().values().filter_map(Weak::upgrade).collect();
         for actor in actors {
             actor.process_lost(process, why);
         }
     }
 
     fn attach(&self) {
-        self.0.endpoint.attach(
-            MailboxId::CLIENT,
-            Arc::new(mailbox::ClientMailbox(Arc::downgrade(&self.0))),
-        );
+        self.0.endpoint.attach(MailboxId::CLIENT, Arc::new(mailbox::ClientMailbox(Arc::downgrade(&self.0))));
         let weak = Arc::downgrade(&self.0);
         self.0.endpoint.watch_peers(move |event| {
             let Some(client) = weak.upgrade().map(Client) else {
@@ -1020,21 +879,14 @@ impl Drop for Waiting<'_> {
 }
 
 fn check_distinct(objects: &[ObjectHandle]) -> Result<(), Error> {
-    let mut addresses: Vec<*const Entry> = objects
-        .iter()
-        .map(|object| Arc::as_ptr(&object.0))
-        .collect();
+    let mut addresses: Vec<*const Entry> = objects.iter().map(|object| Arc::as_ptr(&object.0)).collect();
     addresses.sort_unstable();
     if addresses.windows(2).any(|pair| pair[0] == pair[1]) {
-        return Err(Error::Invalid {
-            what: "wait was given the same object twice".to_owned(),
-        });
+        return Err(Error::Invalid { what: "wait was given the same object twice".to_owned() });
     }
     Ok(())
 }
 
 pub(crate) fn no_session() -> Error {
-    Error::NoSession {
-        what: "the session was shut down; call init to start another".to_owned(),
-    }
+    Error::NoSession { what: "the session was shut down; call init to start another".to_owned() }
 }

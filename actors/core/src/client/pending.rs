@@ -29,14 +29,8 @@ pub enum Arg {
 
 /// Where a piece of work goes.
 pub(crate) enum Work {
-    Task {
-        options: Arc<TaskOptions>,
-        queue: Option<Arc<TaskQueue>>,
-        lease: Option<LeaseId>,
-    },
-    Call {
-        actor: Arc<ActorQueue>,
-    },
+    Task { options: Arc<TaskOptions>, queue: Option<Arc<TaskQueue>>, lease: Option<LeaseId> },
+    Call { actor: Arc<ActorQueue> },
 }
 
 /// A task or call whose end has not been seen.
@@ -100,14 +94,7 @@ impl Pending {
             Work::Task { options, .. } => options.name.clone(),
             Work::Call { .. } => None,
         };
-        TaskSpec {
-            seq,
-            attempt: self.attempt,
-            function: self.id,
-            name,
-            args,
-            returns: self.returns.len() as u32,
-        }
+        TaskSpec { seq, attempt: self.attempt, function: self.id, name, args, returns: self.returns.len() as u32 }
     }
 
     /// All results fail with this error.
@@ -159,14 +146,7 @@ impl PendingTable {
     /// Takes the work out, if this attempt is the current one.
     pub(crate) fn take_attempt(&self, seq: u64, attempt: u32) -> Option<Box<Pending>> {
         let mut shard = self.shard(seq).lock();
-        if shard
-            .get(&seq)
-            .is_some_and(|pending| pending.attempt == attempt)
-        {
-            shard.remove(&seq)
-        } else {
-            None
-        }
+        if shard.get(&seq).is_some_and(|pending| pending.attempt == attempt) { shard.remove(&seq) } else { None }
     }
 
     pub(crate) fn take(&self, seq: u64) -> Option<Box<Pending>> {
@@ -174,19 +154,12 @@ impl PendingTable {
     }
 
     pub(crate) fn with<R>(&self, seq: u64, f: impl FnOnce(&mut Pending) -> R) -> Option<R> {
-        self.shard(seq)
-            .lock()
-            .get_mut(&seq)
-            .map(|pending| f(pending))
+        self.shard(seq).lock().get_mut(&seq).map(|pending| f(pending))
     }
 
     /// Takes everything out, in the order it was submitted.
     pub(crate) fn drain(&self) -> Vec<(u64, Box<Pending>)> {
-        let mut all: Vec<_> = self
-            .shards
-            .iter()
-            .flat_map(|shard| std::mem::take(&mut *shard.lock()))
-            .collect();
+        let mut all: Vec<_> = self.shards.iter().flat_map(|shard| std::mem::take(&mut *shard.lock())).collect();
         all.sort_by_key(|(seq, _)| *seq);
         all
     }

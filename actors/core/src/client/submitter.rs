@@ -41,26 +41,13 @@ const STUCK_US: u64 = 5_000;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Effect {
     /// Send these tasks to the lease's worker.
-    Push {
-        lease: LeaseId,
-        worker: ProcessAddr,
-        raylet: Address,
-        tasks: Vec<u64>,
-    },
+    Push { lease: LeaseId, worker: ProcessAddr, raylet: Address, tasks: Vec<u64> },
     /// Tell the raylet how many leases are wanted in total.
-    Want {
-        raylet: Address,
-        target: u64,
-        hops: u8,
-    },
+    Want { raylet: Address, target: u64, hops: u8 },
     /// Give the lease back.
     Return { raylet: Address, lease: LeaseId },
     /// Ask the worker for tasks that it has not started.
-    Reclaim {
-        lease: LeaseId,
-        worker: ProcessAddr,
-        at_most: u32,
-    },
+    Reclaim { lease: LeaseId, worker: ProcessAddr, at_most: u32 },
 }
 
 /// A task in the queue.
@@ -124,20 +111,10 @@ impl Submitter {
     }
 
     /// A task is ready to run.
-    pub(crate) fn enqueue(
-        &mut self,
-        seq: u64,
-        function: FunctionId,
-        now_us: u64,
-        out: &mut Vec<Effect>,
-    ) {
+    pub(crate) fn enqueue(&mut self, seq: u64, function: FunctionId, now_us: u64, out: &mut Vec<Effect>) {
         let estimate_us = self.estimate_us(function);
         self.queued_us += estimate_us;
-        self.queue.push_back(Queued {
-            seq,
-            function,
-            estimate_us,
-        });
+        self.queue.push_back(Queued { seq, function, estimate_us });
         self.fill(false, now_us, out);
         self.ask(out);
     }
@@ -173,14 +150,7 @@ impl Submitter {
     }
 
     /// A raylet sends us to another one for `count` of the leases.
-    pub(crate) fn redirected(
-        &mut self,
-        from: Address,
-        to: Address,
-        count: u64,
-        hops: u8,
-        out: &mut Vec<Effect>,
-    ) {
+    pub(crate) fn redirected(&mut self, from: Address, to: Address, count: u64, hops: u8, out: &mut Vec<Effect>) {
         let asked = self.asked.entry(from).or_default();
         asked.answered += count;
         asked.target = asked.target.max(asked.answered);
@@ -190,11 +160,7 @@ impl Submitter {
             let other = self.asked.entry(to).or_default();
             other.target += count;
             other.hops = hops;
-            out.push(Effect::Want {
-                raylet: to,
-                target: other.target,
-                hops,
-            });
+            out.push(Effect::Want { raylet: to, target: other.target, hops });
         }
         self.ask(out);
     }
@@ -212,11 +178,7 @@ impl Submitter {
         let run_us = u64::from(run_us).max(1);
         let learned = self.run_us.entry(function).or_insert(run_us);
         // Rises at once, so that a function that turned slow is not pushed ahead; falls slowly.
-        *learned = if run_us > *learned {
-            run_us
-        } else {
-            (*learned * 7 + run_us) / 8
-        };
+        *learned = if run_us > *learned { run_us } else { (*learned * 7 + run_us) / 8 };
         if let Some(state) = self.leases.get_mut(&lease) {
             state.forget(seq);
             state.progress_us = now_us;
@@ -224,10 +186,7 @@ impl Submitter {
                 state.idle_since_us = now_us;
             }
             if state.one_task || (state.leaving && state.in_flight.is_empty()) {
-                out.push(Effect::Return {
-                    raylet: state.raylet,
-                    lease,
-                });
+                out.push(Effect::Return { raylet: state.raylet, lease });
                 self.leases.remove(&lease);
             }
         }
@@ -264,11 +223,7 @@ impl Submitter {
         for (seq, function) in tasks.iter().rev() {
             let estimate_us = self.estimate_us(*function);
             self.queued_us += estimate_us;
-            self.queue.push_front(Queued {
-                seq: *seq,
-                function: *function,
-                estimate_us,
-            });
+            self.queue.push_front(Queued { seq: *seq, function: *function, estimate_us });
         }
         self.fill(true, now_us, out);
         self.ask(out);
@@ -285,17 +240,12 @@ impl Submitter {
 
     /// The leases whose worker is this process.
     pub(crate) fn leases_of(&self, worker: ProcessId) -> Vec<LeaseId> {
-        self.leases
-            .iter()
-            .filter(|(_, state)| state.worker.id == worker)
-            .map(|(id, _)| *id)
-            .collect()
+        self.leases.iter().filter(|(_, state)| state.worker.id == worker).map(|(id, _)| *id).collect()
     }
 
     /// A raylet is gone: what was asked of it will not come; ask at home for it.
     pub(crate) fn raylet_lost(&mut self, raylet: ProcessId, out: &mut Vec<Effect>) {
-        self.asked
-            .retain(|address, _| address.process.id != raylet || *address == self.home);
+        self.asked.retain(|address, _| address.process.id != raylet || *address == self.home);
         self.ask(out);
     }
 
@@ -307,11 +257,7 @@ impl Submitter {
             if stuck && !state.reclaiming && state.in_flight.len() > 1 {
                 state.reclaiming = true;
                 let at_most = (state.in_flight.len() - 1) as u32;
-                out.push(Effect::Reclaim {
-                    lease: *id,
-                    worker: state.worker,
-                    at_most,
-                });
+                out.push(Effect::Reclaim { lease: *id, worker: state.worker, at_most });
             }
         }
         if !self.queue.is_empty() {
@@ -350,10 +296,7 @@ impl Submitter {
         self.queue.clear();
         self.queued_us = 0;
         for (lease, state) in std::mem::take(&mut self.leases) {
-            out.push(Effect::Return {
-                raylet: state.raylet,
-                lease,
-            });
+            out.push(Effect::Return { raylet: state.raylet, lease });
         }
         self.withdraw(out);
     }
@@ -368,13 +311,9 @@ impl Submitter {
             return;
         }
         self.leases.retain(|id, state| {
-            let idle =
-                state.in_flight.is_empty() && now_us.saturating_sub(state.idle_since_us) >= idle_us;
+            let idle = state.in_flight.is_empty() && now_us.saturating_sub(state.idle_since_us) >= idle_us;
             if idle {
-                out.push(Effect::Return {
-                    raylet: state.raylet,
-                    lease: *id,
-                });
+                out.push(Effect::Return { raylet: state.raylet, lease: *id });
             }
             !idle
         });
@@ -395,12 +334,8 @@ impl Submitter {
             // A busy lease has enough to do until a batch is worth a message.
             let busy = state.in_flight.len() >= EAGER_TASKS;
             if busy && !eager {
-                let front = self
-                    .queue
-                    .front()
-                    .and_then(|queued| self.run_us.get(&queued.function));
-                let room_tasks =
-                    (AHEAD_US - state.ahead_us) / front.copied().unwrap_or(AHEAD_US).max(1);
+                let front = self.queue.front().and_then(|queued| self.run_us.get(&queued.function));
+                let room_tasks = (AHEAD_US - state.ahead_us) / front.copied().unwrap_or(AHEAD_US).max(1);
                 let room = (AHEAD_TASKS - state.in_flight.len()).min(room_tasks as usize);
                 if self.queue.len() < BATCH || room < BATCH {
                     return;
@@ -414,11 +349,7 @@ impl Submitter {
                 && state.has_room()
                 && let Some(queued) = self.queue.pop_front()
             {
-                let estimate = self
-                    .run_us
-                    .get(&queued.function)
-                    .copied()
-                    .unwrap_or(AHEAD_US);
+                let estimate = self.run_us.get(&queued.function).copied().unwrap_or(AHEAD_US);
                 // A long task does not go behind others: it would wait for them while another
                 // lease might be free.
                 if estimate >= AHEAD_US && !state.in_flight.is_empty() {
@@ -433,21 +364,12 @@ impl Submitter {
             if tasks.is_empty() {
                 return;
             }
-            out.push(Effect::Push {
-                lease: *id,
-                worker: state.worker,
-                raylet: state.raylet,
-                tasks,
-            });
+            out.push(Effect::Push { lease: *id, worker: state.worker, raylet: state.raylet, tasks });
         }
     }
 
     fn estimate_us(&self, function: FunctionId) -> u64 {
-        self.run_us
-            .get(&function)
-            .copied()
-            .unwrap_or(AHEAD_US)
-            .min(AHEAD_US)
+        self.run_us.get(&function).copied().unwrap_or(AHEAD_US).min(AHEAD_US)
     }
 
     /// How many more leases the queue could use: one for each share of work ahead.
@@ -455,10 +377,7 @@ impl Submitter {
         if self.one_task {
             return (self.queue.len() as u64).min(WANT_LIMIT);
         }
-        self.queued_us
-            .div_ceil(AHEAD_US)
-            .clamp(1, WANT_LIMIT)
-            .min(self.queue.len() as u64)
+        self.queued_us.div_ceil(AHEAD_US).clamp(1, WANT_LIMIT).min(self.queue.len() as u64)
     }
 
     /// What was unknown when a task was queued may be known now. Looks at the head of the queue
@@ -469,20 +388,12 @@ impl Submitter {
             self.queued_us = 0;
             return;
         }
-        let head_us: u64 = self
-            .queue
-            .iter()
-            .take(head)
-            .map(|queued| self.estimate_us(queued.function))
-            .sum();
+        let head_us: u64 = self.queue.iter().take(head).map(|queued| self.estimate_us(queued.function)).sum();
         self.queued_us = head_us.saturating_mul(self.queue.len() as u64) / head as u64;
     }
 
     fn outstanding(&self) -> u64 {
-        self.asked
-            .values()
-            .map(|asked| asked.target - asked.answered)
-            .sum()
+        self.asked.values().map(|asked| asked.target - asked.answered).sum()
     }
 
     /// Asks for more leases when that is clearly needed; small differences wait for the tick.
@@ -508,11 +419,7 @@ impl Submitter {
         let asked = self.asked.entry(self.home).or_default();
         asked.target += count;
         asked.hops = 0;
-        out.push(Effect::Want {
-            raylet: self.home,
-            target: asked.target,
-            hops: 0,
-        });
+        out.push(Effect::Want { raylet: self.home, target: asked.target, hops: 0 });
     }
 
     /// Nothing waits any more: withdraw what was asked for and has not come.
@@ -520,11 +427,7 @@ impl Submitter {
         for (raylet, asked) in &mut self.asked {
             if asked.target > asked.answered {
                 asked.target = asked.answered;
-                out.push(Effect::Want {
-                    raylet: *raylet,
-                    target: asked.target,
-                    hops: asked.hops,
-                });
+                out.push(Effect::Want { raylet: *raylet, target: asked.target, hops: asked.hops });
             }
         }
     }
@@ -559,17 +462,11 @@ mod tests {
 
     fn process(n: u128) -> ProcessAddr {
         let socket = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
-        ProcessAddr {
-            id: ProcessId(Uuid::from_u128(n)),
-            socket,
-        }
+        ProcessAddr { id: ProcessId(Uuid::from_u128(n)), socket }
     }
 
     fn raylet(n: u128) -> Address {
-        Address {
-            process: process(n),
-            mailbox: MailboxId::RAYLET,
-        }
+        Address { process: process(n), mailbox: MailboxId::RAYLET }
     }
 
     /// A model of one raylet with `slots` CPUs and workers that run what they are given.
@@ -612,45 +509,24 @@ mod tests {
                     Effect::Push { lease, tasks, .. } => {
                         self.pushes += 1;
                         assert!(!tasks.is_empty() && tasks.len() <= BATCH_LIMIT);
-                        let queue = self
-                            .live
-                            .get_mut(&lease)
-                            .expect("pushed to a lease it does not hold");
+                        let queue = self.live.get_mut(&lease).expect("pushed to a lease it does not hold");
                         for seq in tasks {
-                            assert!(
-                                !self.finished.contains(&seq),
-                                "task {seq} pushed after its end"
-                            );
+                            assert!(!self.finished.contains(&seq), "task {seq} pushed after its end");
                             assert!(!queue.contains(&seq), "task {seq} pushed twice");
                             queue.push_back(seq);
                         }
                     }
                     Effect::Want { target, .. } => self.target = target,
                     Effect::Return { lease, .. } => {
-                        let queue = self
-                            .live
-                            .remove(&lease)
-                            .expect("returned a lease it does not hold");
+                        let queue = self.live.remove(&lease).expect("returned a lease it does not hold");
                         assert!(queue.is_empty(), "returned a lease with tasks in flight");
                     }
                     Effect::Reclaim { lease, at_most, .. } => {
-                        let queue = self
-                            .live
-                            .get_mut(&lease)
-                            .expect("reclaimed from a lost lease");
-                        let keep = queue
-                            .len()
-                            .saturating_sub(at_most as usize)
-                            .max(1)
-                            .min(queue.len());
+                        let queue = self.live.get_mut(&lease).expect("reclaimed from a lost lease");
+                        let keep = queue.len().saturating_sub(at_most as usize).max(1).min(queue.len());
                         let back: Vec<u64> = queue.split_off(keep).into();
-                        let back: Vec<_> = back
-                            .into_iter()
-                            .map(|seq| (seq, self.function(seq)))
-                            .collect();
-                        self.event(|submitter, now_us, out| {
-                            submitter.reclaimed(lease, &back, now_us, out)
-                        });
+                        let back: Vec<_> = back.into_iter().map(|seq| (seq, self.function(seq))).collect();
+                        self.event(|submitter, now_us, out| submitter.reclaimed(lease, &back, now_us, out));
                     }
                 }
             }
@@ -666,14 +542,9 @@ mod tests {
             while self.live.len() < self.slots && self.granted < self.target {
                 self.granted += 1;
                 self.next_lease += 1;
-                let lease = LeaseId {
-                    node: NodeId(Uuid::from_u128(1)),
-                    seq: self.next_lease,
-                };
+                let lease = LeaseId { node: NodeId(Uuid::from_u128(1)), seq: self.next_lease };
                 self.live.insert(lease, VecDeque::new());
-                self.event(|submitter, now_us, out| {
-                    submitter.granted(lease, process(9), raylet(1), now_us, out)
-                });
+                self.event(|submitter, now_us, out| submitter.granted(lease, process(9), raylet(1), now_us, out));
             }
         }
 
@@ -689,9 +560,7 @@ mod tests {
                 slowest = slowest.max(run_us);
                 self.finished.insert(seq);
                 let function = self.function(seq);
-                self.event(|s, now_us, out| {
-                    s.done(lease, seq, function, run_us as u32, now_us, out)
-                });
+                self.event(|s, now_us, out| s.done(lease, seq, function, run_us as u32, now_us, out));
             }
             self.now_us += slowest.max(1);
         }
@@ -760,18 +629,13 @@ mod tests {
     fn many_small_tasks_travel_in_few_messages() {
         let mut world = World::new(2, vec![1; 10_000]);
         for seq in 0..10_000 {
-            world
-                .event(|submitter, now_us, out| submitter.enqueue(seq, FunctionId(1), now_us, out));
+            world.event(|submitter, now_us, out| submitter.enqueue(seq, FunctionId(1), now_us, out));
             world.grant();
         }
         while world.finished.len() < 10_000 {
             world.work();
         }
-        assert!(
-            world.pushes < 1_000,
-            "{} messages for 10,000 tasks",
-            world.pushes
-        );
+        assert!(world.pushes < 1_000, "{} messages for 10,000 tasks", world.pushes);
     }
 
     #[test]
@@ -816,8 +680,7 @@ mod tests {
     fn tasks_behind_one_that_turned_out_long_are_taken_back() {
         let mut world = World::new(1, vec![1; 100]);
         for seq in 0..100 {
-            world
-                .event(|submitter, now_us, out| submitter.enqueue(seq, FunctionId(1), now_us, out));
+            world.event(|submitter, now_us, out| submitter.enqueue(seq, FunctionId(1), now_us, out));
         }
         world.grant();
         world.work();

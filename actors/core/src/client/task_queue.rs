@@ -29,61 +29,29 @@ impl std::fmt::Debug for TaskQueue {
 impl TaskQueue {
     pub(crate) fn new(shape: Shape, home: Address, what: String) -> Self {
         let one_task = shape.kind == WorkerKind::Process;
-        Self {
-            shape,
-            submitter: Mutex::new(Submitter::new(home, one_task)),
-            what,
-        }
+        Self { shape, submitter: Mutex::new(Submitter::new(home, one_task)), what }
     }
 
     /// A task is ready to run.
     pub(crate) fn enqueue(self: &Arc<Self>, client: &Client, seq: u64, function: FunctionId) {
-        self.step(client, |submitter, now_us, out| {
-            submitter.enqueue(seq, function, now_us, out)
-        });
+        self.step(client, |submitter, now_us, out| submitter.enqueue(seq, function, now_us, out));
         client.arm_ticker();
     }
 
     /// A raylet granted a lease.
-    pub(crate) fn granted(
-        self: &Arc<Self>,
-        client: &Client,
-        lease: LeaseId,
-        worker: ProcessAddr,
-        raylet: Address,
-    ) {
-        self.step(client, |submitter, now_us, out| {
-            submitter.granted(lease, worker, raylet, now_us, out)
-        });
+    pub(crate) fn granted(self: &Arc<Self>, client: &Client, lease: LeaseId, worker: ProcessAddr, raylet: Address) {
+        self.step(client, |submitter, now_us, out| submitter.granted(lease, worker, raylet, now_us, out));
         client.arm_ticker();
     }
 
     /// A raylet sends us to another one.
-    pub(crate) fn redirected(
-        self: &Arc<Self>,
-        client: &Client,
-        from: Address,
-        to: Address,
-        count: u64,
-        hops: u8,
-    ) {
-        self.step(client, |submitter, _, out| {
-            submitter.redirected(from, to, count, hops, out)
-        });
+    pub(crate) fn redirected(self: &Arc<Self>, client: &Client, from: Address, to: Address, count: u64, hops: u8) {
+        self.step(client, |submitter, _, out| submitter.redirected(from, to, count, hops, out));
     }
 
     /// A task has ended.
-    pub(crate) fn done(
-        self: &Arc<Self>,
-        client: &Client,
-        lease: LeaseId,
-        seq: u64,
-        function: FunctionId,
-        run_us: u32,
-    ) {
-        self.step(client, |submitter, now_us, out| {
-            submitter.done(lease, seq, function, run_us, now_us, out)
-        });
+    pub(crate) fn done(self: &Arc<Self>, client: &Client, lease: LeaseId, seq: u64, function: FunctionId, run_us: u32) {
+        self.step(client, |submitter, now_us, out| submitter.done(lease, seq, function, run_us, now_us, out));
     }
 
     /// A worker gave tasks back.
@@ -100,9 +68,7 @@ impl TaskQueue {
                 tasks.push((*seq, function));
             }
         }
-        self.step(client, |submitter, now_us, out| {
-            submitter.reclaimed(lease, &tasks, now_us, out)
-        });
+        self.step(client, |submitter, now_us, out| submitter.reclaimed(lease, &tasks, now_us, out));
     }
 
     /// The worker of a lease is gone. The first task in flight was running and is charged with an
@@ -135,17 +101,10 @@ impl TaskQueue {
                     }
                 }
                 Some(Ok((function, charged))) => {
-                    tracing::warn!(
-                        task = seq,
-                        why,
-                        charged,
-                        "a worker was lost; the task runs again"
-                    );
+                    tracing::warn!(task = seq, why, charged, "a worker was lost; the task runs again");
                     if !charged {
                         // Pushing counts the attempt up again.
-                        client.0.pending.with(seq, |pending| {
-                            pending.attempt = pending.attempt.saturating_sub(1)
-                        });
+                        client.0.pending.with(seq, |pending| pending.attempt = pending.attempt.saturating_sub(1));
                     }
                     self.enqueue(client, seq, function);
                 }
@@ -159,25 +118,19 @@ impl TaskQueue {
         for lease in leases {
             self.lost(client, lease, why);
         }
-        self.step(client, |submitter, _, out| {
-            submitter.raylet_lost(process, out)
-        });
+        self.step(client, |submitter, _, out| submitter.raylet_lost(process, out));
     }
 
     /// Time passes. Returns whether another tick is needed.
     pub(crate) fn tick(self: &Arc<Self>, client: &Client) -> bool {
         let mut again = false;
-        self.step(client, |submitter, now_us, out| {
-            again = submitter.tick(now_us, out)
-        });
+        self.step(client, |submitter, now_us, out| again = submitter.tick(now_us, out));
         again
     }
 
     /// Others wait for resources.
     pub(crate) fn give_back_idle(self: &Arc<Self>, client: &Client) {
-        self.step(client, |submitter, now_us, out| {
-            submitter.give_back_idle(now_us, out)
-        });
+        self.step(client, |submitter, now_us, out| submitter.give_back_idle(now_us, out));
     }
 
     /// How many tasks wait for a lease.
@@ -190,11 +143,7 @@ impl TaskQueue {
         self.step(client, |submitter, _, out| submitter.close(out));
     }
 
-    fn step(
-        self: &Arc<Self>,
-        client: &Client,
-        event: impl FnOnce(&mut Submitter, u64, &mut Vec<Effect>),
-    ) {
+    fn step(self: &Arc<Self>, client: &Client, event: impl FnOnce(&mut Submitter, u64, &mut Vec<Effect>)) {
         let mut effects = Vec::new();
         let now_us = client.now_us();
         event(&mut self.submitter.lock(), now_us, &mut effects);
@@ -209,17 +158,8 @@ impl TaskQueue {
         let from = Some(MailboxId::CLIENT);
         let endpoint = client.endpoint();
         match effect {
-            Effect::Push {
-                lease,
-                worker,
-                raylet,
-                tasks,
-            } => self.push(client, lease, worker, raylet, &tasks),
-            Effect::Want {
-                raylet,
-                target,
-                hops,
-            } => {
+            Effect::Push { lease, worker, raylet, tasks } => self.push(client, lease, worker, raylet, &tasks),
+            Effect::Want { raylet, target, hops } => {
                 let want = WantLeases {
                     client: client.address(),
                     shape: self.shape.clone(),
@@ -230,46 +170,16 @@ impl TaskQueue {
                 endpoint.send(from, raylet, want, Payload::new());
             }
             Effect::Return { raylet, lease } => {
-                endpoint.send(
-                    from,
-                    raylet,
-                    ReturnLeases {
-                        leases: vec![lease],
-                    },
-                    Payload::new(),
-                );
+                endpoint.send(from, raylet, ReturnLeases { leases: vec![lease] }, Payload::new());
             }
-            Effect::Reclaim {
-                lease,
-                worker,
-                at_most,
-            } => {
-                let reclaim = ReclaimTasks {
-                    lease,
-                    client: client.address(),
-                    at_most,
-                };
-                endpoint.send(
-                    from,
-                    Address {
-                        process: worker,
-                        mailbox: MailboxId::WORKER,
-                    },
-                    reclaim,
-                    Payload::new(),
-                );
+            Effect::Reclaim { lease, worker, at_most } => {
+                let reclaim = ReclaimTasks { lease, client: client.address(), at_most };
+                endpoint.send(from, Address { process: worker, mailbox: MailboxId::WORKER }, reclaim, Payload::new());
             }
         }
     }
 
-    fn push(
-        self: &Arc<Self>,
-        client: &Client,
-        lease: LeaseId,
-        worker: ProcessAddr,
-        raylet: Address,
-        seqs: &[u64],
-    ) {
+    fn push(self: &Arc<Self>, client: &Client, lease: LeaseId, worker: ProcessAddr, raylet: Address, seqs: &[u64]) {
         let mut payload = Payload::with_capacity(seqs.len());
         let mut tasks = Vec::with_capacity(seqs.len());
         for seq in seqs {
@@ -282,19 +192,8 @@ impl TaskQueue {
             });
             tasks.extend(spec);
         }
-        let push = PushTasks {
-            client: client.address(),
-            job: client.job(),
-            lease,
-            raylet,
-            tasks,
-        };
-        let worker = Address {
-            process: worker,
-            mailbox: MailboxId::WORKER,
-        };
-        client
-            .endpoint()
-            .send(Some(MailboxId::CLIENT), worker, push, payload);
+        let push = PushTasks { client: client.address(), job: client.job(), lease, raylet, tasks };
+        let worker = Address { process: worker, mailbox: MailboxId::WORKER };
+        client.endpoint().send(Some(MailboxId::CLIENT), worker, push, payload);
     }
 }

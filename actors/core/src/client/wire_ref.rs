@@ -58,9 +58,7 @@ impl Client {
             doing: "decoded".to_owned(),
             why: why.to_owned(),
         };
-        let wire: &[u8; WIRE_REF_BYTES] = wire
-            .try_into()
-            .map_err(|_| broken("it has the wrong length"))?;
+        let wire: &[u8; WIRE_REF_BYTES] = wire.try_into().map_err(|_| broken("it has the wrong length"))?;
         let take = |from: usize, to: usize| &wire[from..to];
         let array = |from: usize| -> [u8; 16] {
             let mut bytes = [0; 16];
@@ -72,18 +70,11 @@ impl Client {
         let mut index = [0; 4];
         index.copy_from_slice(take(24, 28));
         let owner = ProcessId(Uuid::from_bytes(array(0)));
-        let id = ObjectId {
-            owner,
-            seq: u64::from_le_bytes(seq),
-            index: u32::from_le_bytes(index),
-        };
+        let id = ObjectId { owner, seq: u64::from_le_bytes(seq), index: u32::from_le_bytes(index) };
         if owner == self.endpoint().process().id {
             return match self.0.exported.lock().get(&id) {
                 Some(entry) => Ok(ObjectHandle(entry.clone())),
-                None => Err(Error::ObjectLost {
-                    object: id,
-                    why: "its owner does not know it any more".to_owned(),
-                }),
+                None => Err(Error::ObjectLost { object: id, why: "its owner does not know it any more".to_owned() }),
             };
         }
         let ip = match wire[28] {
@@ -92,10 +83,7 @@ impl Client {
             _ => return Err(broken("it has an unknown address family")),
         };
         let socket = SocketAddr::new(ip, u16::from_le_bytes([wire[45], wire[46]]));
-        let lender = Address {
-            process: ProcessAddr { id: owner, socket },
-            mailbox: MailboxId::CLIENT,
-        };
+        let lender = Address { process: ProcessAddr { id: owner, socket }, mailbox: MailboxId::CLIENT };
         Ok(ObjectHandle(Entry::new(id, Some(lender), self)))
     }
 }

@@ -83,8 +83,7 @@ impl ActorCell {
         if let Some(why) = &inner.ended {
             let error = self.died(why);
             drop(inner);
-            self.worker
-                .tell(call.client, call.spec, Ended::Failed(error), Instant::now());
+            self.worker.tell(call.client, call.spec, Ended::Failed(error), Instant::now());
             return;
         }
         inner.calls.push_back(Slot::Ready(call));
@@ -103,22 +102,14 @@ impl ActorCell {
     /// The call for a reserved place; `None` if it failed before it could run.
     pub(super) fn fill(self: &Arc<Self>, slot: u64, call: Option<Call>) {
         let mut inner = self.inner.lock();
-        let position = inner
-            .calls
-            .iter()
-            .position(|other| matches!(other, Slot::Waiting(other) if *other == slot));
+        let position = inner.calls.iter().position(|other| matches!(other, Slot::Waiting(other) if *other == slot));
         match (position, call) {
             (Some(position), Some(call)) => inner.calls[position] = Slot::Ready(call),
             (Some(position), None) => drop(inner.calls.remove(position)),
             (None, Some(call)) => {
                 let why = inner.ended.clone().unwrap_or_default();
                 drop(inner);
-                self.worker.tell(
-                    call.client,
-                    call.spec,
-                    Ended::Failed(self.died(&why)),
-                    Instant::now(),
-                );
+                self.worker.tell(call.client, call.spec, Ended::Failed(self.died(&why)), Instant::now());
                 return;
             }
             (None, None) => {}
@@ -143,12 +134,7 @@ impl ActorCell {
         drop(inner);
         for call in calls {
             if let Slot::Ready(call) = call {
-                self.worker.tell(
-                    call.client,
-                    call.spec,
-                    Ended::Failed(self.died(why)),
-                    Instant::now(),
-                );
+                self.worker.tell(call.client, call.spec, Ended::Failed(self.died(why)), Instant::now());
             }
         }
     }
@@ -162,16 +148,11 @@ impl ActorCell {
     }
 
     fn died(&self, why: &str) -> Error {
-        Error::ActorDied {
-            actor: self.actor,
-            why: why.to_owned(),
-        }
+        Error::ActorDied { actor: self.actor, why: why.to_owned() }
     }
 
     fn activate(self: &Arc<Self>, inner: &mut Inner) {
-        if inner.active < self.max_concurrency
-            && matches!(inner.calls.front(), Some(Slot::Ready(_)))
-        {
+        if inner.active < self.max_concurrency && matches!(inner.calls.front(), Some(Slot::Ready(_))) {
             inner.active += 1;
             self.worker.slots.schedule(self.clone());
         }
@@ -216,12 +197,7 @@ impl ActorCell {
             failed: inner.failed,
         };
         drop(inner);
-        self.worker.endpoint.send(
-            Some(MailboxId::WORKER),
-            self.worker.gcs,
-            exited,
-            Payload::new(),
-        );
+        self.worker.endpoint.send(Some(MailboxId::WORKER), self.worker.gcs, exited, Payload::new());
     }
 
     fn run_call(self: &Arc<Self>, call: Call) {
@@ -232,9 +208,7 @@ impl ActorCell {
             Err(error) => Ended::Failed(error),
             Ok(function) => match function.code {
                 Code::MethodMut(code) => match &mut *self.state.write() {
-                    Some(instance) => self
-                        .worker
-                        .run_values(function, || code(&mut **instance, args)),
+                    Some(instance) => self.worker.run_values(function, || code(&mut **instance, args)),
                     None => Ended::Failed(self.died("it has ended")),
                 },
                 Code::MethodRef(code) => match &*self.state.read() {

@@ -44,9 +44,7 @@ pub(super) fn install_panic_hook() {
         std::panic::set_hook(Box::new(move |info| {
             let kept = PANIC.with_borrow_mut(|panic| match panic {
                 Some(slot) => {
-                    let location = info
-                        .location()
-                        .map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
+                    let location = info.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
                     *slot = Some((message_of(info.payload()), location));
                     true
                 }
@@ -62,19 +60,14 @@ pub(super) fn install_panic_hook() {
 fn message_of(payload: &dyn Any) -> String {
     match payload.downcast_ref::<&str>() {
         Some(text) => (*text).to_owned(),
-        None => payload
-            .downcast_ref::<String>()
-            .cloned()
-            .unwrap_or_else(|| "a panic without a message".to_owned()),
+        None => payload.downcast_ref::<String>().cloned().unwrap_or_else(|| "a panic without a message".to_owned()),
     }
 }
 
 impl WorkerShared {
     /// The registered function, or why there is none.
     pub(super) fn function(&self, id: FunctionId) -> Result<&'static RemoteFunction, Error> {
-        let unknown = || Error::UnknownFunction {
-            function: format!("{:016x}", id.0),
-        };
+        let unknown = || Error::UnknownFunction { function: format!("{:016x}", id.0) };
         self.registry.function(id).ok_or_else(unknown)
     }
 
@@ -99,30 +92,13 @@ impl WorkerShared {
         match result {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(CallError::System(error))) => Err((error, false)),
-            Ok(Err(CallError::Application {
-                type_name,
-                message,
-                causes,
-            })) => Err((
-                Error::Application {
-                    place: self.place(function),
-                    type_name,
-                    message,
-                    causes,
-                },
-                false,
-            )),
+            Ok(Err(CallError::Application { type_name, message, causes })) => {
+                Err((Error::Application { place: self.place(function), type_name, message, causes }, false))
+            }
             Err(payload) => {
                 let (message, location) =
                     panic.unwrap_or_else(|| (message_of(&*payload), "an unknown place".to_owned()));
-                Err((
-                    Error::Panicked {
-                        place: self.place(function),
-                        message,
-                        location,
-                    },
-                    true,
-                ))
+                Err((Error::Panicked { place: self.place(function), message, location }, true))
             }
         }
     }
@@ -142,11 +118,7 @@ impl WorkerShared {
         self.tell(client, spec, ended, start);
     }
 
-    pub(super) fn run_values(
-        &self,
-        function: &'static RemoteFunction,
-        code: impl FnOnce() -> CallResult,
-    ) -> Ended {
+    pub(super) fn run_values(&self, function: &'static RemoteFunction, code: impl FnOnce() -> CallResult) -> Ended {
         match self.run_code(function, code) {
             Ok(values) => Ended::Returned(values),
             Err((error, false)) => Ended::Failed(error),
@@ -170,14 +142,8 @@ impl WorkerShared {
         };
         let failed = matches!(outcome, TaskOutcome::Failed(_));
         self.history.record(client, &spec, failed, run_us);
-        let done = TaskDone {
-            seq: spec.seq,
-            attempt: spec.attempt,
-            outcome,
-            run_us,
-        };
-        self.endpoint
-            .send(Some(MailboxId::WORKER), client, done, payload);
+        let done = TaskDone { seq: spec.seq, attempt: spec.attempt, outcome, run_us };
+        self.endpoint.send(Some(MailboxId::WORKER), client, done, payload);
     }
 
     fn commit(
@@ -188,11 +154,7 @@ impl WorkerShared {
         payload: &mut Payload,
     ) -> Result<SmallVec<[ReturnSpec; 1]>, Error> {
         if values.len() != spec.returns as usize {
-            let what = format!(
-                "the function returned {} values, {} were expected",
-                values.len(),
-                spec.returns
-            );
+            let what = format!("the function returned {} values, {} were expected", values.len(), spec.returns);
             return Err(Error::Invalid { what });
         }
         let mut inline_bytes = 0;
@@ -204,16 +166,8 @@ impl WorkerShared {
                 payload.push(value.data);
             } else {
                 inline_bytes -= value.len();
-                let object = ObjectId {
-                    owner: client.process.id,
-                    seq: spec.seq,
-                    index: index as u32,
-                };
-                specs.push(ReturnSpec::Stored(self.store.put(
-                    object,
-                    value.encoding,
-                    &[&value.data],
-                )?));
+                let object = ObjectId { owner: client.process.id, seq: spec.seq, index: index as u32 };
+                specs.push(ReturnSpec::Stored(self.store.put(object, value.encoding, &[&value.data])?));
             }
         }
         Ok(specs)
@@ -221,14 +175,7 @@ impl WorkerShared {
 
     /// A call, for people.
     pub(super) fn describe(&self, call: &Call, state: &str, run_us: u64) -> TaskInfo {
-        self.task_info(
-            call.client,
-            call.spec.seq,
-            call.spec.function,
-            call.spec.name.as_deref(),
-            state,
-            run_us,
-        )
+        self.task_info(call.client, call.spec.seq, call.spec.function, call.spec.name.as_deref(), state, run_us)
     }
 
     pub(super) fn task_info(
@@ -240,10 +187,7 @@ impl WorkerShared {
         state: &str,
         run_us: u64,
     ) -> TaskInfo {
-        let registered = self
-            .registry
-            .function(function)
-            .map_or("?", |function| function.name);
+        let registered = self.registry.function(function).map_or("?", |function| function.name);
         TaskInfo {
             task: format!("{}-{seq}", client.process.id),
             name: name.unwrap_or(registered).to_owned(),
@@ -256,7 +200,5 @@ impl WorkerShared {
 }
 
 pub(super) fn wrong_kind(function: &RemoteFunction, wanted: &str) -> Error {
-    Error::Invalid {
-        what: format!("{} is not {wanted}", function.name),
-    }
+    Error::Invalid { what: format!("{} is not {wanted}", function.name) }
 }

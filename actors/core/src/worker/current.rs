@@ -49,20 +49,14 @@ pub(crate) struct Lent {
 /// to be a long one.
 pub(crate) fn lend_cpu() -> Lent {
     RUNNING.with_borrow_mut(|running| match running {
-        None => Lent {
-            slots: None,
-            lease: None,
-        },
+        None => Lent { slots: None, lease: None },
         Some(running) => {
             let lease = running.lease.take();
             if let Some(lease) = &lease {
                 lease.lend();
             }
             running.slots.begin_waiting();
-            Lent {
-                slots: Some(running.slots.clone()),
-                lease,
-            }
+            Lent { slots: Some(running.slots.clone()), lease }
         }
     })
 }
@@ -104,10 +98,7 @@ impl Wake for ThreadWaker {
 pub fn block_on<F: Future>(future: F) -> Result<F::Output, Error> {
     let runtime = user_runtime()?;
     let _entered = runtime.enter();
-    let signal = Arc::new(ThreadWaker {
-        thread: std::thread::current(),
-        woken: AtomicBool::new(false),
-    });
+    let signal = Arc::new(ThreadWaker { thread: std::thread::current(), woken: AtomicBool::new(false) });
     let waker = Waker::from(signal.clone());
     let mut context = Context::from_waker(&waker);
     let mut future = pin!(future);
@@ -133,8 +124,7 @@ fn user_runtime() -> Result<&'static tokio::runtime::Runtime, Error> {
             .build()
             .map_err(|error| error.to_string())
     });
-    runtime.as_ref().map_err(|why| Error::System {
-        what: "starting the runtime of async functions".to_owned(),
-        why: why.clone(),
-    })
+    runtime
+        .as_ref()
+        .map_err(|why| Error::System { what: "starting the runtime of async functions".to_owned(), why: why.clone() })
 }

@@ -40,12 +40,7 @@ pub(super) struct History(Mutex<Inner>);
 
 impl History {
     pub(super) fn begin(&self, client: Address, spec: &TaskSpec, start: Instant) {
-        let begun = Begun {
-            client,
-            function: spec.function,
-            name: spec.name.clone(),
-            start,
-        };
+        let begun = Begun { client, function: spec.function, name: spec.name.clone(), start };
         self.0.lock().running.insert((client, spec.seq), begun);
     }
 
@@ -56,13 +51,7 @@ impl History {
         if ended.len() == REMEMBERED {
             ended.pop_front();
         }
-        ended.push_back(Ended {
-            client,
-            seq: spec.seq,
-            function: spec.function,
-            failed,
-            run_us,
-        });
+        ended.push_back(Ended { client, seq: spec.seq, function: spec.function, failed, run_us });
     }
 
     pub(super) fn describe(&self, worker: &WorkerShared, out: &mut Vec<TaskInfo>) {
@@ -74,14 +63,7 @@ impl History {
         }
         for ended in &inner.ended {
             let state = if ended.failed { "FAILED" } else { "FINISHED" };
-            out.push(worker.task_info(
-                ended.client,
-                ended.seq,
-                ended.function,
-                None,
-                state,
-                u64::from(ended.run_us),
-            ));
+            out.push(worker.task_info(ended.client, ended.seq, ended.function, None, state, u64::from(ended.run_us)));
         }
     }
 }

@@ -35,11 +35,7 @@ impl LeaseQueue {
             lease,
             raylet,
             worker,
-            inner: Mutex::new(Inner {
-                tasks: VecDeque::new(),
-                active: false,
-                lent: 0,
-            }),
+            inner: Mutex::new(Inner { tasks: VecDeque::new(), active: false, lent: 0 }),
         })
     }
 
@@ -69,12 +65,7 @@ impl LeaseQueue {
     /// The waiting tasks, for people.
     pub(super) fn describe(&self, out: &mut Vec<TaskInfo>) {
         let inner = self.inner.lock();
-        out.extend(
-            inner
-                .tasks
-                .iter()
-                .map(|task| self.worker.describe(task, "QUEUED", 0)),
-        );
+        out.extend(inner.tasks.iter().map(|task| self.worker.describe(task, "QUEUED", 0)));
     }
 
     /// The running task waits: the next one may run, and the node may use the CPU elsewhere.
@@ -107,16 +98,8 @@ impl LeaseQueue {
     }
 
     fn tell_raylet(&self, blocked: bool) {
-        let message = LeaseBlocked {
-            lease: self.lease,
-            blocked,
-        };
-        self.worker.endpoint.send(
-            Some(MailboxId::WORKER),
-            self.raylet,
-            message,
-            Payload::new(),
-        );
+        let message = LeaseBlocked { lease: self.lease, blocked };
+        self.worker.endpoint.send(Some(MailboxId::WORKER), self.raylet, message, Payload::new());
     }
 
     fn activate(self: &Arc<Self>, inner: &mut Inner) {

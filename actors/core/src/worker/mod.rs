@@ -25,9 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use mobula_transport::{
-    Address, Endpoint, Envelope, Mailbox, MailboxId, Message, Payload, Replier, SendError,
-};
+use mobula_transport::{Address, Endpoint, Envelope, Mailbox, MailboxId, Message, Payload, Replier, SendError};
 use parking_lot::Mutex;
 
 use self::actor::ActorCell;
@@ -39,8 +37,8 @@ use crate::client::Client;
 use crate::error::Error;
 use crate::ids::{ActorId, LeaseId};
 use crate::messages::{
-    ArgSpec, ListTasks, PushCalls, PushTasks, ReclaimTasks, StartActor, StopActor, StopWorker,
-    TaskInfo, TaskSpec, TasksReturned, WorkerConfig,
+    ArgSpec, ListTasks, PushCalls, PushTasks, ReclaimTasks, StartActor, StopActor, StopWorker, TaskInfo, TaskSpec,
+    TasksReturned, WorkerConfig,
 };
 use crate::registry::{Code, DuplicateFunction, Registry};
 use crate::store::StoreClient;
@@ -108,9 +106,7 @@ impl Worker {
             history: History::default(),
             stop: tokio::sync::watch::Sender::new(None),
         });
-        shared
-            .endpoint
-            .attach(MailboxId::WORKER, Arc::new(WorkerMailbox(shared.clone())));
+        shared.endpoint.attach(MailboxId::WORKER, Arc::new(WorkerMailbox(shared.clone())));
         Ok(Self(shared))
     }
 
@@ -126,13 +122,7 @@ impl Worker {
     /// Ends all actors and lets the threads leave. User code that runs is not interrupted.
     pub fn shutdown(&self) {
         self.0.endpoint.detach(MailboxId::WORKER);
-        let actors: Vec<_> = self
-            .0
-            .actors
-            .lock()
-            .drain()
-            .map(|(_, actor)| actor)
-            .collect();
+        let actors: Vec<_> = self.0.actors.lock().drain().map(|(_, actor)| actor).collect();
         for actor in actors {
             actor.stop("its worker was shut down", false);
         }
@@ -182,10 +172,7 @@ impl Mailbox for WorkerMailbox {
         } else if kind == mobula_transport::Undelivered::KIND {
             // An owner that is gone needs no answer.
         } else {
-            envelope.reject(SendError::UnknownMessage {
-                kind,
-                name: String::new(),
-            });
+            envelope.reject(SendError::UnknownMessage { kind, name: String::new() });
         }
     }
 }
@@ -198,23 +185,14 @@ impl WorkerShared {
         for spec in push.tasks {
             let inline: Vec<bytes::Bytes> = parts.by_ref().take(inline_count(&spec)).collect();
             if is_inline(&spec) {
-                here.push(Call {
-                    client: push.client,
-                    args: inline_values(&spec, inline),
-                    spec,
-                });
+                here.push(Call { client: push.client, args: inline_values(&spec, inline), spec });
                 continue;
             }
             let queue = queue.clone();
-            self.bring(
-                push.client,
-                spec,
-                inline,
-                move |worker, client, spec, result| match result {
-                    Ok(args) => queue.push([Call { client, spec, args }]),
-                    Err(error) => worker.tell(client, spec, Ended::Failed(error), Instant::now()),
-                },
-            );
+            self.bring(push.client, spec, inline, move |worker, client, spec, result| match result {
+                Ok(args) => queue.push([Call { client, spec, args }]),
+                Err(error) => worker.tell(client, spec, Ended::Failed(error), Instant::now()),
+            });
         }
         queue.push(here);
     }
@@ -227,35 +205,23 @@ impl WorkerShared {
             let inline: Vec<bytes::Bytes> = parts.by_ref().take(inline_count(&spec)).collect();
             let Some(cell) = &cell else {
                 let why = "it does not live in this worker any more".to_owned();
-                let error = Error::ActorDied {
-                    actor: push.actor,
-                    why,
-                };
+                let error = Error::ActorDied { actor: push.actor, why };
                 self.tell(push.client, spec, Ended::Failed(error), Instant::now());
                 continue;
             };
             if is_inline(&spec) {
-                cell.push(Call {
-                    client: push.client,
-                    args: inline_values(&spec, inline),
-                    spec,
-                });
+                cell.push(Call { client: push.client, args: inline_values(&spec, inline), spec });
                 continue;
             }
             let slot = cell.reserve();
             let cell = cell.clone();
-            self.bring(
-                push.client,
-                spec,
-                inline,
-                move |worker, client, spec, result| match result {
-                    Ok(args) => cell.fill(slot, Some(Call { client, spec, args })),
-                    Err(error) => {
-                        cell.fill(slot, None);
-                        worker.tell(client, spec, Ended::Failed(error), Instant::now());
-                    }
-                },
-            );
+            self.bring(push.client, spec, inline, move |worker, client, spec, result| match result {
+                Ok(args) => cell.fill(slot, Some(Call { client, spec, args })),
+                Err(error) => {
+                    cell.fill(slot, None);
+                    worker.tell(client, spec, Ended::Failed(error), Instant::now());
+                }
+            });
         }
     }
 
@@ -283,10 +249,7 @@ impl WorkerShared {
             let mut inline = inline.into_iter();
             for (position, arg) in spec.args.iter().enumerate() {
                 if let ArgSpec::Inline(encoding) = arg {
-                    values[position] = Some(Value {
-                        encoding: *encoding,
-                        data: inline.next().unwrap_or_default(),
-                    });
+                    values[position] = Some(Value { encoding: *encoding, data: inline.next().unwrap_or_default() });
                 }
             }
         }
@@ -307,10 +270,7 @@ impl WorkerShared {
                 {
                     let result = match failure.lock().take() {
                         Some(error) => Err(error),
-                        None => Ok(std::mem::take(&mut *values.lock())
-                            .into_iter()
-                            .flatten()
-                            .collect()),
+                        None => Ok(std::mem::take(&mut *values.lock()).into_iter().flatten().collect()),
                     };
                     then(&worker, client, spec, result);
                 }
@@ -323,35 +283,17 @@ impl WorkerShared {
         if leases.len() > LEASES_KEPT && !leases.contains_key(&lease) {
             leases.retain(|_, queue| !queue.is_idle());
         }
-        leases
-            .entry(lease)
-            .or_insert_with(|| LeaseQueue::new(lease, raylet, self.clone()))
-            .clone()
+        leases.entry(lease).or_insert_with(|| LeaseQueue::new(lease, raylet, self.clone())).clone()
     }
 
     fn reclaim(&self, reclaim: &ReclaimTasks) {
         let queue = self.leases.lock().get(&reclaim.lease).cloned();
-        let seqs = queue.map_or_else(Vec::new, |queue| {
-            queue.reclaim(reclaim.client, reclaim.at_most as usize)
-        });
-        let returned = TasksReturned {
-            lease: reclaim.lease,
-            seqs,
-        };
-        self.endpoint.send(
-            Some(MailboxId::WORKER),
-            reclaim.client,
-            returned,
-            Payload::new(),
-        );
+        let seqs = queue.map_or_else(Vec::new, |queue| queue.reclaim(reclaim.client, reclaim.at_most as usize));
+        let returned = TasksReturned { lease: reclaim.lease, seqs };
+        self.endpoint.send(Some(MailboxId::WORKER), reclaim.client, returned, Payload::new());
     }
 
-    fn start_actor(
-        self: &Arc<Self>,
-        start: StartActor,
-        payload: Payload,
-        replier: Replier<Result<(), Error>>,
-    ) {
+    fn start_actor(self: &Arc<Self>, start: StartActor, payload: Payload, replier: Replier<Result<(), Error>>) {
         // The constructor's arguments are brought like those of a call.
         let spec = TaskSpec {
             seq: 0,
@@ -365,28 +307,21 @@ impl WorkerShared {
         let construct = move |worker: &Arc<Self>, result: Result<Vec<Value>, Error>| match result {
             Err(error) => replier.reply(Err(error)),
             Ok(args) => {
-                let construction = Construction {
-                    worker: worker.clone(),
-                    work: Mutex::new(Some((start, args, replier))),
-                };
+                let construction =
+                    Construction { worker: worker.clone(), work: Mutex::new(Some((start, args, replier))) };
                 worker.slots.schedule(Arc::new(construction));
             }
         };
         if is_inline(&spec) {
             construct(self, Ok(inline_values(&spec, payload)));
         } else {
-            self.bring(owner, spec, payload, move |worker, _, _, result| {
-                construct(worker, result)
-            });
+            self.bring(owner, spec, payload, move |worker, _, _, result| construct(worker, result));
         }
     }
 
     fn forget_actor(&self, actor: ActorId, incarnation: u32) {
         let mut actors = self.actors.lock();
-        if actors
-            .get(&actor)
-            .is_some_and(|cell| cell.incarnation == incarnation)
-        {
+        if actors.get(&actor).is_some_and(|cell| cell.incarnation == incarnation) {
             actors.remove(&actor);
         }
     }
@@ -420,26 +355,16 @@ impl Runnable for Construction {
             return;
         };
         let worker = &self.worker;
-        let built = worker
-            .function(start.spec.constructor)
-            .and_then(|function| match function.code {
-                Code::Constructor(code) => worker
-                    .run_code(function, || code(args))
-                    .map_err(|(error, _)| error),
-                _ => Err(wrong_kind(function, "a constructor")),
-            });
+        let built = worker.function(start.spec.constructor).and_then(|function| match function.code {
+            Code::Constructor(code) => worker.run_code(function, || code(args)).map_err(|(error, _)| error),
+            _ => Err(wrong_kind(function, "a constructor")),
+        });
         match built {
             Err(error) => replier.reply(Err(error)),
             Ok(instance) => {
                 let spec = start.spec;
                 let actor = spec.actor;
-                let cell = ActorCell::new(
-                    actor,
-                    start.incarnation,
-                    spec.max_concurrency,
-                    instance,
-                    worker.clone(),
-                );
+                let cell = ActorCell::new(actor, start.incarnation, spec.max_concurrency, instance, worker.clone());
                 worker.actors.lock().insert(actor, cell);
                 replier.reply(Ok(()));
             }
@@ -448,16 +373,11 @@ impl Runnable for Construction {
 }
 
 fn is_inline(spec: &TaskSpec) -> bool {
-    spec.args
-        .iter()
-        .all(|arg| matches!(arg, ArgSpec::Inline(_)))
+    spec.args.iter().all(|arg| matches!(arg, ArgSpec::Inline(_)))
 }
 
 fn inline_count(spec: &TaskSpec) -> usize {
-    spec.args
-        .iter()
-        .filter(|arg| matches!(arg, ArgSpec::Inline(_)))
-        .count()
+    spec.args.iter().filter(|arg| matches!(arg, ArgSpec::Inline(_))).count()
 }
 
 fn inline_values(spec: &TaskSpec, parts: Vec<bytes::Bytes>) -> Vec<Value> {
@@ -465,10 +385,7 @@ fn inline_values(spec: &TaskSpec, parts: Vec<bytes::Bytes>) -> Vec<Value> {
     spec.args
         .iter()
         .map(|arg| match arg {
-            ArgSpec::Inline(encoding) => Value {
-                encoding: *encoding,
-                data: parts.next().unwrap_or_default(),
-            },
+            ArgSpec::Inline(encoding) => Value { encoding: *encoding, data: parts.next().unwrap_or_default() },
             // The callers have checked that every argument is inline.
             ArgSpec::Stored(_) => unreachable!("a stored argument among inline ones"),
         })

@@ -205,12 +205,7 @@ impl Slots {
 
     /// Polls for a moment, one thread at a time.
     fn spin(&self) {
-        if self
-            .0
-            .spinning
-            .compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed)
-            .is_err()
-        {
+        if self.0.spinning.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             return;
         }
         let start = Instant::now();
