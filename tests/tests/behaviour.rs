@@ -76,13 +76,11 @@ fn lost_workers_on_a_cluster() {
 }
 
 #[test]
-#[ignore = "tasks taken back from a stuck lease are pushed to a stuck lease again"]
 fn stuck_tasks_in_one_process() {
     in_one_process("stuck");
 }
 
 #[test]
-#[ignore = "tasks taken back from a stuck lease are pushed to a stuck lease again"]
 fn stuck_tasks_on_a_cluster() {
     on_a_cluster("stuck");
 }

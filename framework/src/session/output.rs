@@ -1,15 +1,35 @@
 //! What workers print, printed here with where it came from.
 
 use std::io::Write;
+use std::sync::mpsc;
 
 use mobula_core::client::OutputLine;
 
 use crate::config::Config;
 
 /// What a session does with the output of its workers: prints it, unless told not to.
+///
+/// A thread of its own prints: whoever delivers the lines reads a socket, and a terminal that is
+/// scrolled back, or a program that holds stdout's lock, may keep a printer waiting for long.
 pub(super) fn printer(config: &Config) -> Option<Box<dyn Fn(OutputLine) + Send + Sync>> {
-    (!config.silence_workers).then(|| Box::new(|output| print(&output)) as _)
+    if config.silence_workers {
+        return None;
+    }
+    let (sender, lines) = mpsc::sync_channel::<OutputLine>(WAITING_LIMIT);
+    let printing = std::thread::Builder::new().name("mobula-output".to_owned());
+    if let Err(error) = printing.spawn(move || lines.iter().for_each(|output| print(&output))) {
+        tracing::warn!(%error, "what workers print is not shown: no thread for it");
+        return None;
+    }
+    Some(Box::new(move |output| {
+        if sender.try_send(output).is_err() {
+            tracing::warn!("workers print faster than it can be shown; some lines were left out");
+        }
+    }))
 }
+
+/// The most messages of workers that wait to be printed.
+const WAITING_LIMIT: usize = 4_096;
 
 /// Prints to the stream it was printed to there.
 fn print(output: &OutputLine) {

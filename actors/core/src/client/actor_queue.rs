@@ -7,7 +7,7 @@
 //! A call leaves when all calls before it have left and its arguments are ready, so calls whose
 //! arguments become ready in any order still arrive in the order they were made.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use mobula_transport::{Address, MailboxId, Payload, ProcessAddr, ProcessId};
@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 
 use super::Client;
 use super::entry::{Entry, Outcome};
+use super::pending::{BATCH_BYTES, payload_bytes};
 use crate::error::Error;
 use crate::ids::ActorId;
 use crate::messages::{ActorLocation, KillActor, PushCalls, ResolveActor};
@@ -38,8 +39,8 @@ struct Inner {
     state: State,
     /// Calls that have not left, oldest first.
     waiting: VecDeque<Waiting>,
-    /// Calls that have left and not ended.
-    in_flight: BTreeSet<u64>,
+    /// Calls that have left and not ended, and where they went.
+    in_flight: BTreeMap<u64, ProcessId>,
     /// Settled when the constructor has returned.
     ready: Vec<Arc<Entry>>,
     /// The first incarnation has been seen alive, or the actor is dead.
@@ -68,7 +69,7 @@ impl ActorQueue {
             inner: Mutex::new(Inner {
                 state: State::Resolving,
                 waiting: VecDeque::new(),
-                in_flight: BTreeSet::new(),
+                in_flight: BTreeMap::new(),
                 ready: Vec::new(),
                 constructed: false,
                 sending: false,
@@ -179,7 +180,7 @@ impl ActorQueue {
             ActorLocation::Dead(error) => {
                 inner.state = State::Dead(error.clone());
                 let ready = std::mem::take(&mut inner.ready);
-                let mut seqs: Vec<u64> = std::mem::take(&mut inner.in_flight).into_iter().collect();
+                let mut seqs: Vec<u64> = std::mem::take(&mut inner.in_flight).into_keys().collect();
                 seqs.extend(inner.waiting.drain(..).map(|waiting| waiting.seq));
                 drop(inner);
                 for entry in ready {
@@ -196,17 +197,21 @@ impl ActorQueue {
     /// those that wait go to the next incarnation, if there is one.
     pub(crate) fn process_lost(self: &Arc<Self>, process: ProcessId, why: &str) {
         let mut inner = self.inner.lock();
-        if !matches!(&inner.state, State::Alive { worker, .. } if worker.id == process) {
-            return;
+        let here = matches!(&inner.state, State::Alive { worker, .. } if worker.id == process);
+        if here {
+            inner.state = State::Resolving;
         }
-        inner.state = State::Resolving;
-        let seqs = std::mem::take(&mut inner.in_flight);
+        // Whatever is known of the actor by now, what went to that process gets no answer.
+        let seqs: Vec<u64> =
+            inner.in_flight.extract_if(.., |_, worker| *worker == process).map(|(seq, _)| seq).collect();
         drop(inner);
         let error = Error::ActorDied { actor: self.actor, why: why.to_owned() };
         for seq in seqs {
             self.client.fail_pending(seq, &error);
         }
-        self.resolve();
+        if here {
+            self.resolve();
+        }
     }
 
     /// The worker answered a call with an actor-died error: ask the GCS what became of the actor.
@@ -240,6 +245,7 @@ impl ActorQueue {
             let mut calls = Vec::new();
             let mut payload = Payload::new();
             while calls.len() < BATCH_LIMIT
+                && payload_bytes(&payload) < BATCH_BYTES
                 && let Some(waiting) = inner.waiting.pop_front_if(|waiting| waiting.ready)
             {
                 let spec = self.client.0.pending.with(waiting.seq, |pending| {
@@ -247,7 +253,7 @@ impl ActorQueue {
                     pending.to_spec(waiting.seq, &mut payload)
                 });
                 if let Some(spec) = spec {
-                    inner.in_flight.insert(waiting.seq);
+                    inner.in_flight.insert(waiting.seq, worker.id);
                     calls.push(spec);
                 }
             }

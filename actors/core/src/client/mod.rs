@@ -291,6 +291,7 @@ impl Client {
         let actor = ActorId::random();
         let queue = ActorQueue::new(actor, class.to_owned(), self, !options.detached);
         self.0.actors.lock().insert(actor, Arc::downgrade(&queue));
+        let args = self.store_large(args);
         let dependencies = self.unsettled(&args);
         let (started, class) = (queue.clone(), class.to_owned());
         self.wait_for(dependencies, move |client| {
@@ -625,6 +626,7 @@ impl Client {
     ) -> (u64, SmallVec<[ObjectHandle; 1]>, Ready) {
         let seq = self.next_seq();
         let owner = self.0.endpoint.process().id;
+        let args = self.store_large(args);
         let returns: SmallVec<[Arc<Entry>; 1]> =
             (0..returns).map(|index| Entry::new(ObjectId { owner, seq, index }, None, self)).collect();
         let handles = returns.iter().map(|entry| ObjectHandle(entry.clone())).collect();
@@ -636,6 +638,24 @@ impl Client {
         }
         let ready = if dependencies.is_empty() { Ready::Now } else { Ready::Later(dependencies) };
         (seq, handles, ready)
+    }
+
+    /// Values too large for a message become objects. If the store has no room for one, the work
+    /// fails with that, as it would with any argument that failed.
+    fn store_large(&self, mut args: SmallVec<[Arg; 2]>) -> SmallVec<[Arg; 2]> {
+        for arg in &mut args {
+            if let Arg::Value(value) = arg
+                && value.len() > INLINE_LIMIT_BYTES
+            {
+                let stored = self.put_parts(value.encoding, &[&value.data]).unwrap_or_else(|error| {
+                    let entry = Entry::new(self.next_object(), None, self);
+                    entry.settle(Outcome::Failed(Box::new(error)));
+                    ObjectHandle(entry)
+                });
+                *arg = Arg::Object(stored);
+            }
+        }
+        args
     }
 
     fn unsettled(&self, args: &[Arg]) -> Vec<ObjectHandle> {

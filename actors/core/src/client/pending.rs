@@ -105,6 +105,14 @@ impl Pending {
     }
 }
 
+/// The most bytes of inline arguments in one message; far below what a frame may have.
+pub(crate) const BATCH_BYTES: usize = 4 * 1024 * 1024;
+
+/// How many bytes these parts have.
+pub(crate) fn payload_bytes(payload: &[bytes::Bytes]) -> usize {
+    payload.iter().map(bytes::Bytes::len).sum()
+}
+
 const SHARDS: usize = 16;
 
 /// Numbers that count up hash to themselves.

@@ -34,6 +34,8 @@ const BATCH_LIMIT: usize = 512;
 const WANT_LIMIT: u64 = 256;
 /// An idle lease is given back after this long.
 const IDLE_US: u64 = 10_000;
+/// What is wanted and has not come is said again after this long; a message may have been lost.
+const REPEAT_US: u64 = 1_000_000;
 /// A lease with tasks waiting that has finished nothing for this long is stuck.
 const STUCK_US: u64 = 5_000;
 
@@ -42,8 +44,8 @@ const STUCK_US: u64 = 5_000;
 pub(crate) enum Effect {
     /// Send these tasks to the lease's worker.
     Push { lease: LeaseId, worker: ProcessAddr, raylet: Address, tasks: Vec<u64> },
-    /// Tell the raylet how many leases are wanted in total.
-    Want { raylet: Address, target: u64, hops: u8 },
+    /// Tell the raylet how many leases are wanted: what [`Submitter::wanted_of`] says when it is sent.
+    Want { raylet: Address },
     /// Give the lease back.
     Return { raylet: Address, lease: LeaseId },
     /// Ask the worker for tasks that it has not started.
@@ -68,6 +70,8 @@ struct Lease {
     idle_since_us: u64,
     progress_us: u64,
     reclaiming: bool,
+    /// It gave tasks back and has finished none since: it gets no others.
+    stuck: bool,
     /// It runs one task and is given back: the worker is a process of that task's own.
     one_task: bool,
     /// Others wait for it: it takes no new task and is given back when those it has have ended.
@@ -92,6 +96,7 @@ pub(crate) struct Submitter {
     queued_us: u64,
     leases: BTreeMap<LeaseId, Lease>,
     asked: BTreeMap<Address, Asked>,
+    repeated_us: u64,
     run_us: HashMap<FunctionId, u64>,
 }
 
@@ -106,6 +111,7 @@ impl Submitter {
             queued_us: 0,
             leases: BTreeMap::new(),
             asked: BTreeMap::new(),
+            repeated_us: 0,
             run_us: HashMap::new(),
         }
     }
@@ -141,6 +147,7 @@ impl Submitter {
                 idle_since_us: now_us,
                 progress_us: now_us,
                 reclaiming: false,
+                stuck: false,
                 one_task: self.one_task,
                 leaving: false,
             },
@@ -160,7 +167,7 @@ impl Submitter {
             let other = self.asked.entry(to).or_default();
             other.target += count;
             other.hops = hops;
-            out.push(Effect::Want { raylet: to, target: other.target, hops });
+            out.push(Effect::Want { raylet: to });
         }
         self.ask(out);
     }
@@ -182,6 +189,7 @@ impl Submitter {
         if let Some(state) = self.leases.get_mut(&lease) {
             state.forget(seq);
             state.progress_us = now_us;
+            state.stuck = false;
             if state.in_flight.is_empty() {
                 state.idle_since_us = now_us;
             }
@@ -212,6 +220,8 @@ impl Submitter {
                 state.forget(*seq);
             }
             if state.in_flight.is_empty() {
+                // What was running has ended meanwhile.
+                state.stuck = false;
                 state.idle_since_us = now_us;
             }
             if state.leaving && state.in_flight.is_empty() {
@@ -229,13 +239,14 @@ impl Submitter {
         self.ask(out);
     }
 
-    /// The lease is gone with its worker. Returns the tasks that were in flight, in the order they
-    /// were pushed: the first one was running, the others had probably not started.
-    pub(crate) fn lost(&mut self, lease: LeaseId) -> Vec<u64> {
-        self.leases
-            .remove(&lease)
-            .map(|state| state.in_flight.into_iter().map(|(seq, _)| seq).collect())
-            .unwrap_or_default()
+    /// The lease's worker is dead or cannot be reached. Returns the tasks that were in flight, in
+    /// the order they were pushed: the first one was running, the others had probably not started.
+    /// The lease is given back all the same: a raylet whose worker is only out of reach from here
+    /// would keep it for ever, and one whose worker is dead does not mind.
+    pub(crate) fn lost(&mut self, lease: LeaseId, out: &mut Vec<Effect>) -> Vec<u64> {
+        let Some(state) = self.leases.remove(&lease) else { return Vec::new() };
+        out.push(Effect::Return { raylet: state.raylet, lease });
+        state.in_flight.into_iter().map(|(seq, _)| seq).collect()
     }
 
     /// The leases whose worker is this process.
@@ -243,10 +254,26 @@ impl Submitter {
         self.leases.iter().filter(|(_, state)| state.worker.id == worker).map(|(id, _)| *id).collect()
     }
 
-    /// A raylet is gone: what was asked of it will not come; ask at home for it.
-    pub(crate) fn raylet_lost(&mut self, raylet: ProcessId, out: &mut Vec<Effect>) {
-        self.asked.retain(|address, _| address.process.id != raylet || *address == self.home);
+    /// A raylet is gone: what was asked of it will not come. `home` is the one to ask from now on,
+    /// if the lost one was this queue's own.
+    pub(crate) fn raylet_lost(&mut self, raylet: ProcessId, home: Address, out: &mut Vec<Effect>) {
+        self.asked.retain(|address, _| address.process.id != raylet);
+        if self.home.process.id == raylet {
+            self.home = home;
+        }
         self.ask(out);
+    }
+
+    /// What the raylet is to be told now: the total and the hops of the need.
+    pub(crate) fn wanted_of(&self, raylet: Address) -> Option<(u64, u8)> {
+        self.asked.get(&raylet).map(|asked| (asked.target, asked.hops))
+    }
+
+    /// Whether the task is in flight under the lease.
+    pub(crate) fn holds(&self, lease: LeaseId, seq: u64) -> bool {
+        let in_flight = self.leases.get(&lease).map(|state| &state.in_flight);
+        // The tasks just handed out are the last ones.
+        in_flight.is_some_and(|in_flight| in_flight.iter().rev().any(|(other, _)| *other == seq))
     }
 
     /// Time passes. Returns whether another tick is needed.
@@ -256,6 +283,7 @@ impl Submitter {
             let stuck = now_us.saturating_sub(state.progress_us) >= STUCK_US;
             if stuck && !state.reclaiming && state.in_flight.len() > 1 {
                 state.reclaiming = true;
+                state.stuck = true;
                 let at_most = (state.in_flight.len() - 1) as u32;
                 out.push(Effect::Reclaim { lease: *id, worker: state.worker, at_most });
             }
@@ -264,6 +292,11 @@ impl Submitter {
             self.fill(true, now_us, out);
             self.estimate_again();
             self.want_exactly(out);
+            if now_us.saturating_sub(self.repeated_us) >= REPEAT_US {
+                self.repeated_us = now_us;
+                let waiting = self.asked.iter().filter(|(_, asked)| asked.target > asked.answered);
+                out.extend(waiting.map(|(raylet, _)| Effect::Want { raylet: *raylet }));
+            }
         }
         !self.leases.is_empty() || !self.queue.is_empty()
     }
@@ -419,7 +452,7 @@ impl Submitter {
         let asked = self.asked.entry(self.home).or_default();
         asked.target += count;
         asked.hops = 0;
-        out.push(Effect::Want { raylet: self.home, target: asked.target, hops: 0 });
+        out.push(Effect::Want { raylet: self.home });
     }
 
     /// Nothing waits any more: withdraw what was asked for and has not come.
@@ -427,7 +460,7 @@ impl Submitter {
         for (raylet, asked) in &mut self.asked {
             if asked.target > asked.answered {
                 asked.target = asked.answered;
-                out.push(Effect::Want { raylet: *raylet, target: asked.target, hops: asked.hops });
+                out.push(Effect::Want { raylet: *raylet });
             }
         }
     }
@@ -436,7 +469,7 @@ impl Submitter {
 impl Lease {
     fn has_room(&self) -> bool {
         let room_tasks = if self.one_task { 1 } else { AHEAD_TASKS };
-        !self.leaving && self.ahead_us < AHEAD_US && self.in_flight.len() < room_tasks
+        !self.leaving && !self.stuck && self.ahead_us < AHEAD_US && self.in_flight.len() < room_tasks
     }
 
     fn forget(&mut self, seq: u64) {
@@ -516,7 +549,9 @@ mod tests {
                             queue.push_back(seq);
                         }
                     }
-                    Effect::Want { target, .. } => self.target = target,
+                    Effect::Want { raylet } => {
+                        self.target = self.submitter.wanted_of(raylet).map_or(0, |(target, _)| target);
+                    }
                     Effect::Return { lease, .. } => {
                         let queue = self.live.remove(&lease).expect("returned a lease it does not hold");
                         assert!(queue.is_empty(), "returned a lease with tasks in flight");
@@ -570,7 +605,9 @@ mod tests {
                 return;
             };
             self.live.remove(&lease);
-            let lost = self.submitter.lost(lease);
+            let mut out = Vec::new();
+            let lost = self.submitter.lost(lease, &mut out);
+            assert_eq!(out.len(), 1, "a lost lease is given back");
             for seq in lost {
                 let function = self.function(seq);
                 self.event(|submitter, now_us, out| submitter.enqueue(seq, function, now_us, out));

@@ -6,7 +6,7 @@ use mobula_transport::{Address, MailboxId, Payload, ProcessAddr, ProcessId};
 use parking_lot::Mutex;
 
 use super::Client;
-use super::pending::Work;
+use super::pending::{BATCH_BYTES, Work, payload_bytes};
 use super::submitter::{Effect, Submitter};
 use crate::error::Error;
 use crate::ids::{FunctionId, LeaseId};
@@ -16,6 +16,8 @@ use crate::messages::{PushTasks, ReclaimTasks, ReturnLeases, Shape, WantLeases, 
 pub(crate) struct TaskQueue {
     shape: Shape,
     submitter: Mutex<Submitter>,
+    /// Held while a want is sent, so that the raylet hears of the latest one last.
+    wanting: Mutex<()>,
     /// The function submitted first, to name the need to people.
     what: String,
 }
@@ -29,7 +31,7 @@ impl std::fmt::Debug for TaskQueue {
 impl TaskQueue {
     pub(crate) fn new(shape: Shape, home: Address, what: String) -> Self {
         let one_task = shape.kind == WorkerKind::Process;
-        Self { shape, submitter: Mutex::new(Submitter::new(home, one_task)), what }
+        Self { shape, submitter: Mutex::new(Submitter::new(home, one_task)), wanting: Mutex::new(()), what }
     }
 
     /// A task is ready to run.
@@ -62,6 +64,8 @@ impl TaskQueue {
                 if let Work::Task { lease, .. } = &mut pending.work {
                     *lease = None;
                 }
+                // It never started, so the push was no attempt.
+                pending.attempt = pending.attempt.saturating_sub(1);
                 pending.id
             });
             if let Some(function) = function {
@@ -74,7 +78,8 @@ impl TaskQueue {
     /// The worker of a lease is gone. The first task in flight was running and is charged with an
     /// attempt; those behind it run again uncharged.
     pub(crate) fn lost(self: &Arc<Self>, client: &Client, lease: LeaseId, why: &str) {
-        let in_flight = self.submitter.lock().lost(lease);
+        let mut in_flight = Vec::new();
+        self.step(client, |submitter, _, out| in_flight = submitter.lost(lease, out));
         for (position, seq) in in_flight.into_iter().enumerate() {
             let again = client.0.pending.with(seq, |pending| {
                 let Work::Task { options, lease, .. } = &mut pending.work else {
@@ -118,7 +123,7 @@ impl TaskQueue {
         for lease in leases {
             self.lost(client, lease, why);
         }
-        self.step(client, |submitter, _, out| submitter.raylet_lost(process, out));
+        self.step(client, |submitter, _, out| submitter.raylet_lost(process, client.raylet(), out));
     }
 
     /// Time passes. Returns whether another tick is needed.
@@ -159,7 +164,9 @@ impl TaskQueue {
         let endpoint = client.endpoint();
         match effect {
             Effect::Push { lease, worker, raylet, tasks } => self.push(client, lease, worker, raylet, &tasks),
-            Effect::Want { raylet, target, hops } => {
+            Effect::Want { raylet } => {
+                let _in_order = self.wanting.lock();
+                let Some((target, hops)) = self.submitter.lock().wanted_of(raylet) else { return };
                 let want = WantLeases {
                     client: client.address(),
                     shape: self.shape.clone(),
@@ -179,21 +186,47 @@ impl TaskQueue {
         }
     }
 
-    fn push(self: &Arc<Self>, client: &Client, lease: LeaseId, worker: ProcessAddr, raylet: Address, seqs: &[u64]) {
-        let mut payload = Payload::with_capacity(seqs.len());
-        let mut tasks = Vec::with_capacity(seqs.len());
-        for seq in seqs {
-            let spec = client.0.pending.with(*seq, |pending| {
-                pending.attempt += 1;
-                if let Work::Task { lease: under, .. } = &mut pending.work {
-                    *under = Some(lease);
+    /// Sends tasks to their worker, in messages of a bounded size. A task that has left the lease
+    /// since the submitter decided (the worker was lost) is not sent: it has been queued again.
+    fn push(
+        self: &Arc<Self>,
+        client: &Client,
+        lease: LeaseId,
+        worker: ProcessAddr,
+        raylet: Address,
+        mut seqs: &[u64],
+    ) {
+        let address = Address { process: worker, mailbox: MailboxId::WORKER };
+        while !seqs.is_empty() {
+            let mut payload = Payload::with_capacity(seqs.len());
+            let mut tasks = Vec::with_capacity(seqs.len());
+            let mut bytes = 0;
+            {
+                // Under the lock, so that a loss seen meanwhile counts its attempt after this one.
+                let submitter = self.submitter.lock();
+                while let Some((seq, rest)) = seqs.split_first()
+                    && bytes < BATCH_BYTES
+                {
+                    seqs = rest;
+                    if !submitter.holds(lease, *seq) {
+                        continue;
+                    }
+                    let parts = payload.len();
+                    let spec = client.0.pending.with(*seq, |pending| {
+                        pending.attempt += 1;
+                        if let Work::Task { lease: under, .. } = &mut pending.work {
+                            *under = Some(lease);
+                        }
+                        pending.to_spec(*seq, &mut payload)
+                    });
+                    bytes += payload_bytes(&payload[parts..]);
+                    tasks.extend(spec);
                 }
-                pending.to_spec(*seq, &mut payload)
-            });
-            tasks.extend(spec);
+            }
+            if !tasks.is_empty() {
+                let push = PushTasks { client: client.address(), job: client.job(), lease, raylet, tasks };
+                client.endpoint().send(Some(MailboxId::CLIENT), address, push, payload);
+            }
         }
-        let push = PushTasks { client: client.address(), job: client.job(), lease, raylet, tasks };
-        let worker = Address { process: worker, mailbox: MailboxId::WORKER };
-        client.endpoint().send(Some(MailboxId::CLIENT), worker, push, payload);
     }
 }

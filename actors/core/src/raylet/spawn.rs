@@ -29,6 +29,8 @@ use crate::node::{WORKER_VARIABLE, WorkerEnv, hash_file};
 
 /// One piece of a binary.
 const PIECE_BYTES: u64 = 4 << 20;
+/// How long a dead worker's last lines may take to be read.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long one piece may take.
 const PIECE_WITHIN: Duration = Duration::from_secs(30);
 /// The largest binary.
@@ -185,8 +187,9 @@ async fn run(shared: Arc<Shared>, launch: Launch, report: Report) {
         running.kill();
     }
     for reader in readers.into_iter().flatten() {
-        // Ends with the pipe; a panic in it was reported.
-        let _ = reader.await;
+        // Ends with the pipe; a panic in it was reported. Something that left the process group may
+        // hold the pipe open, and the worker is over all the same.
+        let _ = tokio::time::timeout(LAST_WORDS, reader).await;
     }
     report(LaunchEvent::Exited { start, how: in_words(ended) });
 }

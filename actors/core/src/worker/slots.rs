@@ -33,6 +33,8 @@ struct State {
     queue: VecDeque<Arc<dyn Runnable>>,
     threads: usize,
     idle: usize,
+    /// Idle threads that have been told to wake and have not done so; they are not idle any more.
+    woken: usize,
     /// Threads that wait inside Mobula.
     waiting: usize,
     /// Counts what was taken from the queue, for the monitor.
@@ -62,6 +64,7 @@ impl Slots {
                 queue: VecDeque::new(),
                 threads: 0,
                 idle: 0,
+                woken: 0,
                 waiting: 0,
                 taken: 0,
                 monitor_sleeps: false,
@@ -123,6 +126,9 @@ impl Slots {
 
     fn wake_or_add(&self, state: &mut State) {
         if state.idle > 0 {
+            // Counted here, so that two wake-ups in a row wake two threads.
+            state.idle -= 1;
+            state.woken += 1;
             self.0.work.notify_one();
         } else if state.threads < self.0.slots + state.waiting {
             self.add_thread(state);
@@ -188,7 +194,11 @@ impl Slots {
                 self.0.work.wait(&mut state);
                 false
             };
-            state.idle -= 1;
+            if state.woken > 0 {
+                state.woken -= 1;
+            } else {
+                state.idle -= 1;
+            }
             if timed_out && state.queue.is_empty() && state.threads > self.0.slots + state.waiting {
                 state.threads -= 1;
                 return None;
