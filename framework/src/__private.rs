@@ -12,8 +12,8 @@ pub use mobula_data::function::BatchFunction;
 
 pub use crate::batch_call::batch_call;
 pub use crate::run::{
-    Arguments, CatchDisplay, CatchError, CatchErrorRef, CatchIntoBox, Caught, Exclusive, Fallible,
-    Shared, block_on, block_on_main, returned,
+    Arguments, CatchDisplay, CatchError, CatchErrorRef, CatchIntoBox, Caught, Exclusive, Fallible, Shared, block_on,
+    block_on_main, returned,
 };
 pub use crate::session::EndSession;
 pub use crate::value::encode;

@@ -78,11 +78,7 @@ enum Wire {
 impl Serialize for ActorRef {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match &self.0 {
-            Ok(actor) => Wire::Live {
-                actor: actor.export(),
-                class: actor.class().to_owned(),
-            }
-            .serialize(serializer),
+            Ok(actor) => Wire::Live { actor: actor.export(), class: actor.class().to_owned() }.serialize(serializer),
             Err(error) => Wire::Failed(Error::clone(error)).serialize(serializer),
         }
     }
@@ -123,18 +119,11 @@ fn find_actor<C: RemoteClass>(name: &str, namespace: Option<&str>) -> Result<C::
 }
 
 /// The actor, if it is of this type.
-pub(crate) fn check_class(
-    actor: ActorHandle,
-    name: &str,
-    class: &str,
-) -> Result<ActorHandle, Error> {
+pub(crate) fn check_class(actor: ActorHandle, name: &str, class: &str) -> Result<ActorHandle, Error> {
     if actor.class() == class {
         return Ok(actor);
     }
-    let what = format!(
-        "the actor named {name:?} is a {}, not a {class}",
-        actor.class()
-    );
+    let what = format!("the actor named {name:?} is a {}, not a {class}", actor.class());
     Err(Error::Invalid { what })
 }
 

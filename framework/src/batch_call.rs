@@ -29,12 +29,6 @@ impl BatchCall {
 }
 
 /// Encodes the parameters of a call.
-pub fn batch_call(
-    function: &'static str,
-    encode: impl FnOnce() -> Result<Vec<Encoded>, Error>,
-) -> BatchCall {
-    BatchCall {
-        function,
-        parameters: encode(),
-    }
+pub fn batch_call(function: &'static str, encode: impl FnOnce() -> Result<Vec<Encoded>, Error>) -> BatchCall {
+    BatchCall { function, parameters: encode() }
 }

@@ -103,11 +103,7 @@ pub struct Method<'a, F> {
 impl<'a, F: Signature> Method<'a, F> {
     #[doc(hidden)]
     pub fn new(actor: &'a ActorRef, function: &'static RemoteFunction) -> Self {
-        Self {
-            actor,
-            function,
-            signature: PhantomData,
-        }
+        Self { actor, function, signature: PhantomData }
     }
 }
 
@@ -177,9 +173,7 @@ fn submit<R: Results, const LEN: usize>(
     let submit = || {
         let options = options.as_ref().map_err(Arc::clone)?;
         let arguments = collect(arguments)?;
-        Ok(current()
-            .map_err(Arc::new)?
-            .submit(function, arguments, options))
+        Ok(current().map_err(Arc::new)?.submit(function, arguments, options))
     };
     submit().map_or_else(R::failed, R::from_handles)
 }
@@ -209,8 +203,7 @@ fn create<H: RemoteHandle, const LEN: usize>(
         let client = current().map_err(Arc::new)?;
         match options.name.clone().filter(|_| options.get_if_exists) {
             None => Ok(client.create_actor(constructor, class, arguments, options)),
-            Some(name) => find_or_create(&client, constructor, class, arguments, options, &name)
-                .map_err(Arc::new),
+            Some(name) => find_or_create(&client, constructor, class, arguments, options, &name).map_err(Arc::new),
         }
     };
     H::from_actor(create().map_or_else(ActorRef::failed, ActorRef::new))

@@ -48,13 +48,7 @@ impl From<NodeInfo> for Node {
 /// # Errors
 /// [`Error::NoSession`], or the failure to reach the head.
 pub fn nodes() -> Result<Vec<Node>, Error> {
-    Ok(current()?
-        .status()?
-        .view
-        .nodes
-        .into_iter()
-        .map(Node::from)
-        .collect())
+    Ok(current()?.status()?.view.nodes.into_iter().map(Node::from).collect())
 }
 
 /// What all living nodes have together: `CPU`, `GPU`, `memory`, `object_store_memory` (bytes) and

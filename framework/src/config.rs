@@ -143,9 +143,8 @@ fn parse<T: std::str::FromStr>(name: &str, text: &str) -> Result<T, Error>
 where
     T::Err: std::fmt::Display,
 {
-    text.parse().map_err(|error| Error::Invalid {
-        what: format!("the environment variable {name} is {text:?}: {error}"),
-    })
+    text.parse()
+        .map_err(|error| Error::Invalid { what: format!("the environment variable {name} is {text:?}: {error}") })
 }
 
 #[cfg(test)]
@@ -165,11 +164,7 @@ mod tests {
         assert_eq!(config.resources[CPU], 1.5);
         assert_eq!(config.object_store_memory_bytes, Some(1 << 20));
 
-        let error = Config::from_variables(|name| name.ends_with("CPUS").then(|| "two".to_owned()))
-            .unwrap_err();
-        assert!(
-            error.to_string().contains("MOBULA_NUM_CPUS is \"two\""),
-            "{error}"
-        );
+        let error = Config::from_variables(|name| name.ends_with("CPUS").then(|| "two".to_owned())).unwrap_err();
+        assert!(error.to_string().contains("MOBULA_NUM_CPUS is \"two\""), "{error}");
     }
 }

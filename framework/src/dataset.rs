@@ -25,9 +25,7 @@ type Listener = Arc<Mutex<dyn FnMut(RunProgress) + Send>>;
 ///
 /// Files whose columns differ are unified by name, with casts that lose nothing.
 pub fn read_parquet<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> Dataset {
-    let paths = paths
-        .into_iter()
-        .map(|path| path.as_ref().display().to_string());
+    let paths = paths.into_iter().map(|path| path.as_ref().display().to_string());
     Dataset::of(LogicalPlan::read_parquet(paths))
 }
 
@@ -63,12 +61,7 @@ pub struct Dataset {
 
 impl Dataset {
     fn of(plan: LogicalPlan) -> Self {
-        Self {
-            plan,
-            concurrency: None,
-            listener: None,
-            problem: None,
-        }
+        Self { plan, concurrency: None, listener: None, problem: None }
     }
 
     /// The plan as it stands, for those who want to see or ship it.
@@ -114,9 +107,7 @@ impl Dataset {
     }
 
     fn map(mut self, function: BatchCall, batch_rows: Option<usize>) -> Self {
-        let params = function
-            .parameters()
-            .map(|values| values.iter().map(Parameter::from).collect());
+        let params = function.parameters().map(|values| values.iter().map(Parameter::from).collect());
         match params {
             Ok(params) => {
                 let full = function.function();
@@ -175,11 +166,7 @@ impl Dataset {
     ///
     /// # Errors
     /// [`RunError`].
-    pub fn write_parquet_with(
-        &self,
-        dir: impl AsRef<Path>,
-        options: WriteOptions,
-    ) -> Result<RunReport, RunError> {
+    pub fn write_parquet_with(&self, dir: impl AsRef<Path>, options: WriteOptions) -> Result<RunReport, RunError> {
         let dir = dir.as_ref().display().to_string();
         self.run(&self.plan, &Sink::WriteParquet { dir, options })
     }
@@ -254,10 +241,7 @@ impl Dataset {
             }
             (None, None) => {}
         };
-        let options = RunOptions {
-            concurrency: self.concurrency,
-            progress: &mut tell,
-        };
+        let options = RunOptions { concurrency: self.concurrency, progress: &mut tell };
         let result = executor::run(&client, plan, sink, options);
         if let Some(bar) = bar {
             bar.finish_and_clear();

@@ -109,9 +109,7 @@ pub use mobula_data::schema::Matching;
 pub use mobula_data::{DataError, Expr, col, lit};
 pub use mobula_macros::{main, remote};
 
-pub use crate::actor::{
-    ActorRef, RemoteClass, RemoteHandle, get_actor, get_actor_in, kill, kill_and_restart,
-};
+pub use crate::actor::{ActorRef, RemoteClass, RemoteHandle, get_actor, get_actor_in, kill, kill_and_restart};
 pub use crate::argument::IntoArg;
 pub use crate::batch_call::BatchCall;
 pub use crate::call::{Method, Results, Signature};

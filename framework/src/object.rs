@@ -38,17 +38,11 @@ enum Inner {
 
 impl<T> ObjectRef<T> {
     pub(crate) fn new(handle: ObjectHandle) -> Self {
-        Self {
-            inner: Inner::Live(handle),
-            value: PhantomData,
-        }
+        Self { inner: Inner::Live(handle), value: PhantomData }
     }
 
     pub(crate) fn failed(error: Arc<Error>) -> Self {
-        Self {
-            inner: Inner::Failed(error),
-            value: PhantomData,
-        }
+        Self { inner: Inner::Failed(error), value: PhantomData }
     }
 
     /// The object's id; `None` when the call that should have made it could not be made.
@@ -77,19 +71,13 @@ impl<T> ObjectRef<T> {
 impl<N: Number> ObjectRef<Vec<N>> {
     /// The same object, to be read in place instead of copied into a vector.
     pub fn as_array(&self) -> ObjectRef<Array<N>> {
-        ObjectRef {
-            inner: self.inner.clone(),
-            value: PhantomData,
-        }
+        ObjectRef { inner: self.inner.clone(), value: PhantomData }
     }
 }
 
 impl<T> Clone for ObjectRef<T> {
     fn clone(&self) -> Self {
-        Self {
-            inner: self.inner.clone(),
-            value: PhantomData,
-        }
+        Self { inner: self.inner.clone(), value: PhantomData }
     }
 }
 
@@ -177,10 +165,7 @@ impl<'de, T> Deserialize<'de> for ObjectRef<T> {
             Wire::Failed(error) => Ok(Self::failed(Arc::new(error))),
             Wire::Live(wire) => {
                 let client = current().map_err(D::Error::custom)?;
-                client
-                    .handle_from_wire(&wire)
-                    .map(Self::new)
-                    .map_err(D::Error::custom)
+                client.handle_from_wire(&wire).map(Self::new).map_err(D::Error::custom)
             }
         }
     }
@@ -202,10 +187,7 @@ impl<T: Value> Get for &ObjectRef<T> {
     fn get_within(self, timeout: Option<Duration>) -> Result<T, Error> {
         let handle = self.handle().map_err(|error| Error::clone(error))?;
         let client = handle.client();
-        let encoded = client
-            .get(std::slice::from_ref(handle), timeout)?
-            .into_iter()
-            .next();
+        let encoded = client.get(std::slice::from_ref(handle), timeout)?.into_iter().next();
         let encoded = encoded.ok_or_else(|| missing(1, 0))?;
         let _entered = client.enter();
         decode(encoded)
@@ -224,12 +206,7 @@ impl<T: Value> Get for &[ObjectRef<T>] {
     type Output = Vec<T>;
 
     fn get_within(self, timeout: Option<Duration>) -> Result<Vec<T>, Error> {
-        let handles = self.iter().map(|object| {
-            object
-                .handle()
-                .cloned()
-                .map_err(|error| Error::clone(error))
-        });
+        let handles = self.iter().map(|object| object.handle().cloned().map_err(|error| Error::clone(error)));
         let handles = handles.collect::<Result<Vec<_>, _>>()?;
         let Some(first) = handles.first() else {
             return Ok(Vec::new());
@@ -404,17 +381,12 @@ pub fn wait<T>(
     let ready = match live.first() {
         Some(first) if failed.len() < num_returns => {
             let client = first.client().clone();
-            client
-                .wait(&live, num_returns - failed.len(), timeout.into())?
-                .0
+            client.wait(&live, num_returns - failed.len(), timeout.into())?.0
         }
         _ => Vec::new(),
     };
 
-    let mut waited = (
-        Vec::with_capacity(num_returns),
-        Vec::with_capacity(count - num_returns),
-    );
+    let mut waited = (Vec::with_capacity(num_returns), Vec::with_capacity(count - num_returns));
     let mut ready = ready.into_iter().peekable();
     let mut failed = failed.into_iter().peekable();
     let mut live = live.into_iter().enumerate();
@@ -422,9 +394,7 @@ pub fn wait<T>(
         let (object, is_ready) = match failed.next_if(|(failed, _)| *failed == place) {
             Some((_, error)) => (ObjectRef::failed(error), true),
             None => match live.next() {
-                Some((index, handle)) => {
-                    (ObjectRef::new(handle), ready.next_if_eq(&index).is_some())
-                }
+                Some((index, handle)) => (ObjectRef::new(handle), ready.next_if_eq(&index).is_some()),
                 None => break,
             },
         };
@@ -451,8 +421,5 @@ pub(crate) fn unshared(error: Arc<Error>) -> Error {
 }
 
 fn missing(asked: usize, got: usize) -> Error {
-    Error::System {
-        what: format!("get of {asked} objects"),
-        why: format!("the session answered with {got} values"),
-    }
+    Error::System { what: format!("get of {asked} objects"), why: format!("the session answered with {got} values") }
 }

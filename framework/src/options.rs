@@ -28,11 +28,7 @@ impl<F: Signature> TaskOptions<F> {
     pub fn new(function: &'static RemoteFunction) -> Self {
         let mut options = client::TaskOptions::default();
         options.returns = F::Results::COUNT;
-        Self {
-            function,
-            options: Ok(Arc::new(options)),
-            signature: PhantomData,
-        }
+        Self { function, options: Ok(Arc::new(options)), signature: PhantomData }
     }
 }
 
@@ -106,10 +102,7 @@ impl<F> TaskOptions<F> {
         })
     }
 
-    fn change(
-        mut self,
-        change: impl FnOnce(&mut client::TaskOptions) -> Result<(), Error>,
-    ) -> Self {
+    fn change(mut self, change: impl FnOnce(&mut client::TaskOptions) -> Result<(), Error>) -> Self {
         if let Ok(options) = &mut self.options
             && let Err(error) = change(Arc::make_mut(options))
         {
@@ -121,11 +114,7 @@ impl<F> TaskOptions<F> {
 
 impl<F> Clone for TaskOptions<F> {
     fn clone(&self) -> Self {
-        Self {
-            function: self.function,
-            options: self.options.clone(),
-            signature: PhantomData,
-        }
+        Self { function: self.function, options: self.options.clone(), signature: PhantomData }
     }
 }
 
@@ -148,11 +137,7 @@ pub struct ActorOptions<C, F> {
 impl<C, F> ActorOptions<C, F> {
     #[doc(hidden)]
     pub fn new(constructor: &'static RemoteFunction) -> Self {
-        Self {
-            constructor,
-            options: Ok(client::ActorOptions::default()),
-            class: PhantomData,
-        }
+        Self { constructor, options: Ok(client::ActorOptions::default()), class: PhantomData }
     }
 
     /// CPUs it holds while it lives. Unless given, it needs one to be placed and holds none.
@@ -224,9 +209,7 @@ impl<C, F> ActorOptions<C, F> {
             if calls > 0 {
                 return Ok(());
             }
-            Err(Error::Invalid {
-                what: "max_concurrency 0: an actor that runs no call is of no use".to_owned(),
-            })
+            Err(Error::Invalid { what: "max_concurrency 0: an actor that runs no call is of no use".to_owned() })
         })
     }
 
@@ -268,10 +251,7 @@ impl<C, F> ActorOptions<C, F> {
         })
     }
 
-    fn change(
-        mut self,
-        change: impl FnOnce(&mut client::ActorOptions) -> Result<(), Error>,
-    ) -> Self {
+    fn change(mut self, change: impl FnOnce(&mut client::ActorOptions) -> Result<(), Error>) -> Self {
         if let Ok(options) = &mut self.options
             && let Err(error) = change(options)
         {
@@ -283,11 +263,7 @@ impl<C, F> ActorOptions<C, F> {
 
 impl<C, F> Clone for ActorOptions<C, F> {
     fn clone(&self) -> Self {
-        Self {
-            constructor: self.constructor,
-            options: self.options.clone(),
-            class: PhantomData,
-        }
+        Self { constructor: self.constructor, options: self.options.clone(), class: PhantomData }
     }
 }
 
@@ -299,11 +275,7 @@ impl<C, F> fmt::Debug for ActorOptions<C, F> {
 }
 
 fn set_resource(demand: &mut Resources, name: &str, amount: f64) -> Result<(), Error> {
-    let set = std::mem::take(demand)
-        .with(name, amount)
-        .map_err(|error| Error::Invalid {
-            what: error.to_string(),
-        })?;
+    let set = std::mem::take(demand).with(name, amount).map_err(|error| Error::Invalid { what: error.to_string() })?;
     *demand = set;
     Ok(())
 }

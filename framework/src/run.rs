@@ -24,16 +24,9 @@ pub struct Arguments {
 
 impl Arguments {
     /// The arguments of a function that has `expected` parameters.
-    pub fn new(
-        function: &'static str,
-        values: Vec<Encoded>,
-        expected: usize,
-    ) -> Result<Self, CallError> {
+    pub fn new(function: &'static str, values: Vec<Encoded>, expected: usize) -> Result<Self, CallError> {
         if values.len() == expected {
-            return Ok(Self {
-                function,
-                values: values.into_iter(),
-            });
+            return Ok(Self { function, values: values.into_iter() });
         }
         Err(CallError::System(Error::Codec {
             what: format!("the arguments of {function}"),
@@ -45,18 +38,13 @@ impl Arguments {
     /// The next argument, for the parameter of this name.
     pub fn take<A: Value>(&mut self, name: &str) -> Result<A, CallError> {
         let named = |error| match error {
-            Error::Codec { what, doing, why } => Error::Codec {
-                what: format!("argument {name} of {} ({what})", self.function),
-                doing,
-                why,
-            },
+            Error::Codec { what, doing, why } => {
+                Error::Codec { what: format!("argument {name} of {} ({what})", self.function), doing, why }
+            }
             error => error,
         };
         // `new` counted them.
-        let value = self
-            .values
-            .next()
-            .unwrap_or_else(|| Encoded::new(mobula_core::value::Encoding::RAW, Vec::new()));
+        let value = self.values.next().unwrap_or_else(|| Encoded::new(mobula_core::value::Encoding::RAW, Vec::new()));
         decode(value).map_err(|error| CallError::System(named(error)))
     }
 }
@@ -90,9 +78,7 @@ pub struct Caught<E> {
 impl<E> Caught<E> {
     /// Holds the error.
     pub fn new(error: E) -> Self {
-        Self {
-            error: std::cell::RefCell::new(Some(error)),
-        }
+        Self { error: std::cell::RefCell::new(Some(error)) }
     }
 }
 
@@ -201,10 +187,7 @@ impl<T: Send + 'static> Exclusive<T> {
     }
 
     /// The state in an instance made by this type's constructor.
-    pub fn state_mut<'a>(
-        instance: &'a mut (dyn Any + Send + Sync),
-        method: &str,
-    ) -> Result<&'a mut T, CallError> {
+    pub fn state_mut<'a>(instance: &'a mut (dyn Any + Send + Sync), method: &str) -> Result<&'a mut T, CallError> {
         match instance.downcast_mut::<Self>() {
             Some(cell) => Ok(&mut cell.0),
             None => Err(another_type::<T>(method)),
@@ -222,10 +205,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
     }
 
     /// The state in an instance made by this type's constructor.
-    pub fn state_mut<'a>(
-        instance: &'a mut (dyn Any + Send + Sync),
-        method: &str,
-    ) -> Result<&'a mut T, CallError> {
+    pub fn state_mut<'a>(instance: &'a mut (dyn Any + Send + Sync), method: &str) -> Result<&'a mut T, CallError> {
         match instance.downcast_mut::<Self>() {
             Some(cell) => Ok(&mut cell.0),
             None => Err(another_type::<T>(method)),
@@ -233,10 +213,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
     }
 
     /// The state in an instance made by this type's constructor.
-    pub fn state_ref<'a>(
-        instance: &'a (dyn Any + Send + Sync),
-        method: &str,
-    ) -> Result<&'a T, CallError> {
+    pub fn state_ref<'a>(instance: &'a (dyn Any + Send + Sync), method: &str) -> Result<&'a T, CallError> {
         match instance.downcast_ref::<Self>() {
             Some(cell) => Ok(&cell.0),
             None => Err(another_type::<T>(method)),
@@ -246,10 +223,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
 
 fn another_type<T>(method: &str) -> CallError {
     CallError::System(Error::Invalid {
-        what: format!(
-            "{method} was called on an actor that is not a {}",
-            type_name::<T>()
-        ),
+        what: format!("{method} was called on an actor that is not a {}", type_name::<T>()),
     })
 }
 

@@ -15,11 +15,8 @@ pub(crate) fn of_batches(batches: &[RecordBatch]) -> Table {
     table.set_header(schema.fields().iter().map(|field| field.name().clone()));
     let options = FormatOptions::default().with_null("null");
     for batch in batches {
-        let columns: Vec<_> = batch
-            .columns()
-            .iter()
-            .map(|column| ArrayFormatter::try_new(column.as_ref(), &options))
-            .collect();
+        let columns: Vec<_> =
+            batch.columns().iter().map(|column| ArrayFormatter::try_new(column.as_ref(), &options)).collect();
         for row in 0..batch.num_rows() {
             table.add_row(columns.iter().map(|column| match column {
                 Ok(column) => column.value(row).to_string(),

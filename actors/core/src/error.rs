@@ -20,11 +20,7 @@ pub struct Place {
 
 impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{} on node {} (pid {})",
-            self.function, self.node, self.pid
-        )
+        write!(f, "{} on node {} (pid {})", self.function, self.node, self.pid)
     }
 }
 
@@ -78,9 +74,7 @@ pub enum Error {
         why: String,
     },
     /// There is no actor of this name.
-    #[error(
-        "there is no actor named {name:?}; names are given with options().name(..), and freed when the actor dies"
-    )]
+    #[error("there is no actor named {name:?}; names are given with options().name(..), and freed when the actor dies")]
     NoSuchActor {
         /// The name asked for.
         name: String,
@@ -150,9 +144,7 @@ pub enum Error {
         why: String,
     },
     /// The function is not in the worker's registry.
-    #[error(
-        "function {function} is not registered in the worker: driver and worker were built from different sources"
-    )]
+    #[error("function {function} is not registered in the worker: driver and worker were built from different sources")]
     UnknownFunction {
         /// The function's name or number.
         function: String,
@@ -178,10 +170,7 @@ impl Error {
     /// Whether the same work, done again, may succeed: the system failed, not the user's code.
     pub fn is_retriable(&self) -> bool {
         match self {
-            Self::WorkerDied { .. }
-            | Self::ObjectLost { .. }
-            | Self::TimedOut { .. }
-            | Self::StoreFull { .. } => true,
+            Self::WorkerDied { .. } | Self::ObjectLost { .. } | Self::TimedOut { .. } | Self::StoreFull { .. } => true,
             Self::Send(error) => error.is_retriable(),
             _ => false,
         }
@@ -189,10 +178,7 @@ impl Error {
 }
 
 fn chain(causes: &[String]) -> String {
-    causes
-        .iter()
-        .map(|cause| format!("; caused by: {cause}"))
-        .collect()
+    causes.iter().map(|cause| format!("; caused by: {cause}")).collect()
 }
 
 #[cfg(test)]

@@ -94,10 +94,7 @@ impl fmt::Display for ObjectId {
 impl ObjectId {
     /// The task that makes this object.
     pub fn task(&self) -> TaskId {
-        TaskId {
-            owner: self.owner,
-            seq: self.seq,
-        }
+        TaskId { owner: self.owner, seq: self.seq }
     }
 }
 

@@ -154,9 +154,7 @@ pub enum Strategy {
 }
 
 /// Which kind of worker process.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub enum WorkerKind {
     /// The job's process on the node, shared by its tasks and actors.
     #[default]

@@ -91,31 +91,21 @@ impl Registry {
             .map_err(Clone::clone)
     }
 
-    fn collect(
-        functions: impl Iterator<Item = &'static RemoteFunction>,
-    ) -> Result<Self, DuplicateFunction> {
+    fn collect(functions: impl Iterator<Item = &'static RemoteFunction>) -> Result<Self, DuplicateFunction> {
         let mut functions: Vec<_> = functions.collect();
         functions.sort_by_key(|function| function.name);
         let mut by_id = HashMap::with_capacity(functions.len());
         let mut text = String::new();
         for function in functions {
-            if by_id
-                .insert(FunctionId::of(function.name), function)
-                .is_some()
-            {
-                return Err(DuplicateFunction {
-                    name: function.name.to_owned(),
-                });
+            if by_id.insert(FunctionId::of(function.name), function).is_some() {
+                return Err(DuplicateFunction { name: function.name.to_owned() });
             }
             text.push_str(function.name);
             text.push('\0');
             text.push_str(function.signature);
             text.push('\n');
         }
-        Ok(Self {
-            by_id,
-            digest: xxhash_rust::xxh3::xxh3_64(text.as_bytes()),
-        })
+        Ok(Self { by_id, digest: xxhash_rust::xxh3::xxh3_64(text.as_bytes()) })
     }
 
     /// The function with this id.

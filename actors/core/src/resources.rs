@@ -23,9 +23,7 @@ pub const OBJECT_STORE_MEMORY: &str = "object_store_memory";
 
 /// An amount that cannot be a resource.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
-#[error(
-    "{name} = {amount}: a resource is a finite number from 0 to 10^14 with at most four decimals"
-)]
+#[error("{name} = {amount}: a resource is a finite number from 0 to 10^14 with at most four decimals")]
 pub struct InvalidAmount {
     /// The resource's name.
     pub name: String,
@@ -66,10 +64,7 @@ impl Resources {
         let scaled = amount * FRACTIONS_PER_UNIT as f64;
         let whole = scaled.round();
         if !(0.0..=1e18).contains(&scaled) || (scaled - whole).abs() > 1e-6 * scaled.max(1.0) {
-            return Err(InvalidAmount {
-                name: name.to_owned(),
-                amount: amount.to_string(),
-            });
+            return Err(InvalidAmount { name: name.to_owned(), amount: amount.to_string() });
         }
         self.set(name, whole as i64);
         Ok(self)
@@ -101,33 +96,22 @@ impl Resources {
 
     /// Names and ten-thousandths, in the order of the names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, i64)> {
-        self.0
-            .iter()
-            .map(|(name, fractions)| (name.as_str(), *fractions))
+        self.0.iter().map(|(name, fractions)| (name.as_str(), *fractions))
     }
 
     /// Names and units, in the order of the names.
     pub fn to_units(&self) -> BTreeMap<String, f64> {
-        self.iter()
-            .map(|(name, _)| (name.to_owned(), self.units(name)))
-            .collect()
+        self.iter().map(|(name, _)| (name.to_owned(), self.units(name))).collect()
     }
 
     /// Whether `demand` fits into this set.
     pub fn covers(&self, demand: &Resources) -> bool {
-        demand
-            .0
-            .iter()
-            .all(|(name, fractions)| self.fractions(name) >= *fractions)
+        demand.0.iter().all(|(name, fractions)| self.fractions(name) >= *fractions)
     }
 
     /// The first resource of `demand` of which this set has too little.
     pub fn first_missing<'a>(&self, demand: &'a Resources) -> Option<&'a str> {
-        demand
-            .0
-            .iter()
-            .find(|(name, fractions)| self.fractions(name) < **fractions)
-            .map(|(name, _)| name.as_str())
+        demand.0.iter().find(|(name, fractions)| self.fractions(name) < **fractions).map(|(name, _)| name.as_str())
     }
 
     /// Takes `demand` away; amounts may become negative.
@@ -153,12 +137,7 @@ impl fmt::Display for Resources {
             return f.write_str("{}");
         }
         for (i, (name, _)) in self.0.iter().enumerate() {
-            write!(
-                f,
-                "{}{name} {}",
-                if i == 0 { "{" } else { ", " },
-                self.units(name)
-            )?;
+            write!(f, "{}{name} {}", if i == 0 { "{" } else { ", " }, self.units(name))?;
         }
         f.write_str("}")
     }

@@ -33,10 +33,7 @@ pub struct Value {
 impl Value {
     /// A value of these bytes.
     pub fn new(encoding: Encoding, data: impl Into<Bytes>) -> Self {
-        Self {
-            encoding,
-            data: data.into(),
-        }
+        Self { encoding, data: data.into() }
     }
 
     /// How many bytes it has.

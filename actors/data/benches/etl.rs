@@ -18,10 +18,7 @@ use mobula_data::{DataError, LogicalPlan, Sink, col, lit};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> Result<(), DataError> {
-    let arguments: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|a| !a.starts_with("--"))
-        .collect();
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
     let Some(dir) = arguments.first() else {
         println!("etl: name a directory of yellow trips to measure; nothing was run");
         return Ok(());
@@ -31,10 +28,7 @@ fn main() -> Result<(), DataError> {
     let mut logical = LogicalPlan::read_parquet([dir.as_str()])
         .filter(col("fare_amount").gt_eq(lit(2.5)))
         .filter(col("trip_distance").gt(lit(0.0)))
-        .with_column(
-            "trip_duration_min",
-            col("tpep_dropoff_datetime").minutes_since(col("tpep_pickup_datetime")),
-        );
+        .with_column("trip_duration_min", col("tpep_dropoff_datetime").minutes_since(col("tpep_pickup_datetime")));
     logical.source_mut().batch_rows = number(2).unwrap_or(logical.source().batch_rows);
 
     let start = Instant::now();
@@ -43,14 +37,8 @@ fn main() -> Result<(), DataError> {
     let options = WriteOptions::default();
     let output = OutputDir::prepare(&out, options.mode, "bench")?;
     let files = expand(&logical.source().paths)?;
-    let footers: Vec<FileFooter> = files
-        .iter()
-        .map(|f| FileFooter::read(f))
-        .collect::<Result<_, _>>()?;
-    let sink = Sink::WriteParquet {
-        dir: out.clone(),
-        options,
-    };
+    let footers: Vec<FileFooter> = files.iter().map(|f| FileFooter::read(f)).collect::<Result<_, _>>()?;
+    let sink = Sink::WriteParquet { dir: out.clone(), options };
     let physical = plan(&logical, &sink, &footers, &output.staging())?;
     let tasks = Mutex::new(physical.tasks.iter());
     let work = || {
@@ -70,9 +58,7 @@ fn main() -> Result<(), DataError> {
     };
     let mut reports: Vec<BlockReport> = std::thread::scope(|scope| {
         let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        let results = handles
-            .into_iter()
-            .map(|h| h.join().unwrap_or(Err(DataError::Cancelled)));
+        let results = handles.into_iter().map(|h| h.join().unwrap_or(Err(DataError::Cancelled)));
         results.collect::<Result<Vec<_>, _>>()
     })?
     .concat();
@@ -90,10 +76,7 @@ fn main() -> Result<(), DataError> {
         rows as f64 / seconds / 1e6,
         bytes / 1_000_000,
     );
-    for line in std::fs::read_to_string("/proc/self/status")
-        .unwrap_or_default()
-        .lines()
-    {
+    for line in std::fs::read_to_string("/proc/self/status").unwrap_or_default().lines() {
         if line.starts_with("VmHWM") {
             println!("{line}");
         }

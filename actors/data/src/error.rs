@@ -76,9 +76,7 @@ pub enum DataError {
         second: String,
     },
     /// The types that files give to one column have no common type.
-    #[error(
-        "column {column} is {left} in {left_path} and {right} in {right_path}: no type holds both"
-    )]
+    #[error("column {column} is {left} in {left_path} and {right} in {right_path}: no type holds both")]
     TypeConflict {
         /// The column.
         column: String,
@@ -136,9 +134,7 @@ pub enum DataError {
         cause: String,
     },
     /// No function is registered under the id a plan names.
-    #[error(
-        "no batch function {function} is registered in this process: driver and worker must run the same binary"
-    )]
+    #[error("no batch function {function} is registered in this process: driver and worker must run the same binary")]
     UnknownFunction {
         /// The function's id.
         function: String,
@@ -186,13 +182,7 @@ impl DataError {
     /// Whether trying the same work again, elsewhere or later, may succeed.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(
-            self,
-            Self::Read { .. }
-                | Self::Write { .. }
-                | Self::DiskFull { .. }
-                | Self::UnknownFunction { .. }
-        )
+        matches!(self, Self::Read { .. } | Self::Write { .. } | Self::DiskFull { .. } | Self::UnknownFunction { .. })
     }
 
     /// An error of reading `path`, of the kind the system's error says.
@@ -201,10 +191,7 @@ impl DataError {
         let path = path.display().to_string();
         match error.kind() {
             std::io::ErrorKind::NotFound => Self::NotFound { path },
-            _ => Self::Read {
-                path,
-                cause: error.to_string(),
-            },
+            _ => Self::Read { path, cause: error.to_string() },
         }
     }
 
@@ -214,9 +201,7 @@ impl DataError {
         let path = path.display().to_string();
         let cause = error.to_string();
         match error.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-                Self::DiskFull { path, cause }
-            }
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::DiskFull { path, cause },
             _ => Self::Write { path, cause },
         }
     }
@@ -254,19 +239,13 @@ mod tests {
         };
         let bytes = rmp_serde::to_vec(&error).unwrap();
         assert_eq!(rmp_serde::from_slice::<DataError>(&bytes).unwrap(), error);
-        assert_eq!(
-            error.to_string(),
-            "filter(fair > 1): there is no column fair; there are fare"
-        );
+        assert_eq!(error.to_string(), "filter(fair > 1): there is no column fair; there are fare");
     }
 
     #[test]
     fn a_full_disk_has_its_own_kind() {
         let error = std::io::Error::from(std::io::ErrorKind::StorageFull);
-        assert!(matches!(
-            DataError::write(Path::new("/x"), &error),
-            DataError::DiskFull { .. }
-        ));
+        assert!(matches!(DataError::write(Path::new("/x"), &error), DataError::DiskFull { .. }));
     }
 
     #[test]

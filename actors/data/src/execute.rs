@@ -26,12 +26,7 @@ use crate::planner::{BlockTask, Stage, StageSink, WireSchema, schema_after, sele
 /// The functions that plans may name.
 pub trait BatchFunctions: Send + Sync {
     /// Calls the function registered as `function`.
-    fn call(
-        &self,
-        function: &str,
-        params: &[Parameter],
-        batch: RecordBatch,
-    ) -> Result<RecordBatch, DataError>;
+    fn call(&self, function: &str, params: &[Parameter], batch: RecordBatch) -> Result<RecordBatch, DataError>;
 }
 
 /// For plans without functions.
@@ -39,15 +34,8 @@ pub trait BatchFunctions: Send + Sync {
 pub struct NoFunctions;
 
 impl BatchFunctions for NoFunctions {
-    fn call(
-        &self,
-        function: &str,
-        _: &[Parameter],
-        _: RecordBatch,
-    ) -> Result<RecordBatch, DataError> {
-        Err(DataError::UnknownFunction {
-            function: function.into(),
-        })
+    fn call(&self, function: &str, _: &[Parameter], _: RecordBatch) -> Result<RecordBatch, DataError> {
+        Err(DataError::UnknownFunction { function: function.into() })
     }
 }
 
@@ -131,11 +119,7 @@ pub struct BlockOutput {
 }
 
 /// Runs one task of a stage in the calling thread.
-pub fn run_block(
-    task: &BlockTask,
-    stage: &Stage,
-    context: &BlockContext<'_>,
-) -> Result<BlockOutput, DataError> {
+pub fn run_block(task: &BlockTask, stage: &Stage, context: &BlockContext<'_>) -> Result<BlockOutput, DataError> {
     let start = (context.clock)();
     let mut pipeline = Pipeline::new(&stage.operators, context.functions);
     let mut sink = Sink::new(task.ordinal, &stage.sink, context.attempt);
@@ -154,10 +138,7 @@ pub fn run_block(
             let before = sink.rows;
             rows_in += rows;
             pipeline.push(0, batch, &mut sink)?;
-            let progress = Progress {
-                rows_in: rows,
-                rows_out: sink.rows - before,
-            };
+            let progress = Progress { rows_in: rows, rows_out: sink.rows - before };
             if (context.progress)(progress).is_break() {
                 return Err(DataError::Cancelled);
             }
@@ -173,16 +154,7 @@ pub fn run_block(
     let seconds = ((context.clock)().saturating_sub(start)).as_secs_f64();
     let ordinal = task.ordinal;
     let schema = schema.map(WireSchema);
-    let report = BlockReport {
-        ordinal,
-        rows_in,
-        rows_out,
-        operators,
-        bytes_in,
-        file,
-        schema,
-        seconds,
-    };
+    let report = BlockReport { ordinal, rows_in, rows_out, operators, bytes_in, file, schema, seconds };
     Ok(BlockOutput { report, batches })
 }
 
@@ -198,32 +170,15 @@ struct Pipeline<'a> {
 /// One or more operators that run together.
 enum Step {
     /// Conditions of neighbouring filters; the index is that of the first one's report.
-    Filters {
-        report: usize,
-        conditions: Vec<(Expr, String)>,
-        bound: Option<Vec<BoundExpr>>,
-    },
+    Filters { report: usize, conditions: Vec<(Expr, String)>, bound: Option<Vec<BoundExpr>> },
     /// Adds or replaces a column.
-    WithColumn {
-        report: usize,
-        operator: Operator,
-        bound: Option<(BoundExpr, SchemaRef, usize)>,
-    },
+    WithColumn { report: usize, operator: Operator, bound: Option<(BoundExpr, SchemaRef, usize)> },
     /// Keeps columns.
-    Select {
-        report: usize,
-        columns: Vec<String>,
-        bound: Option<Vec<usize>>,
-    },
+    Select { report: usize, columns: Vec<String>, bound: Option<Vec<usize>> },
     /// Passes on the first rows.
     Limit { report: usize, left: u64 },
     /// Calls a function, with batches of its size.
-    Map {
-        report: usize,
-        map: MapBatches,
-        waiting: Vec<RecordBatch>,
-        waiting_rows: usize,
-    },
+    Map { report: usize, map: MapBatches, waiting: Vec<RecordBatch>, waiting_rows: usize },
 }
 
 impl<'a> Pipeline<'a> {
@@ -240,54 +195,25 @@ impl<'a> Pipeline<'a> {
                             conditions.push(condition);
                             continue;
                         }
-                        _ => Step::Filters {
-                            report,
-                            conditions: vec![condition],
-                            bound: None,
-                        },
+                        _ => Step::Filters { report, conditions: vec![condition], bound: None },
                     }
                 }
-                Operator::WithColumn { .. } => Step::WithColumn {
-                    report,
-                    operator: operator.clone(),
-                    bound: None,
-                },
-                Operator::Select { columns } => Step::Select {
-                    report,
-                    columns: columns.clone(),
-                    bound: None,
-                },
-                Operator::Limit { rows } => Step::Limit {
-                    report,
-                    left: *rows,
-                },
-                Operator::MapBatches(map) => Step::Map {
-                    report,
-                    map: map.clone(),
-                    waiting: Vec::new(),
-                    waiting_rows: 0,
-                },
+                Operator::WithColumn { .. } => Step::WithColumn { report, operator: operator.clone(), bound: None },
+                Operator::Select { columns } => Step::Select { report, columns: columns.clone(), bound: None },
+                Operator::Limit { rows } => Step::Limit { report, left: *rows },
+                Operator::MapBatches(map) => {
+                    Step::Map { report, map: map.clone(), waiting: Vec::new(), waiting_rows: 0 }
+                }
             };
             steps.push(step);
         }
-        let report = |op: &Operator| OperatorReport {
-            name: op.to_string(),
-            rows_in: 0,
-            rows_out: 0,
-        };
-        Self {
-            steps,
-            reports: operators.iter().map(report).collect(),
-            functions,
-            path: String::new(),
-        }
+        let report = |op: &Operator| OperatorReport { name: op.to_string(), rows_in: 0, rows_out: 0 };
+        Self { steps, reports: operators.iter().map(report).collect(), functions, path: String::new() }
     }
 
     /// Whether a limit has let all its rows pass, so that no more need be read.
     fn is_full(&self) -> bool {
-        self.steps
-            .iter()
-            .any(|step| matches!(step, Step::Limit { left: 0, .. }))
+        self.steps.iter().any(|step| matches!(step, Step::Limit { left: 0, .. }))
     }
 
     fn into_reports(self) -> Vec<OperatorReport> {
@@ -295,12 +221,7 @@ impl<'a> Pipeline<'a> {
     }
 
     /// Takes a batch through the steps from `index` on.
-    fn push(
-        &mut self,
-        index: usize,
-        batch: RecordBatch,
-        sink: &mut Sink<'_>,
-    ) -> Result<(), DataError> {
+    fn push(&mut self, index: usize, batch: RecordBatch, sink: &mut Sink<'_>) -> Result<(), DataError> {
         let Some(step) = self.steps.get_mut(index) else {
             return sink.take(batch);
         };
@@ -309,34 +230,22 @@ impl<'a> Pipeline<'a> {
             return Ok(());
         }
         let path = &self.path;
-        let compute = |operator: &str, cause: String| DataError::Compute {
-            operator: operator.into(),
-            path: path.clone(),
-            cause,
-        };
+        let compute =
+            |operator: &str, cause: String| DataError::Compute { operator: operator.into(), path: path.clone(), cause };
         match step {
-            Step::Filters {
-                report,
-                conditions,
-                bound,
-            } => {
+            Step::Filters { report, conditions, bound } => {
                 if bound.is_none() {
                     let schema = batch.schema();
-                    let bind =
-                        |(c, name): &(Expr, String)| BoundExpr::bind_condition(c, &schema, name);
+                    let bind = |(c, name): &(Expr, String)| BoundExpr::bind_condition(c, &schema, name);
                     *bound = Some(conditions.iter().map(bind).collect::<Result<_, _>>()?);
                 }
                 let mut kept: Option<BooleanArray> = None;
                 for (i, condition) in bound.iter().flatten().enumerate() {
                     let name = &conditions[i].1;
-                    let mask = condition
-                        .evaluate_mask(&batch)
-                        .map_err(|e| compute(name, e))?;
+                    let mask = condition.evaluate_mask(&batch).map_err(|e| compute(name, e))?;
                     let before = kept.as_ref().map_or(rows, BooleanArray::true_count);
                     let mask = match kept {
-                        Some(kept) => {
-                            and(&kept, &mask).map_err(|e| compute(name, e.to_string()))?
-                        }
+                        Some(kept) => and(&kept, &mask).map_err(|e| compute(name, e.to_string()))?,
                         None => mask,
                     };
                     self.reports[*report + i].count(before, mask.true_count());
@@ -344,17 +253,14 @@ impl<'a> Pipeline<'a> {
                 }
                 let kept = kept.filter(|mask| mask.true_count() < mask.len());
                 let batch = match kept {
-                    Some(mask) => filter_record_batch(&batch, &mask)
-                        .map_err(|e| compute(&conditions[0].1, e.to_string()))?,
+                    Some(mask) => {
+                        filter_record_batch(&batch, &mask).map_err(|e| compute(&conditions[0].1, e.to_string()))?
+                    }
                     None => batch,
                 };
                 self.push(index + 1, batch, sink)
             }
-            Step::WithColumn {
-                report,
-                operator,
-                bound,
-            } => {
+            Step::WithColumn { report, operator, bound } => {
                 let Operator::WithColumn { name, value } = &*operator else {
                     return Ok(());
                 };
@@ -376,24 +282,18 @@ impl<'a> Pipeline<'a> {
                     Some(column) => *column = value,
                     None => columns.push(value),
                 }
-                let batch = RecordBatch::try_new(Arc::clone(schema), columns)
-                    .map_err(|e| compute(&title(), e.to_string()))?;
+                let batch =
+                    RecordBatch::try_new(Arc::clone(schema), columns).map_err(|e| compute(&title(), e.to_string()))?;
                 self.reports[*report].count(rows, rows);
                 self.push(index + 1, batch, sink)
             }
-            Step::Select {
-                report,
-                columns,
-                bound,
-            } => {
+            Step::Select { report, columns, bound } => {
                 let name = &self.reports[*report].name;
                 if bound.is_none() {
                     *bound = Some(select_indices(&batch.schema(), columns, name)?);
                 }
                 let indices = bound.as_deref().unwrap_or_default();
-                let batch = batch
-                    .project(indices)
-                    .map_err(|e| compute(name, e.to_string()))?;
+                let batch = batch.project(indices).map_err(|e| compute(name, e.to_string()))?;
                 self.reports[*report].count(rows, rows);
                 self.push(index + 1, batch, sink)
             }
@@ -403,12 +303,7 @@ impl<'a> Pipeline<'a> {
                 self.reports[*report].count(rows, pass);
                 self.push(index + 1, batch.slice(0, pass), sink)
             }
-            Step::Map {
-                map,
-                waiting,
-                waiting_rows,
-                ..
-            } => {
+            Step::Map { map, waiting, waiting_rows, .. } => {
                 let Some(size) = map.batch_rows else {
                     return self.call(index, batch, sink);
                 };
@@ -432,12 +327,7 @@ impl<'a> Pipeline<'a> {
     }
 
     /// Calls the function of a map step and takes what it gives further.
-    fn call(
-        &mut self,
-        index: usize,
-        batch: RecordBatch,
-        sink: &mut Sink<'_>,
-    ) -> Result<(), DataError> {
+    fn call(&mut self, index: usize, batch: RecordBatch, sink: &mut Sink<'_>) -> Result<(), DataError> {
         let Some(Step::Map { report, map, .. }) = self.steps.get(index) else {
             return Ok(());
         };
@@ -450,13 +340,7 @@ impl<'a> Pipeline<'a> {
     /// Hands on what steps hold back, from the first to the last.
     fn finish(&mut self, sink: &mut Sink<'_>) -> Result<(), DataError> {
         for index in 0..self.steps.len() {
-            let Some(Step::Map {
-                map,
-                waiting,
-                waiting_rows,
-                ..
-            }) = self.steps.get_mut(index)
-            else {
+            let Some(Step::Map { map, waiting, waiting_rows, .. }) = self.steps.get_mut(index) else {
                 continue;
             };
             if waiting.is_empty() {
@@ -513,15 +397,7 @@ type Finished = (Option<BlockFile>, Option<SchemaRef>, Vec<RecordBatch>);
 
 impl<'a> Sink<'a> {
     fn new(ordinal: u64, kind: &'a StageSink, attempt: &'a str) -> Self {
-        Self {
-            ordinal,
-            kind,
-            attempt,
-            rows: 0,
-            schema: None,
-            writer: None,
-            batches: Vec::new(),
-        }
+        Self { ordinal, kind, attempt, rows: 0, schema: None, writer: None, batches: Vec::new() }
     }
 
     fn take(&mut self, batch: RecordBatch) -> Result<(), DataError> {
@@ -551,10 +427,7 @@ impl<'a> Sink<'a> {
         let found = batch.schema();
         let Some(expected) = &self.schema else {
             let known = match self.kind {
-                StageSink::WriteParquet {
-                    schema: Some(schema),
-                    ..
-                } => Arc::clone(&schema.0),
+                StageSink::WriteParquet { schema: Some(schema), .. } => Arc::clone(&schema.0),
                 _ => nullable(&found),
             };
             self.schema = Some(known);
@@ -570,21 +443,12 @@ impl<'a> Sink<'a> {
         };
         RecordBatch::try_new(Arc::clone(expected), batch.columns().to_vec())
             .ok()
-            .filter(|_| {
-                expected
-                    .fields()
-                    .iter()
-                    .zip(found.fields())
-                    .all(|(a, b)| a.name() == b.name())
-            })
+            .filter(|_| expected.fields().iter().zip(found.fields()).all(|(a, b)| a.name() == b.name()))
             .ok_or_else(|| changed(&found))
     }
 
     fn writer(&mut self, schema: SchemaRef) -> Result<&mut BlockWriter, DataError> {
-        let StageSink::WriteParquet {
-            staging, options, ..
-        } = self.kind
-        else {
+        let StageSink::WriteParquet { staging, options, .. } = self.kind else {
             return Err(DataError::InvalidPlan {
                 operator: self.kind.name().into(),
                 cause: "only a write has a file".into(),
@@ -600,11 +464,7 @@ impl<'a> Sink<'a> {
     /// A block without rows writes no file, but for the first one: a result without rows is
     /// still one file with its columns.
     fn finish(mut self) -> Result<Finished, DataError> {
-        if let StageSink::WriteParquet {
-            schema: Some(schema),
-            ..
-        } = self.kind
-        {
+        if let StageSink::WriteParquet { schema: Some(schema), .. } = self.kind {
             self.schema.get_or_insert_with(|| Arc::clone(&schema.0));
             if self.writer.is_none() && self.ordinal == 0 {
                 self.writer(Arc::clone(&schema.0))?;
@@ -627,18 +487,12 @@ impl StageSink {
 
 /// The same columns, any of which may be null: what one batch happens not to hold, the next may.
 fn nullable(schema: &Schema) -> SchemaRef {
-    let fields = schema
-        .fields()
-        .iter()
-        .map(|f| f.as_ref().clone().with_nullable(true));
+    let fields = schema.fields().iter().map(|f| f.as_ref().clone().with_nullable(true));
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
 fn columns_text(schema: &Schema) -> String {
-    let columns = schema
-        .fields()
-        .iter()
-        .map(|f| format!("{} {}", f.name(), f.data_type()));
+    let columns = schema.fields().iter().map(|f| format!("{} {}", f.name(), f.data_type()));
     columns.collect::<Vec<_>>().join(", ")
 }
 

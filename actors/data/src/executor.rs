@@ -119,12 +119,7 @@ pub fn schemas(plan: &LogicalPlan) -> Result<(SchemaRef, Option<SchemaRef>), Run
 ///
 /// # Errors
 /// [`RunError`], the first one in source order of those that are seen.
-pub fn run(
-    client: &Client,
-    plan: &LogicalPlan,
-    sink: &Sink,
-    options: RunOptions<'_>,
-) -> Result<RunReport, RunError> {
+pub fn run(client: &Client, plan: &LogicalPlan, sink: &Sink, options: RunOptions<'_>) -> Result<RunReport, RunError> {
     let start = Instant::now();
     let files = footers(plan)?;
     // Planned once without an output, so that a plan that cannot run leaves no directory.
@@ -188,11 +183,7 @@ struct UnderWay {
 }
 
 impl<'a, 'p> Run<'a, 'p> {
-    fn new(
-        client: &'a Client,
-        physical: &'a PhysicalPlan,
-        options: RunOptions<'p>,
-    ) -> Result<Self, RunError> {
+    fn new(client: &'a Client, physical: &'a PhysicalPlan, options: RunOptions<'p>) -> Result<Self, RunError> {
         let returns_batches = matches!(physical.stage.sink, StageSink::Batches);
         let concurrency = match options.concurrency {
             Some(tasks) => tasks.max(1),
@@ -213,19 +204,14 @@ impl<'a, 'p> Run<'a, 'p> {
             limit: physical.limit,
             submit: Arc::new(submit),
             window: concurrency,
-            progress: RunProgress {
-                tasks_total: physical.tasks.len() as u64,
-                rows_total,
-                ..RunProgress::default()
-            },
+            progress: RunProgress { tasks_total: physical.tasks.len() as u64, rows_total, ..RunProgress::default() },
             tell: options.progress,
         })
     }
 
     /// The results of all tasks, in source order.
     fn all(&mut self) -> Result<Vec<(Ran, Vec<RecordBatch>)>, RunError> {
-        let mut results: Vec<Option<(Ran, Vec<RecordBatch>)>> =
-            self.tasks.iter().map(|_| None).collect();
+        let mut results: Vec<Option<(Ran, Vec<RecordBatch>)>> = self.tasks.iter().map(|_| None).collect();
         let mut under_way: Vec<UnderWay> = Vec::new();
         let mut next = 0;
         let mut failed: Option<(usize, RunError)> = None;
@@ -280,22 +266,12 @@ impl<'a, 'p> Run<'a, 'p> {
     }
 
     fn submit(&self, index: usize) -> Result<UnderWay, RunError> {
-        let args = [
-            Arg::Value(self.stage.clone()),
-            Arg::Value(encode(&self.tasks[index])?),
-        ];
-        let mut handles = self
-            .client
-            .submit(&RUN_BLOCK, args.into_iter().collect(), &self.submit);
+        let args = [Arg::Value(self.stage.clone()), Arg::Value(encode(&self.tasks[index])?)];
+        let mut handles = self.client.submit(&RUN_BLOCK, args.into_iter().collect(), &self.submit);
         let batches = self.returns_batches.then(|| handles.pop()).flatten();
-        let report = handles.pop().ok_or_else(|| Error::Invalid {
-            what: "a task was submitted without a result".to_owned(),
-        })?;
-        Ok(UnderWay {
-            index,
-            report,
-            batches,
-        })
+        let report =
+            handles.pop().ok_or_else(|| Error::Invalid { what: "a task was submitted without a result".to_owned() })?;
+        Ok(UnderWay { index, report, batches })
     }
 
     fn result(&self, task: &UnderWay) -> Result<(Ran, Vec<RecordBatch>), RunError> {
@@ -313,9 +289,7 @@ impl<'a, 'p> Run<'a, 'p> {
 
     fn get(&self, handle: &ObjectHandle) -> Result<Value, RunError> {
         let mut values = self.client.get(std::slice::from_ref(handle), None)?;
-        Ok(values.pop().ok_or_else(|| Error::Invalid {
-            what: "get returned nothing".to_owned(),
-        })?)
+        Ok(values.pop().ok_or_else(|| Error::Invalid { what: "get returned nothing".to_owned() })?)
     }
 }
 
@@ -323,10 +297,7 @@ type Blocks = Vec<Option<crate::parquet_write::BlockFile>>;
 
 /// Adds up what the tasks did.
 fn gather(physical: &PhysicalPlan, results: Vec<(Ran, Vec<RecordBatch>)>) -> (RunReport, Blocks) {
-    let mut total = RunReport {
-        schema: physical.output_schema.clone(),
-        ..RunReport::default()
-    };
+    let mut total = RunReport { schema: physical.output_schema.clone(), ..RunReport::default() };
     let mut blocks = Vec::new();
     let mut left = physical.limit;
     for (Ran { report, node }, batches) in results {
@@ -347,11 +318,8 @@ fn gather(physical: &PhysicalPlan, results: Vec<(Ran, Vec<RecordBatch>)>) -> (Ru
             total.schema = report.schema.map(|WireSchema(schema)| schema);
         }
         for batch in batches {
-            let keep = left.map_or(batch.num_rows(), |left| {
-                batch
-                    .num_rows()
-                    .min(usize::try_from(left).unwrap_or(usize::MAX))
-            });
+            let keep =
+                left.map_or(batch.num_rows(), |left| batch.num_rows().min(usize::try_from(left).unwrap_or(usize::MAX)));
             if let Some(left) = &mut left {
                 *left -= keep as u64;
             }
@@ -430,10 +398,7 @@ fn run_block_task(args: Vec<Value>) -> CallResult {
     let (answer, batches) = match run_block(&task, &stage, &context) {
         Ok(output) => {
             let node = mobula_core::worker::node_name().unwrap_or_default();
-            let ran = Ran {
-                report: output.report,
-                node,
-            };
+            let ran = Ran { report: output.report, node };
             (Ok(ran), output.batches)
         }
         Err(error) => (Err(error), Vec::new()),
@@ -450,8 +415,7 @@ fn encode_batches(batches: &[RecordBatch]) -> Result<Value, RunError> {
     let Some(first) = batches.first() else {
         return Ok(Value::new(Encoding::ARROW, Vec::new()));
     };
-    let whole = arrow::compute::concat_batches(&first.schema(), batches)
-        .map_err(|error| codec("encoded", &error))?;
+    let whole = arrow::compute::concat_batches(&first.schema(), batches).map_err(|error| codec("encoded", &error))?;
     let pieces = ipc::encode(&whole).map_err(|error| codec("encoded", &error))?;
     Ok(Value::new(Encoding::ARROW, pieces.concat()))
 }
@@ -466,18 +430,12 @@ fn decode<T: DeserializeOwned>(value: &Value) -> Result<T, RunError> {
 }
 
 fn codec(doing: &str, error: &dyn std::fmt::Display) -> RunError {
-    RunError::Core(Error::Codec {
-        what: "a block".to_owned(),
-        doing: doing.to_owned(),
-        why: error.to_string(),
-    })
+    RunError::Core(Error::Codec { what: "a block".to_owned(), doing: doing.to_owned(), why: error.to_string() })
 }
 
 fn system(error: RunError) -> CallError {
     CallError::System(match error {
         RunError::Core(error) => error,
-        RunError::Data(error) => Error::Invalid {
-            what: error.to_string(),
-        },
+        RunError::Data(error) => Error::Invalid { what: error.to_string() },
     })
 }

@@ -212,10 +212,7 @@ impl Expr {
     /// Minutes from `start` to `self`, as a float: both are timestamps.
     #[must_use]
     pub fn minutes_since(self, start: Expr) -> Expr {
-        Expr::MinutesSince {
-            end: Box::new(self),
-            start: Box::new(start),
-        }
+        Expr::MinutesSince { end: Box::new(self), start: Box::new(start) }
     }
 
     /// The columns the expression reads, sorted.
@@ -232,20 +229,14 @@ impl Expr {
     pub fn is_infallible(&self) -> bool {
         match self {
             Expr::Column(_) | Expr::Literal(_) => true,
-            Expr::Binary { left, op, right } => {
-                !op.is_arithmetic() && left.is_infallible() && right.is_infallible()
-            }
+            Expr::Binary { left, op, right } => !op.is_arithmetic() && left.is_infallible() && right.is_infallible(),
             Expr::Not(e) | Expr::IsNull(e) | Expr::IsNotNull(e) => e.is_infallible(),
             Expr::Negative(_) | Expr::Cast(..) | Expr::MinutesSince { .. } => false,
         }
     }
 
     fn binary(self, op: BinaryOp, right: Expr) -> Expr {
-        Expr::Binary {
-            left: Box::new(self),
-            op,
-            right: Box::new(right),
-        }
+        Expr::Binary { left: Box::new(self), op, right: Box::new(right) }
     }
 
     fn collect_columns<'a>(&'a self, names: &mut BTreeSet<&'a str>) {
@@ -254,18 +245,11 @@ impl Expr {
                 names.insert(name);
             }
             Expr::Literal(_) => {}
-            Expr::Binary {
-                left: a, right: b, ..
-            }
-            | Expr::MinutesSince { end: a, start: b } => {
+            Expr::Binary { left: a, right: b, .. } | Expr::MinutesSince { end: a, start: b } => {
                 a.collect_columns(names);
                 b.collect_columns(names);
             }
-            Expr::Not(e)
-            | Expr::Negative(e)
-            | Expr::IsNull(e)
-            | Expr::IsNotNull(e)
-            | Expr::Cast(e, _) => {
+            Expr::Not(e) | Expr::Negative(e) | Expr::IsNull(e) | Expr::IsNotNull(e) | Expr::Cast(e, _) => {
                 e.collect_columns(names);
             }
         }
@@ -327,11 +311,7 @@ impl<T: Into<Scalar>> From<Option<T>> for Scalar {
 impl fmt::Display for Expr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let operand = |f: &mut fmt::Formatter<'_>, e: &Expr, at_least: u8| {
-            if e.precedence() < at_least {
-                write!(f, "({e})")
-            } else {
-                write!(f, "{e}")
-            }
+            if e.precedence() < at_least { write!(f, "({e})") } else { write!(f, "{e}") }
         };
         match self {
             Expr::Column(name) => f.write_str(name),
@@ -340,11 +320,7 @@ impl fmt::Display for Expr {
                 operand(f, left, op.precedence())?;
                 write!(f, " {} ", op.symbol())?;
                 // One more on the right: a - (b - c) keeps its parentheses.
-                operand(
-                    f,
-                    right,
-                    op.precedence() + u8::from(!matches!(op, BinaryOp::And | BinaryOp::Or)),
-                )
+                operand(f, right, op.precedence() + u8::from(!matches!(op, BinaryOp::And | BinaryOp::Or)))
             }
             Expr::Not(e) => {
                 f.write_str("not ")?;
@@ -383,10 +359,7 @@ impl fmt::Display for Scalar {
 
 impl BinaryOp {
     fn is_arithmetic(self) -> bool {
-        matches!(
-            self,
-            Self::Plus | Self::Minus | Self::Multiply | Self::Divide | Self::Modulo
-        )
+        matches!(self, Self::Plus | Self::Minus | Self::Multiply | Self::Divide | Self::Modulo)
     }
 
     fn symbol(self) -> &'static str {
@@ -490,15 +463,9 @@ mod tests {
 
     #[test]
     fn an_expression_survives_the_wire() {
-        let expr = col("to")
-            .minutes_since(col("from"))
-            .gt(lit(1))
-            .and(!col("flag").eq(lit("N")));
+        let expr = col("to").minutes_since(col("from")).gt(lit(1)).and(!col("flag").eq(lit("N")));
         let bytes = rmp_serde::to_vec(&expr).unwrap();
         assert_eq!(rmp_serde::from_slice::<Expr>(&bytes).unwrap(), expr);
-        assert_eq!(
-            expr.columns().into_iter().collect::<Vec<_>>(),
-            ["flag", "from", "to"]
-        );
+        assert_eq!(expr.columns().into_iter().collect::<Vec<_>>(), ["flag", "from", "to"]);
     }
 }

@@ -38,10 +38,7 @@ pub struct Parameter {
 
 impl From<&Value> for Parameter {
     fn from(value: &Value) -> Self {
-        Self {
-            encoding: value.encoding,
-            data: value.data.clone(),
-        }
+        Self { encoding: value.encoding, data: value.data.clone() }
     }
 }
 
@@ -58,32 +55,18 @@ impl RegisteredFunctions {
 }
 
 impl BatchFunctions for RegisteredFunctions {
-    fn call(
-        &self,
-        function: &str,
-        params: &[Parameter],
-        batch: RecordBatch,
-    ) -> Result<RecordBatch, DataError> {
-        let found = Self::find(function).ok_or_else(|| DataError::UnknownFunction {
-            function: function.into(),
-        })?;
-        let params: Vec<Value> = params
-            .iter()
-            .map(|p| Value::new(p.encoding, p.data.clone()))
-            .collect();
-        (found.call)(batch, &params).map_err(|error| DataError::Function {
-            function: function.into(),
-            cause: cause(&error),
-        })
+    fn call(&self, function: &str, params: &[Parameter], batch: RecordBatch) -> Result<RecordBatch, DataError> {
+        let found = Self::find(function).ok_or_else(|| DataError::UnknownFunction { function: function.into() })?;
+        let params: Vec<Value> = params.iter().map(|p| Value::new(p.encoding, p.data.clone())).collect();
+        (found.call)(batch, &params)
+            .map_err(|error| DataError::Function { function: function.into(), cause: cause(&error) })
     }
 }
 
 /// The error of a function with the errors behind it, outermost first.
 fn cause(error: &CallError) -> String {
     match error {
-        CallError::Application {
-            message, causes, ..
-        } => {
+        CallError::Application { message, causes, .. } => {
             let mut text = message.clone();
             for cause in causes {
                 text.push_str(": ");
@@ -131,9 +114,6 @@ mod tests {
             call("test@1::first", 10).unwrap_err().to_string(),
             "function test@1::first failed: too few rows: the batch is small"
         );
-        assert!(matches!(
-            call("test@1::second", 4),
-            Err(DataError::UnknownFunction { .. })
-        ));
+        assert!(matches!(call("test@1::second", 4), Err(DataError::UnknownFunction { .. })));
     }
 }

@@ -21,10 +21,7 @@ pub fn encode(batch: &RecordBatch) -> Result<Vec<Bytes>, ArrowError> {
     let mut encoder = StreamEncoder::try_new_with_options(batch.schema_ref(), options)?;
     let mut pieces = encoder.encode(batch)?;
     pieces.extend(encoder.finish()?);
-    Ok(pieces
-        .into_iter()
-        .map(|piece| Bytes::from_owner(Piece(piece)))
-        .collect())
+    Ok(pieces.into_iter().map(|piece| Bytes::from_owner(Piece(piece))).collect())
 }
 
 /// The batch of a stream, borrowing its bytes where they are aligned.
@@ -41,9 +38,7 @@ pub fn decode(data: Bytes) -> Result<RecordBatch, ArrowError> {
             Ok(batch)
         }
         (None, _) => Err(ArrowError::IpcError("the stream has no batch".to_owned())),
-        (_, Some(_)) => Err(ArrowError::IpcError(
-            "the stream has more than one batch".to_owned(),
-        )),
+        (_, Some(_)) => Err(ArrowError::IpcError("the stream has more than one batch".to_owned())),
     }
 }
 

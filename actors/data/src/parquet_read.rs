@@ -14,8 +14,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
-    ParquetRecordBatchReaderBuilder,
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
 use parquet::errors::ParquetError;
 use parquet::file::metadata::RowGroupMetaData;
@@ -43,10 +42,7 @@ pub fn expand(paths: &[String]) -> Result<Vec<String>, DataError> {
         }
     }
     if files.is_empty() {
-        return Err(DataError::InvalidPlan {
-            operator: "read_parquet".into(),
-            cause: "no path was given".into(),
-        });
+        return Err(DataError::InvalidPlan { operator: "read_parquet".into(), cause: "no path was given".into() });
     }
     Ok(files)
 }
@@ -80,10 +76,7 @@ impl FileFooter {
         Ok(FileFooter {
             path: path.into(),
             schema: Arc::clone(metadata.schema()),
-            row_groups: row_groups
-                .iter()
-                .map(|group| RowGroup::new(group, columns))
-                .collect(),
+            row_groups: row_groups.iter().map(|group| RowGroup::new(group, columns)).collect(),
         })
     }
 
@@ -104,68 +97,32 @@ pub struct PieceReader {
 
 impl PieceReader {
     /// Opens `piece`; its batches will have the columns of `schema`.
-    pub fn open(
-        piece: &Piece,
-        schema: &SchemaRef,
-        batch_rows: usize,
-    ) -> Result<PieceReader, DataError> {
+    pub fn open(piece: &Piece, schema: &SchemaRef, batch_rows: usize) -> Result<PieceReader, DataError> {
         let (file, metadata) = open(&piece.path)?;
         let groups = metadata.metadata().row_groups();
-        let changed = |cause: String| DataError::FileChanged {
-            path: piece.path.clone(),
-            cause,
-        };
+        let changed = |cause: String| DataError::FileChanged { path: piece.path.clone(), cause };
         let range = piece.row_groups.start as usize..piece.row_groups.end as usize;
-        let group_metadata = groups.get(range.clone()).ok_or_else(|| {
-            changed(format!(
-                "it had {} row groups or more and has {}",
-                range.end,
-                groups.len()
-            ))
-        })?;
-        let rows: u64 = group_metadata
-            .iter()
-            .map(|group| group.num_rows().max(0).unsigned_abs())
-            .sum();
+        let group_metadata = groups
+            .get(range.clone())
+            .ok_or_else(|| changed(format!("it had {} row groups or more and has {}", range.end, groups.len())))?;
+        let rows: u64 = group_metadata.iter().map(|group| group.num_rows().max(0).unsigned_abs()).sum();
         if rows != piece.group_rows {
-            return Err(changed(format!(
-                "row groups {range:?} had {} rows and have {rows}",
-                piece.group_rows
-            )));
+            return Err(changed(format!("row groups {range:?} had {} rows and have {rows}", piece.group_rows)));
         }
 
         // The reader returns columns in the file's order, whatever order they are asked in.
-        let mut roots: Vec<usize> = piece
-            .columns
-            .iter()
-            .flatten()
-            .map(|index| *index as usize)
-            .collect();
+        let mut roots: Vec<usize> = piece.columns.iter().flatten().map(|index| *index as usize).collect();
         roots.sort_unstable();
-        if roots
-            .last()
-            .is_some_and(|last| *last >= metadata.schema().fields().len())
-        {
+        if roots.last().is_some_and(|last| *last >= metadata.schema().fields().len()) {
             return Err(changed("it has fewer columns".into()));
         }
         let place = |index: &u32| roots.binary_search(&(*index as usize)).ok();
-        let sources = piece
-            .columns
-            .iter()
-            .map(|index| index.as_ref().and_then(place))
-            .collect();
+        let sources = piece.columns.iter().map(|index| index.as_ref().and_then(place)).collect();
         let parquet_schema = metadata.parquet_schema();
-        let wanted = |leaf: &usize| {
-            roots
-                .binary_search(&parquet_schema.get_column_root_idx(*leaf))
-                .is_ok()
-        };
+        let wanted = |leaf: &usize| roots.binary_search(&parquet_schema.get_column_root_idx(*leaf)).is_ok();
         let leaves: Vec<usize> = (0..parquet_schema.num_columns()).filter(wanted).collect();
         let chunk_bytes = |group: &RowGroupMetaData| -> u64 {
-            leaves
-                .iter()
-                .map(|leaf| group.column(*leaf).compressed_size().max(0).unsigned_abs())
-                .sum()
+            leaves.iter().map(|leaf| group.column(*leaf).compressed_size().max(0).unsigned_abs()).sum()
         };
         let bytes = group_metadata.iter().map(chunk_bytes).sum();
 
@@ -177,16 +134,9 @@ impl PieceReader {
         if piece.rows < piece.group_rows {
             builder = builder.with_limit(usize::try_from(piece.rows).unwrap_or(usize::MAX));
         }
-        let batches = builder
-            .build()
-            .map_err(|e| parquet_error(&piece.path, &e))?;
+        let batches = builder.build().map_err(|e| parquet_error(&piece.path, &e))?;
         let conform = Conform::new(Arc::clone(schema), sources);
-        Ok(PieceReader {
-            path: piece.path.clone(),
-            batches,
-            conform,
-            bytes,
-        })
+        Ok(PieceReader { path: piece.path.clone(), batches, conform, bytes })
     }
 
     /// Bytes of the file that the piece covers, as they lie on disk.
@@ -202,18 +152,12 @@ impl Iterator for PieceReader {
     fn next(&mut self) -> Option<Self::Item> {
         let batch = self.batches.next()?;
         Some(match batch {
-            Ok(batch) => self
-                .conform
-                .apply(&batch)
-                .map_err(|cause| DataError::Compute {
-                    operator: "read_parquet".into(),
-                    path: self.path.clone(),
-                    cause,
-                }),
-            Err(e) => Err(DataError::BadFile {
+            Ok(batch) => self.conform.apply(&batch).map_err(|cause| DataError::Compute {
+                operator: "read_parquet".into(),
                 path: self.path.clone(),
-                cause: e.to_string(),
+                cause,
             }),
+            Err(e) => Err(DataError::BadFile { path: self.path.clone(), cause: e.to_string() }),
         })
     }
 }
@@ -227,10 +171,7 @@ impl RowGroup {
                 *bytes += chunk.uncompressed_size().max(0).unsigned_abs();
             }
         }
-        Self {
-            rows: group.num_rows().max(0).unsigned_abs(),
-            column_bytes,
-        }
+        Self { rows: group.num_rows().max(0).unsigned_abs(), column_bytes }
     }
 }
 
@@ -243,9 +184,7 @@ fn open(path: &str) -> Result<(File, ArrowReaderMetadata), DataError> {
     let mut changed = false;
     let plain = |field: &Arc<Field>| {
         let data_type = plain_type(field.data_type());
-        if data_type == *field.data_type()
-            || !matches!(data_type, DataType::Utf8 | DataType::Binary)
-        {
+        if data_type == *field.data_type() || !matches!(data_type, DataType::Utf8 | DataType::Binary) {
             return Arc::clone(field);
         }
         changed = true;
@@ -256,8 +195,7 @@ fn open(path: &str) -> Result<(File, ArrowReaderMetadata), DataError> {
         return Ok((file, metadata));
     }
     let options = ArrowReaderOptions::new().with_schema(Arc::new(Schema::new(fields)));
-    let metadata =
-        ArrowReaderMetadata::try_new(Arc::clone(metadata.metadata()), options).map_err(bad)?;
+    let metadata = ArrowReaderMetadata::try_new(Arc::clone(metadata.metadata()), options).map_err(bad)?;
     Ok((file, metadata))
 }
 
@@ -268,19 +206,14 @@ fn parquet_error(path: &str, error: &ParquetError) -> DataError {
     {
         return DataError::read(Path::new(path), error);
     }
-    DataError::BadFile {
-        path: path.into(),
-        cause: error.to_string(),
-    }
+    DataError::BadFile { path: path.into(), cause: error.to_string() }
 }
 
 fn walk(dir: &Path, depth: usize, files: &mut Vec<String>) -> Result<(), DataError> {
     if depth > MAX_DIRECTORY_DEPTH {
         return Err(DataError::Read {
             path: dir.display().to_string(),
-            cause: format!(
-                "more than {MAX_DIRECTORY_DEPTH} directories deep: a link that leads back?"
-            ),
+            cause: format!("more than {MAX_DIRECTORY_DEPTH} directories deep: a link that leads back?"),
         });
     }
     let failed = |e: std::io::Error| DataError::read(dir, &e);
@@ -296,10 +229,7 @@ fn walk(dir: &Path, depth: usize, files: &mut Vec<String>) -> Result<(), DataErr
         }
         if entry.is_dir() {
             walk(&entry, depth + 1, files)?;
-        } else if entry
-            .extension()
-            .is_some_and(|e| e.eq_ignore_ascii_case("parquet"))
-        {
+        } else if entry.extension().is_some_and(|e| e.eq_ignore_ascii_case("parquet")) {
             files.push(entry.display().to_string());
         }
     }
@@ -307,18 +237,11 @@ fn walk(dir: &Path, depth: usize, files: &mut Vec<String>) -> Result<(), DataErr
 }
 
 fn match_pattern(pattern: &str, files: &mut Vec<String>) -> Result<(), DataError> {
-    let failed = |cause: String| DataError::Read {
-        path: pattern.into(),
-        cause,
-    };
-    let options = glob::MatchOptions {
-        require_literal_leading_dot: true,
-        ..Default::default()
-    };
+    let failed = |cause: String| DataError::Read { path: pattern.into(), cause };
+    let options = glob::MatchOptions { require_literal_leading_dot: true, ..Default::default() };
     let found = glob::glob_with(pattern, options).map_err(|e| failed(e.to_string()))?;
-    let mut entries: Vec<PathBuf> = found
-        .map(|entry| entry.map_err(|e| failed(e.to_string())))
-        .collect::<Result<_, _>>()?;
+    let mut entries: Vec<PathBuf> =
+        found.map(|entry| entry.map_err(|e| failed(e.to_string()))).collect::<Result<_, _>>()?;
     entries.sort();
     for entry in entries {
         if entry.is_dir() {

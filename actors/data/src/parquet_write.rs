@@ -91,13 +91,7 @@ impl OutputDir {
     pub fn prepare(dir: &str, mode: WriteMode, run_id: &str) -> Result<OutputDir, DataError> {
         let dir = PathBuf::from(dir);
         let staging = dir.join(format!("{STAGING_PREFIX}{run_id}"));
-        let mut output = OutputDir {
-            dir,
-            staging,
-            mode,
-            made: Vec::new(),
-            done: false,
-        };
+        let mut output = OutputDir { dir, staging, mode, made: Vec::new(), done: false };
         output.make_directories()?;
         output.check_in_the_way()?;
         fs::create_dir(&output.staging).map_err(|e| DataError::write(&output.dir, &e))?;
@@ -117,10 +111,7 @@ impl OutputDir {
         let old = self.parts()?;
         let mut moves: Vec<(PathBuf, PathBuf)> = Vec::new();
         if self.mode == WriteMode::Overwrite {
-            moves.extend(
-                old.values()
-                    .map(|path| (path.clone(), self.staging.join(replaced_name(path)))),
-            );
+            moves.extend(old.values().map(|path| (path.clone(), self.staging.join(replaced_name(path)))));
         }
         let first = match self.mode {
             WriteMode::Append => old.keys().next_back().map_or(0, |last| last + 1),
@@ -171,10 +162,7 @@ impl OutputDir {
         if self.dir.is_dir() {
             return Ok(());
         }
-        Err(DataError::write(
-            &self.dir,
-            &io::Error::from(io::ErrorKind::NotADirectory),
-        ))
+        Err(DataError::write(&self.dir, &io::Error::from(io::ErrorKind::NotADirectory)))
     }
 
     fn check_in_the_way(&self) -> Result<(), DataError> {
@@ -184,16 +172,10 @@ impl OutputDir {
         for name in self.visible_names()? {
             let replaceable = match self.mode {
                 WriteMode::ErrorIfExists => false,
-                _ => {
-                    part_ordinal(&name).is_some()
-                        || !name.to_ascii_lowercase().ends_with(".parquet")
-                }
+                _ => part_ordinal(&name).is_some() || !name.to_ascii_lowercase().ends_with(".parquet"),
             };
             if !replaceable {
-                return Err(DataError::OutputExists {
-                    path: self.dir.display().to_string(),
-                    found: name,
-                });
+                return Err(DataError::OutputExists { path: self.dir.display().to_string(), found: name });
             }
         }
         Ok(())
@@ -203,11 +185,7 @@ impl OutputDir {
         let failed = |e: io::Error| DataError::read(&self.dir, &e);
         let mut names = BTreeSet::new();
         for entry in fs::read_dir(&self.dir).map_err(failed)? {
-            let name = entry
-                .map_err(failed)?
-                .file_name()
-                .to_string_lossy()
-                .into_owned();
+            let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
             if !name.starts_with('.') {
                 names.insert(name);
             }
@@ -218,10 +196,7 @@ impl OutputDir {
     /// The files of earlier runs, by ordinal.
     fn parts(&self) -> Result<std::collections::BTreeMap<u64, PathBuf>, DataError> {
         let names = self.visible_names()?;
-        Ok(names
-            .iter()
-            .filter_map(|n| Some((part_ordinal(n)?, self.dir.join(n))))
-            .collect())
+        Ok(names.iter().filter_map(|n| Some((part_ordinal(n)?, self.dir.join(n)))).collect())
     }
 
     fn remove_staging(&self) {
@@ -273,23 +248,15 @@ impl BlockWriter {
         let file = File::create(&path).map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => DataError::Write {
                 path: path.display().to_string(),
-                cause:
-                    "its directory does not exist: the run has ended, or this node does not share \
+                cause: "its directory does not exist: the run has ended, or this node does not share \
                         the output's file system with the driver"
-                        .into(),
+                    .into(),
             },
             _ => DataError::write(&path, &e),
         })?;
         let writer = ArrowWriter::try_new(file, schema.clone(), Some(properties(options)))
             .map_err(|e| write_error(&path, &e))?;
-        Ok(BlockWriter {
-            writer: Some(writer),
-            schema,
-            ordinal,
-            path,
-            finished_path,
-            rows: 0,
-        })
+        Ok(BlockWriter { writer: Some(writer), schema, ordinal, path, finished_path, rows: 0 })
     }
 
     /// The columns it writes.
@@ -315,11 +282,7 @@ impl BlockWriter {
         let failed = |e: io::Error| DataError::write(&self.finished_path, &e);
         let bytes = fs::metadata(&self.path).map_err(failed)?.len();
         fs::rename(&self.path, &self.finished_path).map_err(failed)?;
-        Ok(BlockFile {
-            ordinal: self.ordinal,
-            bytes,
-            rows: self.rows,
-        })
+        Ok(BlockFile { ordinal: self.ordinal, bytes, rows: self.rows })
     }
 }
 
@@ -354,10 +317,7 @@ fn write_error(path: &Path, error: &ParquetError) -> DataError {
     {
         return DataError::write(path, error);
     }
-    DataError::Write {
-        path: path.display().to_string(),
-        cause: error.to_string(),
-    }
+    DataError::Write { path: path.display().to_string(), cause: error.to_string() }
 }
 
 fn part_name(ordinal: u64) -> String {
@@ -367,15 +327,11 @@ fn part_name(ordinal: u64) -> String {
 /// The ordinal in the name of a file that a run wrote.
 fn part_ordinal(name: &str) -> Option<u64> {
     let digits = name.strip_prefix("part-")?.strip_suffix(".parquet")?;
-    (digits.len() >= 5 && digits.bytes().all(|b| b.is_ascii_digit()))
-        .then(|| digits.parse().ok())?
+    (digits.len() >= 5 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok())?
 }
 
 fn replaced_name(path: &Path) -> String {
-    format!(
-        "replaced-{}",
-        path.file_name().unwrap_or_default().to_string_lossy()
-    )
+    format!("replaced-{}", path.file_name().unwrap_or_default().to_string_lossy())
 }
 
 /// What the name of a run's hidden directory begins with.
@@ -392,33 +348,20 @@ mod tests {
     use std::sync::Arc;
 
     fn batch(values: std::ops::Range<i64>) -> RecordBatch {
-        RecordBatch::try_from_iter([(
-            "n",
-            Arc::new(Int64Array::from_iter_values(values)) as ArrayRef,
-        )])
-        .unwrap()
+        RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from_iter_values(values)) as ArrayRef)]).unwrap()
     }
 
     fn write(output: &OutputDir, ordinal: u64, attempt: &str) -> BlockFile {
         let batch = batch(0..10);
         let options = WriteOptions::default();
-        let mut writer = BlockWriter::create(
-            &output.staging(),
-            ordinal,
-            attempt,
-            batch.schema(),
-            &options,
-        )
-        .unwrap();
+        let mut writer = BlockWriter::create(&output.staging(), ordinal, attempt, batch.schema(), &options).unwrap();
         writer.write(&batch).unwrap();
         writer.finish().unwrap()
     }
 
     fn names(dir: &Path) -> Vec<String> {
-        let mut names: Vec<_> = fs::read_dir(dir)
-            .unwrap()
-            .map(|e| e.unwrap().file_name().into_string().unwrap())
-            .collect();
+        let mut names: Vec<_> =
+            fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }
@@ -456,26 +399,12 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let output = prepare(root.path(), WriteMode::ErrorIfExists).unwrap();
         let schema = batch(0..1).schema();
-        drop(
-            BlockWriter::create(
-                &output.staging(),
-                0,
-                "x",
-                schema.clone(),
-                &WriteOptions::default(),
-            )
-            .unwrap(),
-        );
+        drop(BlockWriter::create(&output.staging(), 0, "x", schema.clone(), &WriteOptions::default()).unwrap());
         assert!(names(Path::new(&output.staging())).is_empty());
         let staging = output.staging();
         output.abort();
         let late = BlockWriter::create(&staging, 0, "x", schema, &WriteOptions::default());
-        assert!(
-            late.err()
-                .unwrap()
-                .to_string()
-                .contains("the run has ended")
-        );
+        assert!(late.err().unwrap().to_string().contains("the run has ended"));
     }
 
     #[test]
@@ -487,19 +416,10 @@ mod tests {
         fs::write(root.path().join("part-00000.parquet"), "old").unwrap();
         let output = prepare(root.path(), WriteMode::Overwrite).unwrap();
         let file = write(&output, 0, "x");
-        let missing = BlockFile {
-            ordinal: 1,
-            ..file.clone()
-        };
-        assert!(matches!(
-            output.commit(&[file, missing]),
-            Err(DataError::Write { .. })
-        ));
+        let missing = BlockFile { ordinal: 1, ..file.clone() };
+        assert!(matches!(output.commit(&[file, missing]), Err(DataError::Write { .. })));
         assert_eq!(names(root.path()), ["part-00000.parquet"]);
-        assert_eq!(
-            fs::read(root.path().join("part-00000.parquet")).unwrap(),
-            b"old"
-        );
+        assert_eq!(fs::read(root.path().join("part-00000.parquet")).unwrap(), b"old");
     }
 
     #[test]
@@ -511,26 +431,15 @@ mod tests {
             output.commit(&files)
         };
         run(WriteMode::ErrorIfExists).unwrap();
-        assert!(matches!(
-            run(WriteMode::ErrorIfExists),
-            Err(DataError::OutputExists { .. })
-        ));
+        assert!(matches!(run(WriteMode::ErrorIfExists), Err(DataError::OutputExists { .. })));
         run(WriteMode::Append).unwrap();
         assert_eq!(names(root.path()).len(), 4);
         run(WriteMode::Overwrite).unwrap();
-        assert_eq!(
-            names(root.path()),
-            ["part-00000.parquet", "part-00001.parquet"]
-        );
+        assert_eq!(names(root.path()), ["part-00000.parquet", "part-00001.parquet"]);
         fs::write(root.path().join("notes.txt"), "").unwrap();
         run(WriteMode::Overwrite).unwrap();
         fs::write(root.path().join("other.parquet"), "").unwrap();
-        assert!(
-            run(WriteMode::Overwrite)
-                .unwrap_err()
-                .to_string()
-                .contains("other.parquet")
-        );
+        assert!(run(WriteMode::Overwrite).unwrap_err().to_string().contains("other.parquet"));
         assert_eq!(names(root.path()).len(), 4);
     }
 
@@ -539,11 +448,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("file");
         fs::write(&file, "").unwrap();
-        for dir in [
-            file.clone(),
-            file.join("below"),
-            PathBuf::from("/proc/mobula"),
-        ] {
+        for dir in [file.clone(), file.join("below"), PathBuf::from("/proc/mobula")] {
             let error = prepare(&dir, WriteMode::Overwrite).unwrap_err();
             assert!(matches!(error, DataError::Write { .. }), "{error}");
             assert!(error.to_string().contains(dir.to_str().unwrap()), "{error}");
@@ -554,9 +459,6 @@ mod tests {
     #[test]
     fn a_full_disk_is_told_apart_inside_the_writer() {
         let error = ParquetError::from(io::Error::from(io::ErrorKind::StorageFull));
-        assert!(matches!(
-            write_error(Path::new("/x"), &error),
-            DataError::DiskFull { .. }
-        ));
+        assert!(matches!(write_error(Path::new("/x"), &error), DataError::DiskFull { .. }));
     }
 }

@@ -129,18 +129,13 @@ impl LogicalPlan {
     /// Adds a column, or replaces the one of that name in its place.
     #[must_use]
     pub fn with_column(self, name: impl Into<String>, value: Expr) -> Self {
-        self.then(Operator::WithColumn {
-            name: name.into(),
-            value,
-        })
+        self.then(Operator::WithColumn { name: name.into(), value })
     }
 
     /// Keeps these columns, in this order.
     #[must_use]
     pub fn select(self, columns: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        self.then(Operator::Select {
-            columns: columns.into_iter().map(Into::into).collect(),
-        })
+        self.then(Operator::Select { columns: columns.into_iter().map(Into::into).collect() })
     }
 
     /// Keeps the first `rows` rows in source order.
@@ -158,10 +153,7 @@ impl LogicalPlan {
     /// One more operator on top.
     #[must_use]
     pub fn then(self, op: Operator) -> Self {
-        Self::Op {
-            input: Arc::new(self),
-            op,
-        }
+        Self::Op { input: Arc::new(self), op }
     }
 
     /// The source at the leaf of the plan.
@@ -201,13 +193,7 @@ impl fmt::Display for LogicalPlan {
         for (depth, op) in operators.iter().rev().enumerate() {
             writeln!(f, "{:depth$}{op}", "", depth = depth * 2)?;
         }
-        write!(
-            f,
-            "{:depth$}{}",
-            "",
-            self.source(),
-            depth = operators.len() * 2
-        )
+        write!(f, "{:depth$}{}", "", self.source(), depth = operators.len() * 2)
     }
 }
 

@@ -106,25 +106,12 @@ pub struct Piece {
 
 /// Plans `plan` over files whose footers are `files`, in source order. `staging` is where a
 /// written block waits for the others.
-pub fn plan(
-    plan: &LogicalPlan,
-    sink: &Sink,
-    files: &[FileFooter],
-    staging: &str,
-) -> Result<PhysicalPlan, DataError> {
+pub fn plan(plan: &LogicalPlan, sink: &Sink, files: &[FileFooter], staging: &str) -> Result<PhysicalPlan, DataError> {
     let source = plan.source();
     check_batch_rows("read_parquet", source.batch_rows)?;
-    let schemas: Vec<FileSchema<'_>> = files
-        .iter()
-        .map(|file| FileSchema {
-            path: &file.path,
-            schema: &file.schema,
-        })
-        .collect();
-    let unified = project(
-        unify(&schemas, &source.matching)?,
-        source.columns.as_deref(),
-    )?;
+    let schemas: Vec<FileSchema<'_>> =
+        files.iter().map(|file| FileSchema { path: &file.path, schema: &file.schema }).collect();
+    let unified = project(unify(&schemas, &source.matching)?, source.columns.as_deref())?;
     let operators: Vec<Operator> = plan.operators().into_iter().cloned().collect();
     let output_schema = check(&operators, &unified.schema)?;
 
@@ -135,29 +122,20 @@ pub fn plan(
     let mut known_rows = None;
     if limits.operators.iter().all(keeps_rows) {
         let rows: u64 = files.iter().map(FileFooter::rows).sum();
-        let rows = rows
-            .min(limits.read.unwrap_or(u64::MAX))
-            .min(limits.total.unwrap_or(u64::MAX));
+        let rows = rows.min(limits.read.unwrap_or(u64::MAX)).min(limits.total.unwrap_or(u64::MAX));
         known_rows = Some(rows);
     }
     if let Some(rows) = limits.read {
         cut(&mut pieces, rows);
     }
-    let target = if limits.one_task || all_groups {
-        u64::MAX
-    } else {
-        BLOCK_TARGET_BYTES
-    };
+    let target = if limits.one_task || all_groups { u64::MAX } else { BLOCK_TARGET_BYTES };
     let tasks = group(pieces, target);
 
     let schema = Arc::new(
         unified
             .schema
             .project(&needed)
-            .map_err(|e| DataError::InvalidPlan {
-                operator: "read_parquet".into(),
-                cause: e.to_string(),
-            })?,
+            .map_err(|e| DataError::InvalidPlan { operator: "read_parquet".into(), cause: e.to_string() })?,
     );
     let sink = match sink {
         Sink::WriteParquet { options, .. } => StageSink::WriteParquet {
@@ -169,12 +147,7 @@ pub fn plan(
         Sink::Batches => StageSink::Batches,
     };
     Ok(PhysicalPlan {
-        stage: Stage {
-            schema,
-            batch_rows: source.batch_rows,
-            operators: limits.operators,
-            sink,
-        },
+        stage: Stage { schema, batch_rows: source.batch_rows, operators: limits.operators, sink },
         tasks,
         limit: limits.total,
         input_schema: unified.schema,
@@ -184,30 +157,21 @@ pub fn plan(
 }
 
 /// The columns of the files of `plan`, unified, and those of its result where they are known.
-pub fn schemas(
-    plan: &LogicalPlan,
-    files: &[FileFooter],
-) -> Result<(SchemaRef, Option<SchemaRef>), DataError> {
+pub fn schemas(plan: &LogicalPlan, files: &[FileFooter]) -> Result<(SchemaRef, Option<SchemaRef>), DataError> {
     let planned = self::plan(plan, &Sink::Batches, files, "")?;
     Ok((planned.input_schema, planned.output_schema))
 }
 
 /// The schema after an operator, with everything it names found and its types agreed. None
 /// where only running it tells.
-pub fn schema_after(
-    operator: &Operator,
-    schema: &SchemaRef,
-) -> Result<Option<SchemaRef>, DataError> {
+pub fn schema_after(operator: &Operator, schema: &SchemaRef) -> Result<Option<SchemaRef>, DataError> {
     let name = operator.to_string();
     Ok(match operator {
         Operator::Filter { condition } => {
             BoundExpr::bind_condition(condition, schema, &name)?;
             Some(Arc::clone(schema))
         }
-        Operator::WithColumn {
-            name: column,
-            value,
-        } => {
+        Operator::WithColumn { name: column, value } => {
             let field = BoundExpr::bind(value, schema, &name)?.field(column);
             let mut fields = schema.fields().to_vec();
             match schema.index_of(column) {
@@ -218,10 +182,7 @@ pub fn schema_after(
         }
         Operator::Select { columns } => {
             let indices = select_indices(schema, columns, &name)?;
-            let fields: Vec<_> = indices
-                .iter()
-                .map(|i| Arc::clone(&schema.fields()[*i]))
-                .collect();
+            let fields: Vec<_> = indices.iter().map(|i| Arc::clone(&schema.fields()[*i])).collect();
             Some(Arc::new(Schema::new(fields)))
         }
         Operator::Limit { .. } => Some(Arc::clone(schema)),
@@ -233,11 +194,7 @@ pub fn schema_after(
 }
 
 /// Where `columns` are in `schema`.
-pub(crate) fn select_indices(
-    schema: &Schema,
-    columns: &[String],
-    operator: &str,
-) -> Result<Vec<usize>, DataError> {
+pub(crate) fn select_indices(schema: &Schema, columns: &[String], operator: &str) -> Result<Vec<usize>, DataError> {
     let mut seen = BTreeSet::new();
     columns
         .iter()
@@ -248,13 +205,11 @@ pub(crate) fn select_indices(
                     cause: format!("column {column} is named twice"),
                 });
             }
-            schema
-                .index_of(column)
-                .map_err(|_| DataError::UnknownColumn {
-                    operator: operator.into(),
-                    column: column.clone(),
-                    available: schema.fields().iter().map(|f| f.name().clone()).collect(),
-                })
+            schema.index_of(column).map_err(|_| DataError::UnknownColumn {
+                operator: operator.into(),
+                column: column.clone(),
+                available: schema.fields().iter().map(|f| f.name().clone()).collect(),
+            })
         })
         .collect()
 }
@@ -275,15 +230,9 @@ fn project(unified: Unified, columns: Option<&[String]>) -> Result<Unified, Data
         return Ok(unified);
     };
     let indices = select_indices(&unified.schema, columns, "read_parquet")?;
-    let fields: Vec<_> = indices
-        .iter()
-        .map(|i| Arc::clone(&unified.schema.fields()[*i]))
-        .collect();
+    let fields: Vec<_> = indices.iter().map(|i| Arc::clone(&unified.schema.fields()[*i])).collect();
     let places = |file: &Vec<Option<usize>>| indices.iter().map(|i| file[*i]).collect();
-    Ok(Unified {
-        schema: Arc::new(Schema::new(fields)),
-        columns: unified.columns.iter().map(places).collect(),
-    })
+    Ok(Unified { schema: Arc::new(Schema::new(fields)), columns: unified.columns.iter().map(places).collect() })
 }
 
 /// The schema after all operators; as far as it can be known, all are checked.
@@ -304,11 +253,7 @@ fn check(operators: &[Operator], input: &SchemaRef) -> Result<Option<SchemaRef>,
 }
 
 /// Drops what no one uses: the operators that remain and the columns to read, by position.
-fn prune(
-    operators: Vec<Operator>,
-    input: &Schema,
-    only_count: bool,
-) -> (Vec<Operator>, Vec<usize>) {
+fn prune(operators: Vec<Operator>, input: &Schema, only_count: bool) -> (Vec<Operator>, Vec<usize>) {
     // None: every column there is.
     let mut needed: Option<BTreeSet<String>> = only_count.then(BTreeSet::new);
     let mut kept = Vec::with_capacity(operators.len());
@@ -340,9 +285,7 @@ fn prune(
     }
     kept.reverse();
     let is_needed = |name: &str| needed.as_ref().is_none_or(|needed| needed.contains(name));
-    let indices = (0..input.fields().len())
-        .filter(|i| is_needed(input.field(*i).name()))
-        .collect();
+    let indices = (0..input.fields().len()).filter(|i| is_needed(input.field(*i).name())).collect();
     (kept, indices)
 }
 
@@ -362,12 +305,7 @@ struct Limits {
 /// very top of rows that are returned or counted is met by every task and again over all of
 /// them. Any other needs to see all rows in order, in one task.
 fn place_limits(operators: Vec<Operator>, sink: &Sink) -> Limits {
-    let mut limits = Limits {
-        operators: Vec::new(),
-        read: None,
-        total: None,
-        one_task: false,
-    };
+    let mut limits = Limits { operators: Vec::new(), read: None, total: None, one_task: false };
     let last = operators.len().saturating_sub(1);
     for (index, operator) in operators.into_iter().enumerate() {
         let Operator::Limit { rows } = operator else {
@@ -391,10 +329,7 @@ fn place_limits(operators: Vec<Operator>, sink: &Sink) -> Limits {
 
 /// Whether an operator gives exactly one row for every row.
 fn keeps_rows(operator: &Operator) -> bool {
-    matches!(
-        operator,
-        Operator::WithColumn { .. } | Operator::Select { .. }
-    )
+    matches!(operator, Operator::WithColumn { .. } | Operator::Select { .. })
 }
 
 /// Every row group of every file, with its bytes in the columns that are read.
@@ -404,11 +339,7 @@ fn pieces(files: &[FileFooter], unified: &Unified, needed: &[usize]) -> Vec<(Pie
         let columns: Vec<Option<usize>> = needed.iter().map(|i| places[*i]).collect();
         let mut first_row = 0;
         for (index, group) in (0_u32..).zip(&footer.row_groups) {
-            let bytes = columns
-                .iter()
-                .flatten()
-                .map(|c| group.column_bytes[*c])
-                .sum();
+            let bytes = columns.iter().flatten().map(|c| group.column_bytes[*c]).sum();
             let piece = Piece {
                 file: file as u64,
                 path: footer.path.clone(),
@@ -438,24 +369,15 @@ fn cut(pieces: &mut Vec<(Piece, u64)>, rows: u64) {
 /// Groups pieces into blocks of about `target` bytes; row groups are never split. There is
 /// always a first block, so that a result without rows still has its columns.
 fn group(pieces: Vec<(Piece, u64)>, target: u64) -> Vec<BlockTask> {
-    let mut tasks = vec![BlockTask {
-        ordinal: 0,
-        pieces: Vec::new(),
-        expected_bytes: 0,
-    }];
+    let mut tasks = vec![BlockTask { ordinal: 0, pieces: Vec::new(), expected_bytes: 0 }];
     for (piece, bytes) in pieces {
         let full = |task: &BlockTask| {
             let together = task.expected_bytes.saturating_add(bytes);
-            !task.pieces.is_empty()
-                && (task.expected_bytes >= target || together > target.saturating_mul(2))
+            !task.pieces.is_empty() && (task.expected_bytes >= target || together > target.saturating_mul(2))
         };
         let ordinal = tasks.len() as u64;
         if tasks.last().is_none_or(full) {
-            tasks.push(BlockTask {
-                ordinal,
-                pieces: Vec::new(),
-                expected_bytes: 0,
-            });
+            tasks.push(BlockTask { ordinal, pieces: Vec::new(), expected_bytes: 0 });
         }
         let Some(task) = tasks.last_mut() else {
             continue;

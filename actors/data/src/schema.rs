@@ -13,9 +13,7 @@ use std::sync::Arc;
 use arrow::array::timezone::Tz;
 use arrow::array::{ArrayRef, AsArray, RecordBatchOptions, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{
-    DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
-};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use arrow::temporal_conversions::timestamp_us_to_datetime;
@@ -93,35 +91,16 @@ pub fn unify(files: &[FileSchema<'_>], matching: &Matching) -> Result<Unified, D
                     second: field.name().clone(),
                 });
             }
-            column.add(
-                file,
-                index,
-                path,
-                field,
-                spelling,
-                matching.local_timestamps,
-            )?;
+            column.add(file, index, path, field, spelling, matching.local_timestamps)?;
         }
         matching.check_required(path, schema)?;
     }
-    let present = |(position, column): &(usize, Column)| {
-        *position >= matching.names.len() || !column.places.is_empty()
-    };
+    let present = |(position, column): &(usize, Column)| *position >= matching.names.len() || !column.places.is_empty();
     let columns: Vec<_> = columns.into_iter().enumerate().filter(present).collect();
-    let fields: Vec<Field> = columns
-        .iter()
-        .map(|(position, column)| column.field(matching.names.get(*position), files.len()))
-        .collect();
-    let places = |file| {
-        columns
-            .iter()
-            .map(|(_, column)| column.places.get(&file).copied())
-            .collect()
-    };
-    Ok(Unified {
-        schema: Arc::new(Schema::new(fields)),
-        columns: (0..files.len()).map(places).collect(),
-    })
+    let fields: Vec<Field> =
+        columns.iter().map(|(position, column)| column.field(matching.names.get(*position), files.len())).collect();
+    let places = |file| columns.iter().map(|(_, column)| column.places.get(&file).copied()).collect();
+    Ok(Unified { schema: Arc::new(Schema::new(fields)), columns: (0..files.len()).map(places).collect() })
 }
 
 /// The type that holds every value of both, if there is one.
@@ -145,17 +124,9 @@ pub fn common_type(left: &DataType, right: &DataType) -> Option<DataType> {
         (a, b) if a.is_integer() && b.is_integer() => {
             let (a_bits, b_bits) = (a.primitive_width()?, b.primitive_width()?);
             if a.is_signed_integer() == b.is_signed_integer() {
-                return Some(if a_bits > b_bits {
-                    a.clone()
-                } else {
-                    b.clone()
-                });
+                return Some(if a_bits > b_bits { a.clone() } else { b.clone() });
             }
-            let (signed, unsigned) = if a.is_signed_integer() {
-                (a_bits, b)
-            } else {
-                (b_bits, a)
-            };
+            let (signed, unsigned) = if a.is_signed_integer() { (a_bits, b) } else { (b_bits, a) };
             // Every value of an unsigned type fits the next wider signed one.
             match (signed, unsigned) {
                 (_, UInt64) => return None,
@@ -209,8 +180,7 @@ impl Conform {
             })
             .collect::<Result<Vec<_>, _>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-        RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
-            .map_err(|e| e.to_string())
+        RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options).map_err(|e| e.to_string())
     }
 }
 
@@ -235,17 +205,12 @@ pub mod wire {
     /// The flat buffer of a schema.
     #[must_use]
     pub fn to_bytes(schema: &Schema) -> Vec<u8> {
-        IpcSchemaEncoder::new()
-            .schema_to_fb(schema)
-            .finished_data()
-            .to_vec()
+        IpcSchemaEncoder::new().schema_to_fb(schema).finished_data().to_vec()
     }
 
     /// The schema in a flat buffer.
     pub fn from_bytes(bytes: &[u8]) -> Result<Schema, String> {
-        arrow::ipc::root_as_schema(bytes)
-            .map(fb_to_schema)
-            .map_err(|e| format!("not an Arrow schema: {e}"))
+        arrow::ipc::root_as_schema(bytes).map(fb_to_schema).map_err(|e| format!("not an Arrow schema: {e}"))
     }
 }
 
@@ -262,11 +227,7 @@ impl Matching {
     /// Whether two names mean the same column, aliases aside.
     #[must_use]
     pub fn same(&self, a: &str, b: &str) -> bool {
-        if self.ignore_case {
-            a.eq_ignore_ascii_case(b)
-        } else {
-            a == b
-        }
+        if self.ignore_case { a.eq_ignore_ascii_case(b) } else { a == b }
     }
 
     /// The column that `name` means, and how its name is spelt properly.
@@ -277,22 +238,14 @@ impl Matching {
                 return (Key::Named(index), spelling.clone());
             }
         }
-        let key = if self.ignore_case {
-            name.to_ascii_lowercase()
-        } else {
-            name.to_owned()
-        };
+        let key = if self.ignore_case { name.to_ascii_lowercase() } else { name.to_owned() };
         (Key::Other(key), name.to_owned())
     }
 
     fn check_required(&self, path: &str, schema: &Schema) -> Result<(), DataError> {
         for required in &self.required {
             let (wanted, _) = self.key(required);
-            if !schema
-                .fields()
-                .iter()
-                .any(|field| self.key(field.name()).0 == wanted)
-            {
+            if !schema.fields().iter().any(|field| self.key(field.name()).0 == wanted) {
                 return Err(DataError::MissingColumn {
                     path: path.into(),
                     column: required.clone(),
@@ -332,15 +285,13 @@ impl Column {
         self.nullable |= field.is_nullable();
         let unified = match &self.data_type {
             None => found,
-            Some((known, known_path)) => {
-                common_type(known, &found).ok_or_else(|| DataError::TypeConflict {
-                    column: spelling.clone(),
-                    left: known.to_string(),
-                    left_path: known_path.clone(),
-                    right: found.to_string(),
-                    right_path: path.into(),
-                })?
-            }
+            Some((known, known_path)) => common_type(known, &found).ok_or_else(|| DataError::TypeConflict {
+                column: spelling.clone(),
+                left: known.to_string(),
+                left_path: known_path.clone(),
+                right: found.to_string(),
+                right_path: path.into(),
+            })?,
         };
         self.data_type = Some((unified, path.into()));
         self.first_spelling.get_or_insert_with(|| spelling.clone());
@@ -354,10 +305,7 @@ impl Column {
             Some(named) if self.spellings.len() > 1 => named.name.clone(),
             _ => first,
         };
-        let data_type = self
-            .data_type
-            .as_ref()
-            .map_or(DataType::Null, |(t, _)| t.clone());
+        let data_type = self.data_type.as_ref().map_or(DataType::Null, |(t, _)| t.clone());
         let data_type = match (data_type, named.and_then(|n| n.default_type)) {
             (DataType::Null, Some(default)) => default.to_arrow(),
             (found, _) => found,
@@ -371,10 +319,7 @@ fn conform_array(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError
     if from == to {
         return Ok(Arc::clone(array));
     }
-    let strict = CastOptions {
-        safe: false,
-        ..CastOptions::default()
-    };
+    let strict = CastOptions { safe: false, ..CastOptions::default() };
     match (from, to) {
         (DataType::Timestamp(_, Some(zone)), DataType::Timestamp(TimeUnit::Microsecond, None)) => {
             // Casting to `None` would keep the instant in UTC; trips are told by the clock on
@@ -382,9 +327,7 @@ fn conform_array(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError
             let zone: Tz = zone.parse()?;
             let instants = cast_with_options(array, &local_timestamp(), &strict)?;
             let instants = instants.as_primitive::<TimestampMicrosecondType>();
-            Ok(Arc::new(instants.unary_opt::<_, TimestampMicrosecondType>(
-                |us| wall_clock_us(us, zone),
-            )))
+            Ok(Arc::new(instants.unary_opt::<_, TimestampMicrosecondType>(|us| wall_clock_us(us, zone))))
         }
         _ => cast_with_options(array, to, &strict),
     }
@@ -408,21 +351,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn schema(columns: &[(&str, DataType)]) -> Schema {
-        Schema::new(
-            columns
-                .iter()
-                .map(|(n, t)| Field::new(*n, t.clone(), true))
-                .collect::<Vec<_>>(),
-        )
+        Schema::new(columns.iter().map(|(n, t)| Field::new(*n, t.clone(), true)).collect::<Vec<_>>())
     }
 
     fn unify_all(schemas: &[Schema], matching: &Matching) -> Result<Unified, DataError> {
         let paths: Vec<String> = (0..schemas.len()).map(|i| format!("f{i}")).collect();
-        let files: Vec<_> = schemas
-            .iter()
-            .zip(&paths)
-            .map(|(schema, path)| FileSchema { path, schema })
-            .collect();
+        let files: Vec<_> = schemas.iter().zip(&paths).map(|(schema, path)| FileSchema { path, schema }).collect();
         unify(&files, matching)
     }
 
@@ -445,10 +379,7 @@ mod tests {
             ("flag", DataType::LargeUtf8),
             ("extra", DataType::Int32),
         ]);
-        let matching = Matching {
-            ignore_case: true,
-            ..Matching::default()
-        };
+        let matching = Matching { ignore_case: true, ..Matching::default() };
         let unified = unify_all(&[january.clone(), february.clone()], &matching).unwrap();
         let expected = schema(&[
             ("id", DataType::Int64),
@@ -458,10 +389,7 @@ mod tests {
             ("extra", DataType::Int32),
         ]);
         assert_eq!(*unified.schema, expected);
-        assert_eq!(
-            unified.columns[0],
-            [Some(0), Some(1), Some(2), Some(3), None]
-        );
+        assert_eq!(unified.columns[0], [Some(0), Some(1), Some(2), Some(3), None]);
         let strict = unify_all(&[january, february], &Matching::default()).unwrap();
         assert_eq!(strict.schema.fields().len(), 7);
     }
@@ -473,145 +401,72 @@ mod tests {
             aliases: vec!["tpep_pickup".into(), "lpep_pickup".into()],
             default_type: None,
         };
-        let matching = Matching {
-            ignore_case: true,
-            names: vec![pickup],
-            ..Matching::default()
-        };
-        let yellow = schema(&[
-            ("fare", DataType::Float64),
-            ("TPEP_pickup", DataType::Int64),
-        ]);
-        let green = schema(&[
-            ("fare", DataType::Float64),
-            ("lpep_pickup", DataType::Int64),
-        ]);
-        let names = |u: Unified| {
-            u.schema
-                .fields()
-                .iter()
-                .map(|f| f.name().clone())
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(
-            names(unify_all(&[yellow.clone(), yellow.clone()], &matching).unwrap()),
-            ["tpep_pickup", "fare"]
-        );
-        assert_eq!(
-            names(unify_all(&[yellow, green], &matching).unwrap()),
-            ["pickup", "fare"]
-        );
+        let matching = Matching { ignore_case: true, names: vec![pickup], ..Matching::default() };
+        let yellow = schema(&[("fare", DataType::Float64), ("TPEP_pickup", DataType::Int64)]);
+        let green = schema(&[("fare", DataType::Float64), ("lpep_pickup", DataType::Int64)]);
+        let names = |u: Unified| u.schema.fields().iter().map(|f| f.name().clone()).collect::<Vec<_>>();
+        assert_eq!(names(unify_all(&[yellow.clone(), yellow.clone()], &matching).unwrap()), ["tpep_pickup", "fare"]);
+        assert_eq!(names(unify_all(&[yellow, green], &matching).unwrap()), ["pickup", "fare"]);
         let other = schema(&[("fare", DataType::Float64)]);
         assert_eq!(names(unify_all(&[other], &matching).unwrap()), ["fare"]);
     }
 
     #[test]
     fn a_missing_required_column_names_the_file() {
-        let matching = Matching {
-            required: vec!["fare".into()],
-            ignore_case: true,
-            ..Matching::default()
-        };
-        let error = unify_all(
-            &[
-                schema(&[("Fare", DataType::Int64)]),
-                schema(&[("x", DataType::Int64)]),
-            ],
-            &matching,
-        );
-        assert_eq!(
-            error.unwrap_err().to_string(),
-            "f1 has no column fare; it has x"
-        );
+        let matching = Matching { required: vec!["fare".into()], ignore_case: true, ..Matching::default() };
+        let error = unify_all(&[schema(&[("Fare", DataType::Int64)]), schema(&[("x", DataType::Int64)])], &matching);
+        assert_eq!(error.unwrap_err().to_string(), "f1 has no column fare; it has x");
     }
 
     #[test]
     fn two_spellings_in_one_file_are_refused_unless_case_counts() {
         let file = schema(&[("Fee", DataType::Int64), ("fee", DataType::Int64)]);
-        let matching = Matching {
-            ignore_case: true,
-            ..Matching::default()
-        };
-        assert!(matches!(
-            unify_all(std::slice::from_ref(&file), &matching),
-            Err(DataError::AmbiguousColumn { .. })
-        ));
+        let matching = Matching { ignore_case: true, ..Matching::default() };
+        assert!(matches!(unify_all(std::slice::from_ref(&file), &matching), Err(DataError::AmbiguousColumn { .. })));
         assert!(unify_all(&[file], &Matching::default()).is_ok());
     }
 
     #[test]
     fn types_without_a_common_one_name_both_files() {
-        let files = [
-            schema(&[("x", DataType::Utf8)]),
-            schema(&[("x", DataType::Int64)]),
-        ];
-        let text = unify_all(&files, &Matching::default())
-            .unwrap_err()
-            .to_string();
-        assert!(
-            text.contains("Utf8 in f0") && text.contains("Int64 in f1"),
-            "{text}"
-        );
+        let files = [schema(&[("x", DataType::Utf8)]), schema(&[("x", DataType::Int64)])];
+        let text = unify_all(&files, &Matching::default()).unwrap_err().to_string();
+        assert!(text.contains("Utf8 in f0") && text.contains("Int64 in f1"), "{text}");
     }
 
     #[test]
     fn zones_become_the_clock_on_the_wall() {
         // 2023-01-01T05:00Z and 2023-07-01T04:00Z are both midnight in New York.
         let instants = vec![1_672_549_200_000_000_000, 1_688_184_000_000_000_000];
-        let array: ArrayRef = Arc::new(
-            TimestampNanosecondArray::from(instants.clone()).with_timezone("America/New_York"),
-        );
+        let array: ArrayRef =
+            Arc::new(TimestampNanosecondArray::from(instants.clone()).with_timezone("America/New_York"));
         let local = conform_array(&array, &local_timestamp()).unwrap();
         let local = local.as_primitive::<TimestampMicrosecondType>();
-        assert_eq!(
-            local.values()[..],
-            [1_672_531_200_000_000, 1_688_169_600_000_000]
-        );
-        let array: ArrayRef =
-            Arc::new(TimestampNanosecondArray::from(instants).with_timezone("UTC"));
+        assert_eq!(local.values()[..], [1_672_531_200_000_000, 1_688_169_600_000_000]);
+        let array: ArrayRef = Arc::new(TimestampNanosecondArray::from(instants).with_timezone("UTC"));
         let local = conform_array(&array, &local_timestamp()).unwrap();
-        assert_eq!(
-            local.as_primitive::<TimestampMicrosecondType>().value(0),
-            1_672_549_200_000_000
-        );
-        assert_eq!(
-            common_type(&zoned("UTC"), &local_timestamp()),
-            Some(local_timestamp())
-        );
+        assert_eq!(local.as_primitive::<TimestampMicrosecondType>().value(0), 1_672_549_200_000_000);
+        assert_eq!(common_type(&zoned("UTC"), &local_timestamp()), Some(local_timestamp()));
     }
 
     #[test]
     fn batches_conform() {
         let batch = RecordBatch::try_from_iter([
             ("n", Arc::new(Int32Array::from(vec![1, 2])) as ArrayRef),
-            (
-                "s",
-                Arc::new(LargeStringArray::from(vec!["a", "b"])) as ArrayRef,
-            ),
+            ("s", Arc::new(LargeStringArray::from(vec!["a", "b"])) as ArrayRef),
         ])
         .unwrap();
-        let to = Arc::new(schema(&[
-            ("s", DataType::Utf8),
-            ("n", DataType::Float64),
-            ("none", DataType::Float64),
-        ]));
+        let to = Arc::new(schema(&[("s", DataType::Utf8), ("n", DataType::Float64), ("none", DataType::Float64)]));
         let conform = Conform::new(Arc::clone(&to), vec![Some(1), Some(0), None]);
         let out = conform.apply(&batch).unwrap();
         assert_eq!(out.schema(), to);
         assert_eq!(out.column(2).null_count(), 2);
-        let empty = Conform::new(Arc::new(Schema::empty()), vec![])
-            .apply(&batch)
-            .unwrap();
+        let empty = Conform::new(Arc::new(Schema::empty()), vec![]).apply(&batch).unwrap();
         assert_eq!(empty.num_rows(), 2);
     }
 
     #[test]
     fn a_schema_survives_the_wire() {
-        let schema = schema(&[
-            ("a", zoned("UTC")),
-            ("b", DataType::Utf8),
-            ("c", DataType::Null),
-        ]);
+        let schema = schema(&[("a", zoned("UTC")), ("b", DataType::Utf8), ("c", DataType::Null)]);
         assert_eq!(wire::from_bytes(&wire::to_bytes(&schema)).unwrap(), schema);
         assert!(wire::from_bytes(&[1, 2, 3]).is_err());
     }

@@ -27,14 +27,10 @@ impl Month {
         if last < first {
             return Err(format!("{last} is before {first}: write FIRST..LAST"));
         }
-        let months: Vec<Month> = std::iter::successors(Some(first), |m| Some(m.next()))
-            .take_while(|m| *m <= last)
-            .collect();
+        let months: Vec<Month> =
+            std::iter::successors(Some(first), |m| Some(m.next())).take_while(|m| *m <= last).collect();
         if months.len() > MAX_MONTHS {
-            return Err(format!(
-                "{} months: at most {MAX_MONTHS} in one run",
-                months.len()
-            ));
+            return Err(format!("{} months: at most {MAX_MONTHS} in one run", months.len()));
         }
         Ok(months)
     }
@@ -55,9 +51,7 @@ impl Month {
     /// Whether an hour of the month is one of the weekday rush, 4 to 8 in the afternoon.
     pub(crate) fn is_rush(self, hour: usize) -> bool {
         let day = self.day(hour / 24);
-        (16..20).contains(&(hour % 24))
-            && !matches!(day.weekday(), Weekday::Sat | Weekday::Sun)
-            && !is_holiday(day)
+        (16..20).contains(&(hour % 24)) && !matches!(day.weekday(), Weekday::Sat | Weekday::Sun) && !is_holiday(day)
     }
 
     fn first_day(self) -> NaiveDate {
@@ -71,14 +65,8 @@ impl Month {
 
     fn next(self) -> Month {
         match self.month {
-            12 => Month {
-                year: self.year + 1,
-                month: 1,
-            },
-            month => Month {
-                month: month + 1,
-                ..self
-            },
+            12 => Month { year: self.year + 1, month: 1 },
+            month => Month { month: month + 1, ..self },
         }
     }
 }
@@ -89,15 +77,8 @@ impl FromStr for Month {
     fn from_str(text: &str) -> Result<Month, String> {
         let wrong = || format!("{text:?} is not a month: write it as 2023-01");
         let (year, month) = text.split_once('-').ok_or_else(wrong)?;
-        let month = Month {
-            year: year.parse().map_err(|_| wrong())?,
-            month: month.parse().map_err(|_| wrong())?,
-        };
-        if (1..=12).contains(&month.month) && (2009..=2100).contains(&month.year) {
-            Ok(month)
-        } else {
-            Err(wrong())
-        }
+        let month = Month { year: year.parse().map_err(|_| wrong())?, month: month.parse().map_err(|_| wrong())? };
+        if (1..=12).contains(&month.month) && (2009..=2100).contains(&month.year) { Ok(month) } else { Err(wrong()) }
     }
 }
 
@@ -157,9 +138,7 @@ impl Hours {
 /// The legal holidays: no rush-hour surcharge, and the streets of a Sunday.
 fn is_holiday(day: NaiveDate) -> bool {
     let nth = day.day().div_ceil(7);
-    let last_of_month = day
-        .checked_add_days(chrono::Days::new(7))
-        .is_some_and(|d| d.month() != day.month());
+    let last_of_month = day.checked_add_days(chrono::Days::new(7)).is_some_and(|d| d.month() != day.month());
     match (day.month(), day.day(), day.weekday()) {
         (1, 1, _) | (6, 19, _) | (7, 4, _) | (11, 11, _) | (12, 25, _) => true,
         (1 | 2, _, Weekday::Mon) => nth == 3,
@@ -177,15 +156,11 @@ pub(crate) const HOUR_US: i64 = 3_600_000_000;
 const MAX_MONTHS: usize = 120;
 
 /// Pickups by hour of day, of 1,000.
-const WEEKDAY: [u64; 24] = [
-    18, 11, 7, 5, 5, 8, 20, 38, 50, 50, 50, 52, 56, 58, 63, 65, 65, 72, 75, 67, 58, 54, 44, 30,
-];
-const SATURDAY: [u64; 24] = [
-    62, 47, 36, 24, 13, 7, 12, 20, 30, 44, 56, 64, 70, 72, 73, 74, 74, 76, 78, 70, 60, 58, 60, 58,
-];
-const SUNDAY: [u64; 24] = [
-    74, 60, 46, 31, 18, 9, 10, 15, 24, 40, 54, 62, 68, 70, 70, 68, 64, 62, 58, 48, 42, 38, 30, 22,
-];
+const WEEKDAY: [u64; 24] = [18, 11, 7, 5, 5, 8, 20, 38, 50, 50, 50, 52, 56, 58, 63, 65, 65, 72, 75, 67, 58, 54, 44, 30];
+const SATURDAY: [u64; 24] =
+    [62, 47, 36, 24, 13, 7, 12, 20, 30, 44, 56, 64, 70, 72, 73, 74, 74, 76, 78, 70, 60, 58, 60, 58];
+const SUNDAY: [u64; 24] =
+    [74, 60, 46, 31, 18, 9, 10, 15, 24, 40, 54, 62, 68, 70, 70, 68, 64, 62, 58, 48, 42, 38, 30, 22];
 
 #[cfg(test)]
 mod tests {
@@ -196,19 +171,9 @@ mod tests {
         let months = Month::parse_range("2022-12..2023-02").unwrap();
         let text: Vec<String> = months.iter().map(Month::to_string).collect();
         assert_eq!(text, ["2022-12", "2023-01", "2023-02"]);
-        assert_eq!(
-            months.iter().map(|m| m.days()).collect::<Vec<_>>(),
-            [31, 31, 28]
-        );
+        assert_eq!(months.iter().map(|m| m.days()).collect::<Vec<_>>(), [31, 31, 28]);
         assert_eq!(months[1].start_us(), 1_672_531_200_000_000);
-        for wrong in [
-            "2023",
-            "2023-13",
-            "2023-02..2023-01",
-            "x-y",
-            "2000-01..2100-12",
-            "-2023-01",
-        ] {
+        for wrong in ["2023", "2023-13", "2023-02..2023-01", "x-y", "2000-01..2100-12", "-2023-01"] {
             assert!(Month::parse_range(wrong).is_err(), "{wrong}");
         }
     }

@@ -22,10 +22,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits {
-            min_fare: 2.5,
-            distance_above: 0.0,
-        }
+        Limits { min_fare: 2.5, distance_above: 0.0 }
     }
 }
 

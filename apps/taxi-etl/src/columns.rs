@@ -17,16 +17,8 @@ use mobula_data::expr::ValueType;
 use mobula_data::schema::{ColumnName, Matching};
 
 /// The names of the pickup and the dropoff time, in runs over both kinds and in either kind.
-const PICKUP: [&str; 3] = [
-    "pickup_datetime",
-    "tpep_pickup_datetime",
-    "lpep_pickup_datetime",
-];
-const DROPOFF: [&str; 3] = [
-    "dropoff_datetime",
-    "tpep_dropoff_datetime",
-    "lpep_dropoff_datetime",
-];
+const PICKUP: [&str; 3] = ["pickup_datetime", "tpep_pickup_datetime", "lpep_pickup_datetime"];
+const DROPOFF: [&str; 3] = ["dropoff_datetime", "tpep_dropoff_datetime", "lpep_dropoff_datetime"];
 
 /// How columns of trip files are matched.
 #[must_use]
@@ -40,9 +32,7 @@ pub fn matching() -> Matching {
     Matching {
         ignore_case: true,
         names: yellow.chain(green).collect(),
-        required: ["fare_amount", "trip_distance", PICKUP[0], DROPOFF[0]]
-            .map(str::to_owned)
-            .to_vec(),
+        required: ["fare_amount", "trip_distance", PICKUP[0], DROPOFF[0]].map(str::to_owned).to_vec(),
         local_timestamps: true,
     }
 }
@@ -50,8 +40,7 @@ pub fn matching() -> Matching {
 /// What the two times are called in `schema`.
 #[must_use]
 pub fn times(schema: &Schema) -> Option<(&'static str, &'static str)> {
-    let find =
-        |names: [&'static str; 3]| names.into_iter().find(|name| schema.index_of(name).is_ok());
+    let find = |names: [&'static str; 3]| names.into_iter().find(|name| schema.index_of(name).is_ok());
     Some((find(PICKUP)?, find(DROPOFF)?))
 }
 
@@ -100,7 +89,4 @@ const YELLOW: [(&str, ValueType); 19] = [
     ("airport_fee", ValueType::Float64),
 ];
 
-const GREEN_ONLY: [(&str, ValueType); 2] = [
-    ("ehail_fee", ValueType::Float64),
-    ("trip_type", ValueType::Int64),
-];
+const GREEN_ONLY: [(&str, ValueType); 2] = [("ehail_fee", ValueType::Float64), ("trip_type", ValueType::Int64)];

@@ -51,33 +51,17 @@ pub struct Generated {
 }
 
 /// Generates trips; `progress` is told of rows as they are encoded.
-pub fn generate(
-    what: &Generate,
-    progress: &(dyn Fn(u64) + Sync),
-) -> Result<Vec<Generated>, DataError> {
+pub fn generate(what: &Generate, progress: &(dyn Fn(u64) + Sync)) -> Result<Vec<Generated>, DataError> {
     let output = Output::prepare(&what.output)?;
-    let (city, tables, schema) = (
-        Arc::new(City::new()),
-        Arc::new(Tables::new()),
-        yellow_schema(),
-    );
+    let (city, tables, schema) = (Arc::new(City::new()), Arc::new(Tables::new()), yellow_schema());
     let shares = share(what.rows, &what.months);
     let mut months = Vec::with_capacity(shares.len());
     for (month, rows) in shares {
-        let trips = Trips::new(
-            what.seed,
-            month,
-            rows,
-            city.clone(),
-            tables.clone(),
-            schema.clone(),
-        );
+        let trips = Trips::new(what.seed, month, rows, city.clone(), tables.clone(), schema.clone());
         months.push(MonthFile::create(&output.dir, month, rows, trips, &schema)?);
     }
-    let groups: Vec<(&MonthFile, u64)> = months
-        .iter()
-        .flat_map(|m| (0..m.rows.div_ceil(ROW_GROUP_ROWS)).map(move |g| (m, g)))
-        .collect();
+    let groups: Vec<(&MonthFile, u64)> =
+        months.iter().flat_map(|m| (0..m.rows.div_ceil(ROW_GROUP_ROWS)).map(move |g| (m, g))).collect();
     let next = AtomicUsize::new(0);
     let failure: Mutex<Option<DataError>> = Mutex::new(None);
     std::thread::scope(|scope| {
@@ -94,15 +78,10 @@ pub fn generate(
         }
     });
     if let Some(error) = lock(&failure).take() {
-        months
-            .iter()
-            .for_each(|m| drop(fs::remove_file(&m.unfinished)));
+        months.iter().for_each(|m| drop(fs::remove_file(&m.unfinished)));
         return Err(error);
     }
-    let written = months
-        .into_iter()
-        .map(MonthFile::finish)
-        .collect::<Result<Vec<_>, _>>()?;
+    let written = months.into_iter().map(MonthFile::finish).collect::<Result<Vec<_>, _>>()?;
     output.keep();
     Ok(written)
 }
@@ -130,15 +109,9 @@ struct Output {
 
 impl Output {
     fn prepare(dir: &Path) -> Result<Output, DataError> {
-        let missing: Vec<&Path> = dir
-            .ancestors()
-            .filter(|p| !p.as_os_str().is_empty())
-            .take_while(|p| !p.exists())
-            .collect();
-        let mut output = Output {
-            dir: dir.to_path_buf(),
-            made: Vec::new(),
-        };
+        let missing: Vec<&Path> =
+            dir.ancestors().filter(|p| !p.as_os_str().is_empty()).take_while(|p| !p.exists()).collect();
+        let mut output = Output { dir: dir.to_path_buf(), made: Vec::new() };
         for path in missing.into_iter().rev() {
             fs::create_dir(path).map_err(|e| DataError::write(path, &e))?;
             output.made.push(path.to_path_buf());
@@ -179,13 +152,7 @@ struct Appending {
 }
 
 impl MonthFile {
-    fn create(
-        dir: &Path,
-        month: Month,
-        rows: u64,
-        trips: Trips,
-        schema: &SchemaRef,
-    ) -> Result<MonthFile, DataError> {
+    fn create(dir: &Path, month: Month, rows: u64, trips: Trips, schema: &SchemaRef) -> Result<MonthFile, DataError> {
         let name = format!("yellow_tripdata_{month}.parquet");
         let unfinished = dir.join(format!(".{name}.{}", std::process::id()));
         let file = File::create(&unfinished).map_err(|e| DataError::write(&unfinished, &e))?;
@@ -194,31 +161,22 @@ impl MonthFile {
             .set_statistics_enabled(EnabledStatistics::Chunk)
             .build();
         let writer = ArrowWriter::try_new(file, Arc::clone(schema), Some(properties));
-        let (writer, factory) = writer
-            .and_then(ArrowWriter::into_serialized_writer)
-            .map_err(|e| write_error(&unfinished, &e))?;
+        let (writer, factory) =
+            writer.and_then(ArrowWriter::into_serialized_writer).map_err(|e| write_error(&unfinished, &e))?;
         Ok(MonthFile {
             path: dir.join(name),
             unfinished,
             rows,
             trips,
             factory,
-            state: Mutex::new(Appending {
-                writer: Some(writer),
-                next: 0,
-            }),
+            state: Mutex::new(Appending { writer: Some(writer), next: 0 }),
             turn: Condvar::new(),
         })
     }
 
     /// Makes row group `group` and appends it when its turn comes. Groups are begun in order,
     /// so whoever's turn it is never waits, and no more than one waits per thread.
-    fn write_group(
-        &self,
-        group: u64,
-        schema: &SchemaRef,
-        progress: &(dyn Fn(u64) + Sync),
-    ) -> Result<(), DataError> {
+    fn write_group(&self, group: u64, schema: &SchemaRef, progress: &(dyn Fn(u64) + Sync)) -> Result<(), DataError> {
         let failed = |e: ParquetError| write_error(&self.unfinished, &e);
         let encoded = self.encode(group, schema, progress).map_err(failed)?;
         let mut state = lock(&self.state);
@@ -226,10 +184,7 @@ impl MonthFile {
             if state.writer.is_none() {
                 return Ok(());
             }
-            state = self
-                .turn
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.turn.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         let Some(writer) = &mut state.writer else {
             return Ok(());
@@ -248,15 +203,10 @@ impl MonthFile {
     ) -> Result<Vec<ArrowColumnChunk>, ParquetError> {
         let mut writers = self.factory.create_column_writers(group as usize)?;
         let first_chunk = group * (ROW_GROUP_ROWS / CHUNK_ROWS);
-        let end_chunk = self
-            .rows
-            .div_ceil(CHUNK_ROWS)
-            .min(first_chunk + ROW_GROUP_ROWS / CHUNK_ROWS);
+        let end_chunk = self.rows.div_ceil(CHUNK_ROWS).min(first_chunk + ROW_GROUP_ROWS / CHUNK_ROWS);
         for chunk in first_chunk..end_chunk {
             let batch = self.trips.chunk(chunk)?;
-            for ((writer, field), column) in
-                writers.iter_mut().zip(schema.fields()).zip(batch.columns())
-            {
+            for ((writer, field), column) in writers.iter_mut().zip(schema.fields()).zip(batch.columns()) {
                 for leaf in compute_leaves(field, column)? {
                     writer.write(&leaf)?;
                 }
@@ -274,25 +224,16 @@ impl MonthFile {
 
     fn finish(self) -> Result<Generated, DataError> {
         if let Some(writer) = lock(&self.state).writer.take() {
-            writer
-                .close()
-                .map_err(|e| write_error(&self.unfinished, &e))?;
+            writer.close().map_err(|e| write_error(&self.unfinished, &e))?;
         }
         let failed = |e: std::io::Error| DataError::write(&self.path, &e);
         let bytes = fs::metadata(&self.unfinished).map_err(failed)?.len();
         fs::rename(&self.unfinished, &self.path).map_err(failed)?;
-        Ok(Generated {
-            path: self.path,
-            rows: self.rows,
-            bytes,
-        })
+        Ok(Generated { path: self.path, rows: self.rows, bytes })
     }
 }
 
-fn append(
-    writer: &mut SerializedFileWriter<File>,
-    encoded: Vec<ArrowColumnChunk>,
-) -> Result<(), ParquetError> {
+fn append(writer: &mut SerializedFileWriter<File>, encoded: Vec<ArrowColumnChunk>) -> Result<(), ParquetError> {
     let mut row_group = writer.next_row_group()?;
     for chunk in encoded {
         chunk.append_to_row_group(&mut row_group)?;
@@ -307,10 +248,7 @@ fn write_error(path: &Path, error: &ParquetError) -> DataError {
     {
         return DataError::write(path, error);
     }
-    DataError::Write {
-        path: path.display().to_string(),
-        cause: error.to_string(),
-    }
+    DataError::Write { path: path.display().to_string(), cause: error.to_string() }
 }
 
 /// A thread that panicked has its own way to be heard; the lock's data stays usable.

@@ -132,9 +132,7 @@ fn run_clean(arguments: CleanArgs) -> Result<(), Box<dyn Error>> {
         inputs,
         output,
         limits: Limits::default(),
-        concurrency: arguments
-            .concurrency
-            .map(|blocks| usize::try_from(blocks).unwrap_or(usize::MAX)),
+        concurrency: arguments.concurrency.map(|blocks| usize::try_from(blocks).unwrap_or(usize::MAX)),
         batch_rows: arguments.batch_size,
     };
     let bar = bar(0, quiet);
@@ -147,15 +145,10 @@ fn run_clean(arguments: CleanArgs) -> Result<(), Box<dyn Error>> {
         println!("{}", summary.to_table());
     }
     if demo && !quiet {
-        println!(
-            "\nThe first of them, as they lie in {}:",
-            run.output.display()
-        );
+        println!("\nThe first of them, as they lie in {}:", run.output.display());
         let columns = ["pickup", "dropoff"].map(|end| format!("tpep_{end}_datetime"));
         let rest = ["trip_distance", "fare_amount", "trip_duration_min"].map(str::to_owned);
-        read([&run.output])
-            .select(columns.into_iter().chain(rest))
-            .show(5)?;
+        read([&run.output]).select(columns.into_iter().chain(rest)).show(5)?;
     }
     session.shutdown();
     Ok(())
@@ -164,20 +157,11 @@ fn run_clean(arguments: CleanArgs) -> Result<(), Box<dyn Error>> {
 /// Generates a month of trips where the user's caches are kept.
 fn demo_paths(quiet: bool) -> Result<(Vec<PathBuf>, PathBuf), Box<dyn Error>> {
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
-    let cache = std::env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .or_else(home);
-    let base = cache
-        .unwrap_or_else(std::env::temp_dir)
-        .join("mobula")
-        .join("taxi-etl");
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
+    let base = cache.unwrap_or_else(std::env::temp_dir).join("mobula").join("taxi-etl");
     let trips = base.join("generated");
     if !quiet {
-        println!(
-            "Making up a month of {} trips in {}",
-            grouped(DEMO_ROWS),
-            trips.display()
-        );
+        println!("Making up a month of {} trips in {}", grouped(DEMO_ROWS), trips.display());
     }
     remove_generated(&trips)?;
     let what = Generate {
@@ -188,18 +172,13 @@ fn demo_paths(quiet: bool) -> Result<(Vec<PathBuf>, PathBuf), Box<dyn Error>> {
         threads: threads(),
     };
     let files = with_bar(&what, quiet)?;
-    Ok((
-        files.into_iter().map(|file| file.path).collect(),
-        base.join("cleaned"),
-    ))
+    Ok((files.into_iter().map(|file| file.path).collect(), base.join("cleaned")))
 }
 
 /// The generator replaces nothing; what an earlier demonstration left is in its way.
 fn remove_generated(directory: &Path) -> Result<(), DataError> {
     match std::fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(DataError::write(directory, &error))
-        }
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(DataError::write(directory, &error)),
         _ => Ok(()),
     }
 }
@@ -241,15 +220,8 @@ fn run_generate(arguments: GenerateArgs) -> Result<(), Box<dyn Error>> {
     }
     let mut table = table(["file", "rows", "bytes"]);
     for file in &files {
-        table.add_row([
-            file.path.display().to_string(),
-            grouped(file.rows),
-            size(file.bytes),
-        ]);
+        table.add_row([file.path.display().to_string(), grouped(file.rows), size(file.bytes)]);
     }
-    println!(
-        "{table}\n{seconds:.2} s, {} rows/s",
-        grouped(per_second as u64)
-    );
+    println!("{table}\n{seconds:.2} s, {} rows/s", grouped(per_second as u64));
     Ok(())
 }

@@ -53,11 +53,7 @@ impl Summary {
         for (rule, rows) in &self.dropped_by_rule {
             table.add_row([&format!("dropped, not {rule}"), &grouped(*rows), ""]);
         }
-        table.add_row([
-            "written",
-            &grouped(self.rows_written),
-            &size(self.bytes_written),
-        ]);
+        table.add_row(["written", &grouped(self.rows_written), &size(self.bytes_written)]);
         format!(
             "{table}\n{} of {} by {} in {:.2} s, {} rows/s",
             plural(self.files_written, "file"),
@@ -72,9 +68,7 @@ impl Summary {
 impl Summary {
     fn nodes(&self) -> String {
         let nodes = self.blocks_by_node.iter();
-        let nodes: Vec<String> = nodes
-            .map(|(node, blocks)| format!("{node} ({blocks})"))
-            .collect();
+        let nodes: Vec<String> = nodes.map(|(node, blocks)| format!("{node} ({blocks})")).collect();
         nodes.join(", ")
     }
 }
@@ -82,15 +76,10 @@ impl Summary {
 /// A progress bar over `rows` rows, on the terminal if there is one.
 #[must_use]
 pub fn bar(rows: u64, quiet: bool) -> ProgressBar {
-    let target = if quiet {
-        ProgressDrawTarget::hidden()
-    } else {
-        ProgressDrawTarget::stderr()
-    };
+    let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
     let template = "{bar:40.cyan} {human_pos}/{human_len} rows  {per_sec}  {eta} left";
     // Shown as it is if the template were wrong.
-    let style =
-        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::with_draw_target(Some(rows), target).with_style(style)
 }
 
@@ -98,9 +87,7 @@ pub fn bar(rows: u64, quiet: bool) -> ProgressBar {
 #[must_use]
 pub fn table<const N: usize>(headings: [&str; N]) -> Table {
     let mut table = Table::new();
-    table
-        .load_preset(presets::UTF8_HORIZONTAL_ONLY)
-        .set_header(headings);
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(headings);
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
@@ -133,21 +120,11 @@ pub fn size(bytes: u64) -> String {
 }
 
 fn plural(count: u64, what: &str) -> String {
-    if count == 1 {
-        format!("1 {what}")
-    } else {
-        format!("{} {what}s", grouped(count))
-    }
+    if count == 1 { format!("1 {what}") } else { format!("{} {what}s", grouped(count)) }
 }
 
-fn as_object<S: serde::Serializer>(
-    rules: &[(String, u64)],
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    let object: Map<String, Value> = rules
-        .iter()
-        .map(|(rule, n)| (rule.clone(), (*n).into()))
-        .collect();
+fn as_object<S: serde::Serializer>(rules: &[(String, u64)], serializer: S) -> Result<S::Ok, S::Error> {
+    let object: Map<String, Value> = rules.iter().map(|(rule, n)| (rule.clone(), (*n).into())).collect();
     object.serialize(serializer)
 }
 
@@ -159,10 +136,7 @@ mod tests {
         Summary {
             rows_read: 100_000,
             rows_written: 97_327,
-            dropped_by_rule: vec![
-                ("fare_amount >= 2.5".into(), 1_051),
-                ("trip_distance > 0".into(), 1_622),
-            ],
+            dropped_by_rule: vec![("fare_amount >= 2.5".into(), 1_051), ("trip_distance > 0".into(), 1_622)],
             files_written: 1,
             files: vec!["out/part-00000.parquet".into()],
             bytes_read: 3_000_000,

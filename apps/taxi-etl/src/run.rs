@@ -46,10 +46,7 @@ impl Run {
             shown.set_length(progress.rows_total);
             shown.set_position(progress.rows_in);
         });
-        let options = WriteOptions {
-            mode: WriteMode::Overwrite,
-            ..WriteOptions::default()
-        };
+        let options = WriteOptions { mode: WriteMode::Overwrite, ..WriteOptions::default() };
         Ok(summary(cleaned.write_parquet_with(&self.output, options)?))
     }
 }

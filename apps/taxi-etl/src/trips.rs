@@ -9,9 +9,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
-};
+use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer};
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
@@ -51,10 +49,7 @@ impl Tables {
             let at = |i: usize| (normal_quantile((i as f64 + 0.5) / 4096.0) * sigma).exp() as f32;
             (0..4096).map(at).collect()
         };
-        Tables {
-            detour: quantiles(0.24),
-            pace: quantiles(0.22),
-        }
+        Tables { detour: quantiles(0.24), pace: quantiles(0.22) }
     }
 }
 
@@ -67,15 +62,7 @@ impl Trips {
         tables: Arc<Tables>,
         schema: SchemaRef,
     ) -> Trips {
-        Trips {
-            seed,
-            month,
-            rows,
-            hours: Hours::new(month, rows),
-            city,
-            tables,
-            schema,
-        }
+        Trips { seed, month, rows, hours: Hours::new(month, rows), city, tables, schema }
     }
 
     /// The rows of chunk `chunk`.
@@ -83,8 +70,7 @@ impl Trips {
         let first = chunk * CHUNK_ROWS;
         let end = self.rows.min(first + CHUNK_ROWS);
         let key = format!("{}/{chunk}", self.month);
-        let mut random =
-            Xoshiro256PlusPlus::seed_from_u64(xxh3_64_with_seed(key.as_bytes(), self.seed));
+        let mut random = Xoshiro256PlusPlus::seed_from_u64(xxh3_64_with_seed(key.as_bytes(), self.seed));
         let mut columns = Columns::with_capacity((end - first) as usize);
         let mut hour = self.hours.of(first.min(self.rows.saturating_sub(1)));
         for row in first..end {
@@ -105,24 +91,19 @@ impl Trips {
         let oddity = Oddity::draw(c.get(0), vendor);
 
         // The way and the time it takes.
-        let mut miles =
-            self.city.miles(pickup, dropoff) * f64::from(self.tables.detour[(b & 0xfff) as usize]);
+        let mut miles = self.city.miles(pickup, dropoff) * f64::from(self.tables.detour[(b & 0xfff) as usize]);
         if oddity == Oddity::OutOfTown {
             miles += 8.0 + f64::from(d.get(1)) / 8192.0;
         }
         let pace = f64::from(self.tables.pace[(b >> 12 & 0xfff) as usize]);
         let mph = usual_mph(miles) * HOUR_SPEED[hour % 24] * pace;
         let mut seconds = (miles / mph * 3600.0) as i64 + 20;
-        let mut pickup_us = self.month.start_us()
-            + hour as i64 * HOUR_US
-            + (((a & 0xffff) as i64 * 3600) >> 16) * 1_000_000;
+        let mut pickup_us =
+            self.month.start_us() + hour as i64 * HOUR_US + (((a & 0xffff) as i64 * 3600) >> 16) * 1_000_000;
         let minutes = seconds as f64 / 60.0;
         // One vendor's meters report tenths of a mile.
-        let mut hundredths = if vendor == 1 {
-            (miles * 10.0).round() as i64 * 10
-        } else {
-            (miles * 100.0).round() as i64
-        };
+        let mut hundredths =
+            if vendor == 1 { (miles * 10.0).round() as i64 * 10 } else { (miles * 100.0).round() as i64 };
 
         // The fare.
         let (from, to) = (Area::of(pickup), Area::of(dropoff));
@@ -146,29 +127,19 @@ impl Trips {
                 rate = Rate::Nassau;
                 fare = meter + (meter - METER_START) / 2 / METER_UNIT * METER_UNIT;
             }
-            _ if dropoff == NEWARK => {
-                (rate, fare, extra) = (Rate::Newark, meter + NEWARK_SURCHARGE, 0)
-            }
+            _ if dropoff == NEWARK => (rate, fare, extra) = (Rate::Newark, meter + NEWARK_SURCHARGE, 0),
             _ if jfk && d.get(1) < 62_000 => {
                 (rate, fare, extra) = (Rate::Jfk, JFK_FLAT, if rush { JFK_RUSH_EXTRA } else { 0 });
             }
             _ if d.get(1) > 65_300 => (rate, extra) = (Rate::Unknown, 0),
             _ => {}
         }
-        let airport = if matches!(pickup, JFK | LAGUARDIA) {
-            self.airport_fee()
-        } else {
-            0
-        };
+        let airport = if matches!(pickup, JFK | LAGUARDIA) { self.airport_fee() } else { 0 };
         if pickup == LAGUARDIA {
             extra += LAGUARDIA_EXTRA;
         }
         let congestion = from == Area::Core || to == Area::Core;
-        let congestion = if congestion && rate != Rate::Newark {
-            CONGESTION_SURCHARGE
-        } else {
-            0
-        };
+        let congestion = if congestion && rate != Rate::Newark { CONGESTION_SURCHARGE } else { 0 };
         let tolls = tolls(rate, pickup, dropoff, from != to, d.get(3));
 
         let mut trip = Trip {
@@ -213,11 +184,7 @@ impl Trips {
             }
             Oddity::Refund => {
                 trip.sign = -1;
-                trip.payment = if d.get(1) % 3 == 0 {
-                    Payment::NoCharge
-                } else {
-                    Payment::Dispute
-                };
+                trip.payment = if d.get(1) % 3 == 0 { Payment::NoCharge } else { Payment::Dispute };
             }
             Oddity::NoDistance => {
                 hundredths = 0;
@@ -226,17 +193,11 @@ impl Trips {
                     trip.fare = METER_START;
                 }
             }
-            Oddity::MeterLeftOn => {
-                seconds = 86_400 - 60 * i64::from(d.get(1) % 60) - seconds.min(3_000)
-            }
+            Oddity::MeterLeftOn => seconds = 86_400 - 60 * i64::from(d.get(1) % 60) - seconds.min(3_000),
             Oddity::NoFare => trip.fare = 0,
             Oddity::OtherDate => {
                 let years_back = [15, 1, 1, 0][usize::from(d.get(1) as u8 % 4)];
-                let days = if years_back == 0 {
-                    -33
-                } else {
-                    years_back * 365
-                };
+                let days = if years_back == 0 { -33 } else { years_back * 365 };
                 pickup_us -= days * 24 * HOUR_US;
             }
             Oddity::Backwards => seconds = -seconds,
@@ -254,16 +215,7 @@ impl Trips {
 
     /// The TLC raised it in the spring of 2023.
     fn airport_fee(&self) -> i64 {
-        if self.month
-            >= (Month {
-                year: 2023,
-                month: 4,
-            })
-        {
-            175
-        } else {
-            125
-        }
+        if self.month >= (Month { year: 2023, month: 4 }) { 175 } else { 125 }
     }
 }
 
@@ -454,13 +406,8 @@ fn normal_quantile(p: f64) -> f64 {
         -3.066479806614716e1,
         2.506628277459239,
     ];
-    const B: [f64; 5] = [
-        -5.447609879822406e1,
-        1.615858368580409e2,
-        -1.556989798598866e2,
-        6.680131188771972e1,
-        -1.328068155288572e1,
-    ];
+    const B: [f64; 5] =
+        [-5.447609879822406e1, 1.615858368580409e2, -1.556989798598866e2, 6.680131188771972e1, -1.328068155288572e1];
     const C: [f64; 6] = [
         -7.784894002430293e-3,
         -3.223964580411365e-1,
@@ -469,12 +416,7 @@ fn normal_quantile(p: f64) -> f64 {
         4.374664141464968,
         2.938163982698783,
     ];
-    const D: [f64; 4] = [
-        7.784695709041462e-3,
-        3.224671290700398e-1,
-        2.445134137142996,
-        3.754408661907416,
-    ];
+    const D: [f64; 4] = [7.784695709041462e-3, 3.224671290700398e-1, 2.445134137142996, 3.754408661907416];
     let polynomial = |c: &[f64], x: f64| c.iter().fold(0.0, |sum, c| sum * x + c);
     if p < 0.02425 {
         let q = (-2.0 * p.ln()).sqrt();
@@ -543,11 +485,7 @@ impl Columns {
         self.dropoff.push(trip.dropoff as i64);
         self.payment.push(trip.payment as i64);
         // One vendor counts the surcharges among the extras as well as in their own columns.
-        let doubled = if trip.vendor == 1 && !trip.flex {
-            trip.congestion + trip.airport
-        } else {
-            0
-        };
+        let doubled = if trip.vendor == 1 && !trip.flex { trip.congestion + trip.airport } else { 0 };
         let cents = [
             trip.fare,
             trip.extra + doubled,
@@ -570,25 +508,13 @@ impl Columns {
         let whole = |values: Vec<i64>| Arc::new(Int64Array::from(values)) as ArrayRef;
         let time = |values: Vec<i64>| Arc::new(TimestampMicrosecondArray::from(values)) as ArrayRef;
         let real = |values: Vec<f64>| Arc::new(Float64Array::from(values)) as ArrayRef;
-        let partial = |values: Vec<f64>| {
-            Arc::new(Float64Array::new(values.into(), metered.clone())) as ArrayRef
-        };
+        let partial = |values: Vec<f64>| Arc::new(Float64Array::new(values.into(), metered.clone())) as ArrayRef;
         let stored = StringArray::try_new(
             OffsetBuffer::new(self.stored_ends.into()),
             Buffer::from_vec(self.stored),
             metered.clone(),
         )?;
-        let [
-            fare,
-            extra,
-            mta_tax,
-            tip,
-            tolls,
-            improvement,
-            total,
-            congestion,
-            airport,
-        ] = self.money;
+        let [fare, extra, mta_tax, tip, tolls, improvement, total, congestion, airport] = self.money;
         let columns = vec![
             whole(self.vendor),
             time(self.pickup_us),
@@ -633,14 +559,14 @@ const VENDOR_1: u32 = 17_300;
 
 /// Speed by hour of day, relative to the day's.
 const HOUR_SPEED: [f64; 24] = [
-    1.08, 1.08, 1.13, 1.18, 1.27, 1.45, 1.36, 1.06, 0.97, 1.02, 1.05, 1.01, 0.98, 0.96, 0.90, 0.86,
-    0.85, 0.86, 0.90, 0.96, 1.01, 1.06, 1.13, 1.16,
+    1.08, 1.08, 1.13, 1.18, 1.27, 1.45, 1.36, 1.06, 0.97, 1.02, 1.05, 1.01, 0.98, 0.96, 0.90, 0.86, 0.85, 0.86, 0.90,
+    0.96, 1.01, 1.06, 1.13, 1.16,
 ];
 
 /// By average speed in steps of two miles per hour.
 const SLOW_UNITS: [f64; 19] = [
-    0.80, 0.74, 0.64, 0.52, 0.42, 0.355, 0.30, 0.25, 0.205, 0.175, 0.155, 0.145, 0.14, 0.135,
-    0.125, 0.11, 0.095, 0.085, 0.08,
+    0.80, 0.74, 0.64, 0.52, 0.42, 0.355, 0.30, 0.25, 0.205, 0.175, 0.155, 0.145, 0.14, 0.135, 0.125, 0.11, 0.095,
+    0.085, 0.08,
 ];
 
 #[cfg(test)]
@@ -649,12 +575,7 @@ mod tests {
 
     #[test]
     fn quantiles_are_those_of_the_normal_distribution() {
-        for (p, z) in [
-            (0.5, 0.0),
-            (0.975, 1.959964),
-            (0.01, -2.326348),
-            (0.999, 3.090232),
-        ] {
+        for (p, z) in [(0.5, 0.0), (0.975, 1.959964), (0.01, -2.326348), (0.999, 3.090232)] {
             assert!((normal_quantile(p) - z).abs() < 1e-5, "{p}");
         }
     }

@@ -64,20 +64,12 @@ impl City {
             for (b, to) in ZONES.iter().enumerate() {
                 let line = (from.x_miles - to.x_miles).hypot(from.y_miles - to.y_miles);
                 weights.push(f64::from(to.dropoff) * pull(a + 1, b + 1, line));
-                miles.push(if a == b {
-                    SAME_ZONE_MILES
-                } else {
-                    line.max(SHORTEST_MILES)
-                } as f32);
+                miles.push(if a == b { SAME_ZONE_MILES } else { line.max(SHORTEST_MILES) } as f32);
             }
             dropoffs.push(Alias::new(&weights));
         }
         let weights: Vec<f64> = ZONES.iter().map(|zone| f64::from(zone.pickup)).collect();
-        City {
-            pickups: Alias::new(&weights),
-            dropoffs,
-            miles,
-        }
+        City { pickups: Alias::new(&weights), dropoffs, miles }
     }
 
     /// A pickup zone for 32 random bits.
@@ -134,10 +126,8 @@ impl Alias {
         let total: f64 = weights.iter().sum();
         let scale = weights.len() as f64 / total;
         let mut share: Vec<f64> = weights.iter().map(|w| w * scale).collect();
-        let mut entries: Vec<(u32, u16)> =
-            (0..weights.len()).map(|i| (1 << 16, i as u16)).collect();
-        let (mut small, mut large): (Vec<usize>, Vec<usize>) =
-            (0..weights.len()).partition(|i| share[*i] < 1.0);
+        let mut entries: Vec<(u32, u16)> = (0..weights.len()).map(|i| (1 << 16, i as u16)).collect();
+        let (mut small, mut large): (Vec<usize>, Vec<usize>) = (0..weights.len()).partition(|i| share[*i] < 1.0);
         while let (Some(poor), Some(rich)) = (small.pop(), large.pop()) {
             entries[poor] = ((share[poor] * 65_536.0) as u32, rich as u16);
             share[rich] -= 1.0 - share[poor];
@@ -156,11 +146,7 @@ impl Alias {
         let index = (scaled >> 32) as usize;
         let (own, other) = self.entries[index];
         let within = ((scaled >> 16) & 0xffff) as u32;
-        if within < own {
-            index
-        } else {
-            usize::from(other)
-        }
+        if within < own { index } else { usize::from(other) }
     }
 }
 
@@ -178,23 +164,11 @@ const S: Area = Area::Staten;
 const E: Area = Area::Newark;
 
 const ZONES: [Zone; 263] = {
-    let mut zones = [Zone {
-        pickup: 0,
-        dropoff: 0,
-        x_miles: 0.0,
-        y_miles: 0.0,
-        area: Q,
-    }; 263];
+    let mut zones = [Zone { pickup: 0, dropoff: 0, x_miles: 0.0, y_miles: 0.0, area: Q }; 263];
     let mut i = 0;
     while i < zones.len() {
         let (pickup, dropoff, x, y, area) = TABLE[i];
-        zones[i] = Zone {
-            pickup,
-            dropoff,
-            x_miles: x as f64 / 10.0,
-            y_miles: y as f64 / 10.0,
-            area,
-        };
+        zones[i] = Zone { pickup, dropoff, x_miles: x as f64 / 10.0, y_miles: y as f64 / 10.0, area };
         i += 1;
     }
     zones

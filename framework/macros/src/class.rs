@@ -12,10 +12,7 @@ use crate::signature::{Remote, caught, span};
 pub(crate) fn expand(attributes: TokenStream, mut block: ItemImpl) -> Result<TokenStream> {
     let options = Options::parse(attributes, ACTOR_VALUES, false)?;
     if let Some((_, path, _)) = &block.trait_ {
-        return Err(Error::new_spanned(
-            path,
-            "an actor's methods are those of its own `impl` block, not of a trait",
-        ));
+        return Err(Error::new_spanned(path, "an actor's methods are those of its own `impl` block, not of a trait"));
     }
     if !block.generics.params.is_empty() {
         return Err(Error::new_spanned(
@@ -50,17 +47,10 @@ pub(crate) fn expand(attributes: TokenStream, mut block: ItemImpl) -> Result<Tok
     };
 
     let shared = methods.iter().any(|method| !method.exclusive);
-    let cell = if shared {
-        quote!(Shared)
-    } else {
-        quote!(Exclusive)
-    };
+    let cell = if shared { quote!(Shared) } else { quote!(Exclusive) };
     let make = constructor.expand(&name, &class, &cell, &options);
     let handle = handle(&name, &methods);
-    let methods = methods
-        .iter()
-        .enumerate()
-        .map(|(index, method)| method.expand(index, &name, &class, &cell));
+    let methods = methods.iter().enumerate().map(|(index, method)| method.expand(index, &name, &class, &cell));
 
     Ok(quote! {
         #block
@@ -79,10 +69,7 @@ fn class_name(class: &Type) -> Result<Ident> {
     };
     match path.path.segments.last() {
         Some(segment) if segment.arguments.is_none() => Ok(segment.ident.clone()),
-        _ => Err(Error::new_spanned(
-            class,
-            "an actor's type cannot be generic: a worker finds it by its name alone",
-        )),
+        _ => Err(Error::new_spanned(class, "an actor's type cannot be generic: a worker finds it by its name alone")),
     }
 }
 
@@ -98,29 +85,17 @@ impl Constructor {
         let fallible = match &signature.output {
             ReturnType::Type(_, ty) => is_result(ty),
             ReturnType::Default => {
-                return Err(Error::new(
-                    span(&signature),
-                    "a constructor returns `Self` or `Result<Self, E>`",
-                ));
+                return Err(Error::new(span(&signature), "a constructor returns `Self` or `Result<Self, E>`"));
             }
         };
         // The state never crosses the wire, so the rules for results do not hold for it.
         signature.output = ReturnType::Default;
         let mut remote = Remote::read(&signature, &Options::default(), Some(class))?;
         remote.returned.fallible = fallible;
-        Ok(Self {
-            function: function.clone(),
-            remote,
-        })
+        Ok(Self { function: function.clone(), remote })
     }
 
-    fn expand(
-        &self,
-        name: &Ident,
-        class: &Type,
-        cell: &TokenStream,
-        options: &Options,
-    ) -> TokenStream {
+    fn expand(&self, name: &Ident, class: &Type, cell: &TokenStream, options: &Options) -> TokenStream {
         let remote = &self.remote;
         let visibility = &self.function.vis;
         let conditions = Attributes::split(&self.function.attrs).conditions;
@@ -142,12 +117,8 @@ impl Constructor {
         } else {
             call
         };
-        let registered = registered(
-            &quote!(CONSTRUCTOR),
-            &format!("{name}::new"),
-            &remote.text,
-            &quote!(Constructor(construct)),
-        );
+        let registered =
+            registered(&quote!(CONSTRUCTOR), &format!("{name}::new"), &remote.text, &quote!(Constructor(construct)));
         let class_name = full_name(&class_text);
         let signature = quote!(fn(#(#holders),*));
         quote! {
@@ -217,19 +188,13 @@ impl Method {
             }
         };
         let remote = Remote::read(&function.sig, options, Some(class))?;
-        Ok(Self {
-            exclusive: receiver.mutability.is_some(),
-            function: function.clone(),
-            remote,
-        })
+        Ok(Self { exclusive: receiver.mutability.is_some(), function: function.clone(), remote })
     }
 
     /// Its code, its entry in the registry and its accessor on the handle.
     fn expand(&self, index: usize, name: &Ident, class: &Type, cell: &TokenStream) -> TokenStream {
         let remote = &self.remote;
-        let Attributes {
-            docs, conditions, ..
-        } = Attributes::split(&self.function.attrs);
+        let Attributes { docs, conditions, .. } = Attributes::split(&self.function.attrs);
         let method = &self.function.sig.ident;
         let visibility = &self.function.vis;
         let handle = handle_name(name);
@@ -248,12 +213,7 @@ impl Method {
                 quote!(state_ref),
             )
         };
-        let registered = registered(
-            &quote!(#variable),
-            &format!("{name}::{method}"),
-            &remote.text,
-            &kind,
-        );
+        let registered = registered(&quote!(#variable), &format!("{name}::{method}"), &remote.text, &kind);
         let holders = remote.holders();
         let refs = &remote.returned.refs;
         let encode = &remote.returned.encode;
@@ -302,10 +262,7 @@ fn handle(name: &Ident, methods: &[Method]) -> TokenStream {
     let documentation = format!(
         "A handle to a [`{name}`] actor. Clones, and handles passed to tasks and other actors, are of the same actor."
     );
-    let ready = (!methods
-        .iter()
-        .any(|method| method.function.sig.ident == "ready"))
-    .then(|| {
+    let ready = (!methods.iter().any(|method| method.function.sig.ident == "ready")).then(|| {
         quote! {
             #[allow(dead_code)]
             impl #handle {

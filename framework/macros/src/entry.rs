@@ -7,22 +7,11 @@ use syn::{Error, ItemFn, Result};
 /// The program's `main`, preceded by the look at whether this process is to be a worker.
 pub(crate) fn expand(attributes: TokenStream, function: ItemFn) -> Result<TokenStream> {
     if !attributes.is_empty() {
-        return Err(Error::new_spanned(
-            attributes,
-            "#[mobula::main] takes no options",
-        ));
+        return Err(Error::new_spanned(attributes, "#[mobula::main] takes no options"));
     }
-    let ItemFn {
-        attrs,
-        vis,
-        sig,
-        block,
-    } = function;
+    let ItemFn { attrs, vis, sig, block } = function;
     if !sig.inputs.is_empty() || !sig.generics.params.is_empty() {
-        return Err(Error::new_spanned(
-            sig,
-            "the program's entry takes no parameters",
-        ));
+        return Err(Error::new_spanned(sig, "the program's entry takes no parameters"));
     }
     let name = &sig.ident;
     let output = &sig.output;

@@ -11,10 +11,7 @@ use crate::signature::{Borrowed, Remote};
 pub(crate) fn expand(attributes: TokenStream, function: ItemFn) -> Result<TokenStream> {
     let options = Options::parse(attributes, TASK_VALUES, true)?;
     if let Some(receiver) = function.sig.receiver() {
-        return Err(Error::new_spanned(
-            receiver,
-            "a method is made remote by #[remote] on its whole `impl` block",
-        ));
+        return Err(Error::new_spanned(receiver, "a method is made remote by #[remote] on its whole `impl` block"));
     }
     let remote = Remote::read(&function.sig, &options, None)?;
     let name = &function.sig.ident;
@@ -29,11 +26,7 @@ pub(crate) fn expand(attributes: TokenStream, function: ItemFn) -> Result<TokenS
         }
     }
 
-    let Attributes {
-        docs,
-        conditions,
-        others,
-    } = Attributes::split(&function.attrs);
+    let Attributes { docs, conditions, others } = Attributes::split(&function.attrs);
     let documentation = quote!(#(#docs)*);
     let visibility = &function.vis;
     let asyncness = &function.sig.asyncness;
@@ -51,12 +44,7 @@ pub(crate) fn expand(attributes: TokenStream, function: ItemFn) -> Result<TokenS
     let decode = remote.decode(&quote!(FUNCTION.name));
     let passed = remote.passed();
     let run = remote.run(quote!(#name.call(#(#passed),*)));
-    let registered = registered(
-        &quote!(FUNCTION),
-        &name.to_string(),
-        text,
-        &quote!(Task(run)),
-    );
+    let registered = registered(&quote!(FUNCTION), &name.to_string(), text, &quote!(Task(run)));
     let batch = batch_function(&remote, &function, &conditions);
     let signature = quote!(fn(#(#holders),*) -> #refs);
 
@@ -132,20 +120,12 @@ fn batch_function(remote: &Remote, function: &ItemFn, conditions: &[&Attribute])
         quote!(::mobula::__private::encode(#name)?)
     });
     let takes = rest.iter().map(|parameter| {
-        let (name, holder, variable) = (
-            parameter.name.to_string(),
-            &parameter.holder,
-            &parameter.variable,
-        );
+        let (name, holder, variable) = (parameter.name.to_string(), &parameter.holder, &parameter.variable);
         quote!(let #variable: #holder = __arguments.take(#name)?;)
     });
     let mutable = (count > 0).then(|| quote!(mut));
     let passed = rest.iter().map(|parameter| &parameter.pass);
-    let batch = if borrowed {
-        quote!(&__batch)
-    } else {
-        quote!(__batch)
-    };
+    let batch = if borrowed { quote!(&__batch) } else { quote!(__batch) };
     let call = remote.run(quote!(#name.call(#batch, #(#passed),*)));
     let result = if remote.returned.fallible {
         let caught = crate::signature::caught();
@@ -211,12 +191,7 @@ pub(crate) fn full_name(path: &str) -> TokenStream {
 }
 
 /// A static of the function and its entry in the registry.
-pub(crate) fn registered(
-    variable: &TokenStream,
-    path: &str,
-    signature: &str,
-    code: &TokenStream,
-) -> TokenStream {
+pub(crate) fn registered(variable: &TokenStream, path: &str, signature: &str, code: &TokenStream) -> TokenStream {
     let name = full_name(path);
     let function = quote! {
         ::mobula::__private::RemoteFunction {
@@ -243,11 +218,7 @@ pub(crate) struct Attributes<'a> {
 
 impl<'a> Attributes<'a> {
     pub(crate) fn split(attributes: &'a [Attribute]) -> Self {
-        let mut split = Self {
-            docs: Vec::new(),
-            conditions: Vec::new(),
-            others: Vec::new(),
-        };
+        let mut split = Self { docs: Vec::new(), conditions: Vec::new(), others: Vec::new() };
         for attribute in attributes {
             let path = attribute.path();
             if path.is_ident("doc") || path.is_ident("deprecated") {

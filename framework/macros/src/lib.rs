@@ -64,9 +64,7 @@ pub fn remote(attributes: TokenStream, item: TokenStream) -> TokenStream {
         )),
         Err(error) => Err(error),
     };
-    expanded
-        .unwrap_or_else(syn::Error::into_compile_error)
-        .into()
+    expanded.unwrap_or_else(syn::Error::into_compile_error).into()
 }
 
 /// The program's entry: a worker process, started from this binary, becomes a worker before any
@@ -75,9 +73,6 @@ pub fn remote(attributes: TokenStream, item: TokenStream) -> TokenStream {
 /// Goes on `fn main` or `async fn main`; an async one runs on Mobula's own tokio runtime.
 #[proc_macro_attribute]
 pub fn main(attributes: TokenStream, item: TokenStream) -> TokenStream {
-    let expanded =
-        syn::parse::<ItemFn>(item).and_then(|function| entry::expand(attributes.into(), function));
-    expanded
-        .unwrap_or_else(syn::Error::into_compile_error)
-        .into()
+    let expanded = syn::parse::<ItemFn>(item).and_then(|function| entry::expand(attributes.into(), function));
+    expanded.unwrap_or_else(syn::Error::into_compile_error).into()
 }

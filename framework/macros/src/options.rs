@@ -12,13 +12,7 @@ use syn::{Attribute, Error, Expr, Ident, LitInt, Result, Token};
 /// Options of a task that take a value.
 pub(crate) const TASK_VALUES: &[&str] = &["num_cpus", "num_gpus", "memory", "name", "max_retries"];
 /// Options of an actor that take a value.
-pub(crate) const ACTOR_VALUES: &[&str] = &[
-    "num_cpus",
-    "num_gpus",
-    "memory",
-    "max_restarts",
-    "max_concurrency",
-];
+pub(crate) const ACTOR_VALUES: &[&str] = &["num_cpus", "num_gpus", "memory", "max_restarts", "max_concurrency"];
 /// Options of both that take none.
 pub(crate) const FLAGS: &[&str] = &["spread", "process_worker"];
 
@@ -55,10 +49,7 @@ impl Parse for Entry {
 impl Options {
     /// The options of `#[remote(..)]` on a function or an `impl` block.
     pub(crate) fn parse(attributes: TokenStream, values: &[&str], returns: bool) -> Result<Self> {
-        let entries = syn::parse::Parser::parse2(
-            Punctuated::<Entry, Token![,]>::parse_terminated,
-            attributes,
-        )?;
+        let entries = syn::parse::Parser::parse2(Punctuated::<Entry, Token![,]>::parse_terminated, attributes)?;
         let mut options = Self::default();
         for Entry { name, value } in entries {
             let text = name.to_string();
@@ -96,18 +87,11 @@ impl Options {
         let mut options = Self::default();
         let mut kept = Vec::with_capacity(attributes.len());
         for attribute in attributes.drain(..) {
-            if attribute
-                .path()
-                .segments
-                .last()
-                .is_none_or(|segment| segment.ident != "remote")
-            {
+            if attribute.path().segments.last().is_none_or(|segment| segment.ident != "remote") {
                 kept.push(attribute);
                 continue;
             }
-            for Entry { name, value } in
-                attribute.parse_args_with(Punctuated::<Entry, Token![,]>::parse_terminated)?
-            {
+            for Entry { name, value } in attribute.parse_args_with(Punctuated::<Entry, Token![,]>::parse_terminated)? {
                 match value {
                     None if name == "skip" => options.skip = true,
                     Some(value) if name == "num_returns" => {
@@ -115,10 +99,7 @@ impl Options {
                         options.num_returns = Some((number.base10_parse()?, name));
                     }
                     _ => {
-                        return Err(Error::new_spanned(
-                            name,
-                            "a method's options are: skip, num_returns = ..",
-                        ));
+                        return Err(Error::new_spanned(name, "a method's options are: skip, num_returns = .."));
                     }
                 }
             }

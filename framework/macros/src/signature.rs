@@ -3,9 +3,7 @@
 use proc_macro2::{TokenStream, TokenTree};
 use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{
-    Error, FnArg, GenericArgument, Ident, Pat, PathArguments, Result, ReturnType, Signature, Type,
-};
+use syn::{Error, FnArg, GenericArgument, Ident, Pat, PathArguments, Result, ReturnType, Signature, Type};
 
 use crate::options::Options;
 
@@ -13,9 +11,7 @@ use crate::options::Options;
 pub(crate) const MAX_PARAMETERS: usize = 12;
 
 /// The element types of `mobula::Array`.
-const NUMBERS: &[&str] = &[
-    "u8", "i8", "u16", "i16", "u32", "i32", "u64", "i64", "f32", "f64",
-];
+const NUMBERS: &[&str] = &["u8", "i8", "u16", "i16", "u32", "i32", "u64", "i64", "f32", "f64"];
 
 /// One parameter.
 pub(crate) struct Parameter {
@@ -58,11 +54,7 @@ pub(crate) struct Remote {
 
 impl Remote {
     /// Reads a signature; `class` is what `Self` stands for.
-    pub(crate) fn read(
-        signature: &Signature,
-        options: &Options,
-        class: Option<&Type>,
-    ) -> Result<Self> {
+    pub(crate) fn read(signature: &Signature, options: &Options, class: Option<&Type>) -> Result<Self> {
         refuse_generics(signature)?;
         let mut parameters = Vec::new();
         let mut text = Vec::new();
@@ -75,9 +67,7 @@ impl Remote {
         if parameters.len() > MAX_PARAMETERS {
             return Err(Error::new_spanned(
                 &signature.inputs,
-                format!(
-                    "a remote function has at most {MAX_PARAMETERS} parameters; put some into a struct"
-                ),
+                format!("a remote function has at most {MAX_PARAMETERS} parameters; put some into a struct"),
             ));
         }
         let output = match &signature.output {
@@ -86,53 +76,33 @@ impl Remote {
         };
         let text = format!("fn({}) -> {}", text.join(", "), compact(&output));
         let returned = returned(&output, options)?;
-        Ok(Self {
-            parameters,
-            returned,
-            asynchronous: signature.asyncness.is_some(),
-            text,
-        })
+        Ok(Self { parameters, returned, asynchronous: signature.asyncness.is_some(), text })
     }
 
     /// The types the parameters are decoded to.
     pub(crate) fn holders(&self) -> Vec<&TokenStream> {
-        self.parameters
-            .iter()
-            .map(|parameter| &parameter.holder)
-            .collect()
+        self.parameters.iter().map(|parameter| &parameter.holder).collect()
     }
 
     /// `a: impl IntoArg<A>, ..`: the parameters of `.remote`.
     pub(crate) fn remote_inputs(&self) -> TokenStream {
-        let inputs = self
-            .parameters
-            .iter()
-            .map(|Parameter { name, holder, .. }| quote!(#name: impl ::mobula::IntoArg<#holder>));
+        let inputs =
+            self.parameters.iter().map(|Parameter { name, holder, .. }| quote!(#name: impl ::mobula::IntoArg<#holder>));
         quote!(#(#inputs),*)
     }
 
     /// The names of the parameters.
     pub(crate) fn names(&self) -> Vec<&Ident> {
-        self.parameters
-            .iter()
-            .map(|parameter| &parameter.name)
-            .collect()
+        self.parameters.iter().map(|parameter| &parameter.name).collect()
     }
 
     /// Statements that decode `__values` into the parameters' variables.
     pub(crate) fn decode(&self, function: &TokenStream) -> TokenStream {
         let count = self.parameters.len();
-        let takes = self.parameters.iter().map(
-            |Parameter {
-                 name,
-                 holder,
-                 variable,
-                 ..
-             }| {
-                let name = name.to_string();
-                quote!(let #variable: #holder = __arguments.take(#name)?;)
-            },
-        );
+        let takes = self.parameters.iter().map(|Parameter { name, holder, variable, .. }| {
+            let name = name.to_string();
+            quote!(let #variable: #holder = __arguments.take(#name)?;)
+        });
         let mutable = (count > 0).then(|| quote!(mut));
         quote! {
             let #mutable __arguments = ::mobula::__private::Arguments::new(#function, __values, #count)?;
@@ -143,19 +113,12 @@ impl Remote {
 
     /// The arguments of the call, after [`Remote::decode`].
     pub(crate) fn passed(&self) -> Vec<&TokenStream> {
-        self.parameters
-            .iter()
-            .map(|parameter| &parameter.pass)
-            .collect()
+        self.parameters.iter().map(|parameter| &parameter.pass).collect()
     }
 
     /// The call itself, run to its end where it is async.
     pub(crate) fn run(&self, call: TokenStream) -> TokenStream {
-        if self.asynchronous {
-            quote!(::mobula::__private::block_on(#call)?)
-        } else {
-            call
-        }
+        if self.asynchronous { quote!(::mobula::__private::block_on(#call)?) } else { call }
     }
 }
 
@@ -167,34 +130,19 @@ fn refuse_generics(signature: &Signature) -> Result<()> {
         ));
     }
     if let Some(clause) = &signature.generics.where_clause {
-        return Err(Error::new_spanned(
-            clause,
-            "a remote function cannot have a where clause",
-        ));
+        return Err(Error::new_spanned(clause, "a remote function cannot have a where clause"));
     }
     if let Some(token) = &signature.unsafety {
-        return Err(Error::new_spanned(
-            token,
-            "a remote function cannot be unsafe: nobody can vouch for the caller",
-        ));
+        return Err(Error::new_spanned(token, "a remote function cannot be unsafe: nobody can vouch for the caller"));
     }
     if let Some(token) = &signature.constness {
-        return Err(Error::new_spanned(
-            token,
-            "a remote function cannot be const",
-        ));
+        return Err(Error::new_spanned(token, "a remote function cannot be const"));
     }
     if let Some(abi) = &signature.abi {
-        return Err(Error::new_spanned(
-            abi,
-            "a remote function has Rust's own ABI",
-        ));
+        return Err(Error::new_spanned(abi, "a remote function has Rust's own ABI"));
     }
     if let Some(variadic) = &signature.variadic {
-        return Err(Error::new_spanned(
-            variadic,
-            "a remote function has a fixed number of parameters",
-        ));
+        return Err(Error::new_spanned(variadic, "a remote function has a fixed number of parameters"));
     }
     Ok(())
 }
@@ -244,33 +192,21 @@ fn parameter(pattern: &Pat, ty: &Type, index: usize) -> Result<Parameter> {
             };
             (holder, quote!(&#variable), batch)
         }
-        ty if is_batch(ty) => (
-            quote!(::mobula::Batch),
-            quote!(::mobula::Batch::into_inner(#variable)),
-            Some(Borrowed(false)),
-        ),
+        ty if is_batch(ty) => {
+            (quote!(::mobula::Batch), quote!(::mobula::Batch::into_inner(#variable)), Some(Borrowed(false)))
+        }
         ty => {
             refuse_unsendable(ty)?;
             (quote!(#ty), quote!(#variable), None)
         }
     };
-    Ok(Parameter {
-        name,
-        holder,
-        pass,
-        variable,
-        batch,
-    })
+    Ok(Parameter { name, holder, pass, variable, batch })
 }
 
 fn returned(output: &Type, options: &Options) -> Result<Returned> {
     let output = bare(output);
     let fallible = last_segment(output).is_some_and(|ident| ident == "Result");
-    let value: Option<Type> = if fallible {
-        first_argument(output)
-    } else {
-        Some(output.clone())
-    };
+    let value: Option<Type> = if fallible { first_argument(output) } else { Some(output.clone()) };
     // An alias such as `io::Result<()>` names its value, one such as `fmt::Result` does not.
     let Some(value) = value else {
         return Ok(Returned {
@@ -289,11 +225,7 @@ fn returned(output: &Type, options: &Options) -> Result<Returned> {
     let (refs, encode, batch) = match &options.num_returns {
         None | Some((1, _)) => {
             let (ty, value, batch) = one_value(&value, quote!(__value))?;
-            (
-                quote!(::mobula::ObjectRef<#ty>),
-                quote!(::mobula::__private::returned(#value)),
-                batch,
-            )
+            (quote!(::mobula::ObjectRef<#ty>), quote!(::mobula::__private::returned(#value)), batch)
         }
         Some((count, name)) => {
             let Type::Tuple(tuple) = bare(&value) else {
@@ -305,17 +237,12 @@ fn returned(output: &Type, options: &Options) -> Result<Returned> {
             if tuple.elems.len() != *count {
                 return Err(Error::new_spanned(
                     tuple,
-                    format!(
-                        "num_returns = {count}, but the result is a tuple of {}",
-                        tuple.elems.len()
-                    ),
+                    format!("num_returns = {count}, but the result is a tuple of {}", tuple.elems.len()),
                 ));
             }
             let mut types = Vec::new();
             let mut values = Vec::new();
-            let variables: Vec<_> = (0..*count)
-                .map(|index| format_ident!("__value{index}"))
-                .collect();
+            let variables: Vec<_> = (0..*count).map(|index| format_ident!("__value{index}")).collect();
             for (ty, variable) in tuple.elems.iter().zip(&variables) {
                 let (ty, value, _) = one_value(ty, quote!(#variable))?;
                 types.push(ty);
@@ -331,27 +258,14 @@ fn returned(output: &Type, options: &Options) -> Result<Returned> {
             )
         }
     };
-    let encode = if fallible {
-        fallibly(encode)
-    } else {
-        quote!({ let __value = __result; #encode })
-    };
-    Ok(Returned {
-        refs,
-        encode,
-        fallible,
-        batch,
-    })
+    let encode = if fallible { fallibly(encode) } else { quote!({ let __value = __result; #encode }) };
+    Ok(Returned { refs, encode, fallible, batch })
 }
 
 /// The type of one value that comes back and the expression that makes it, and whether it is a batch.
 fn one_value(ty: &Type, variable: TokenStream) -> Result<(TokenStream, TokenStream, bool)> {
     if is_batch(ty) {
-        return Ok((
-            quote!(::mobula::Batch),
-            quote!(::mobula::Batch::from(#variable)),
-            true,
-        ));
+        return Ok((quote!(::mobula::Batch), quote!(::mobula::Batch::from(#variable)), true));
     }
     refuse_unsendable(ty)?;
     Ok((quote!(#ty), variable, false))
@@ -370,9 +284,7 @@ fn fallibly(encode: TokenStream) -> TokenStream {
 pub(crate) fn caught() -> TokenStream {
     quote!({
         #[allow(unused_imports)]
-        use ::mobula::__private::{
-            CatchDisplay as _, CatchError as _, CatchErrorRef as _, CatchIntoBox as _,
-        };
+        use ::mobula::__private::{CatchDisplay as _, CatchError as _, CatchErrorRef as _, CatchIntoBox as _};
         (&&&&::mobula::__private::Caught::new(__error)).catch()
     })
 }
@@ -387,16 +299,10 @@ fn refuse_unsendable(ty: &Type) -> Result<()> {
             ));
         }
         Type::TraitObject(_) => {
-            return Err(Error::new_spanned(
-                ty,
-                "a trait object cannot be sent; use an enum, or a boxed concrete type",
-            ));
+            return Err(Error::new_spanned(ty, "a trait object cannot be sent; use an enum, or a boxed concrete type"));
         }
         Type::BareFn(_) | Type::Ptr(_) => {
-            return Err(Error::new_spanned(
-                ty,
-                "a pointer means nothing in another process",
-            ));
+            return Err(Error::new_spanned(ty, "a pointer means nothing in another process"));
         }
         Type::Never(_) => return Err(Error::new_spanned(ty, "a remote function must return")),
         Type::Infer(_) => return Err(Error::new_spanned(ty, "the type must be named")),
@@ -466,8 +372,7 @@ fn replace_self(tokens: TokenStream, class: &Type) -> TokenStream {
         .flat_map(|token| match token {
             TokenTree::Ident(ident) if ident == "Self" => quote_spanned!(ident.span()=> #class),
             TokenTree::Group(group) => {
-                let mut replaced =
-                    proc_macro2::Group::new(group.delimiter(), replace_self(group.stream(), class));
+                let mut replaced = proc_macro2::Group::new(group.delimiter(), replace_self(group.stream(), class));
                 replaced.set_span(group.span());
                 TokenTree::Group(replaced).into()
             }
@@ -484,9 +389,7 @@ fn compact(ty: &Type) -> String {
     while let Some(character) = characters.next() {
         let after = characters.peek().copied();
         let word = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
-        let keep = character != ' '
-            || (word(text.chars().last()) && word(after))
-            || text.ends_with([',', ';']);
+        let keep = character != ' ' || (word(text.chars().last()) && word(after)) || text.ends_with([',', ';']);
         if keep {
             text.push(character);
         }
@@ -496,9 +399,5 @@ fn compact(ty: &Type) -> String {
 
 /// Where an error about the whole signature points.
 pub(crate) fn span(signature: &Signature) -> proc_macro2::Span {
-    signature
-        .ident
-        .span()
-        .join(signature.inputs.span())
-        .unwrap_or_else(|| signature.ident.span())
+    signature.ident.span().join(signature.inputs.span()).unwrap_or_else(|| signature.ident.span())
 }

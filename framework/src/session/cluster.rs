@@ -23,10 +23,7 @@ pub(super) fn start(address: &str, config: &Config) -> Result<(Client, Connectio
     }
     let failed = |error: NodeError| match error {
         NodeError::Core(error) => error,
-        error => Error::System {
-            what: format!("joining the cluster at {address}"),
-            why: error.to_string(),
-        },
+        error => Error::System { what: format!("joining the cluster at {address}"), why: error.to_string() },
     };
     let binary = match &config.worker_binary {
         Some(path) => path.clone(),
@@ -44,10 +41,7 @@ pub(super) fn start(address: &str, config: &Config) -> Result<(Client, Connectio
             digest: digest()?,
             binary: Some(binary.clone()),
             namespace: config.namespace.clone(),
-            store: StoreConfig {
-                capacity_bytes: config.object_store_memory_bytes,
-                ..StoreConfig::default()
-            },
+            store: StoreConfig { capacity_bytes: config.object_store_memory_bytes, ..StoreConfig::default() },
         },
     )
     .map_err(failed)?;

@@ -31,18 +31,12 @@ pub(super) fn start(config: &Config) -> Result<(Client, Local), Error> {
         cluster: "local".to_owned(),
         name: "local".to_owned(),
         resources: resources(config)?,
-        store: StoreConfig {
-            capacity_bytes: config.object_store_memory_bytes,
-            ..StoreConfig::default()
-        },
+        store: StoreConfig { capacity_bytes: config.object_store_memory_bytes, ..StoreConfig::default() },
         network: None,
     })
     .map_err(|error| match error {
         NodeError::Core(error) => error,
-        error => Error::System {
-            what: "starting a local cluster".to_owned(),
-            why: error.to_string(),
-        },
+        error => Error::System { what: "starting a local cluster".to_owned(), why: error.to_string() },
     })?;
     let endpoint = head.endpoint().clone();
     let (gcs, raylet) = (head.gcs(), head.raylet());
@@ -55,9 +49,7 @@ pub(super) fn start(config: &Config) -> Result<(Client, Local), Error> {
         digest,
         namespace: config.namespace.clone(),
     };
-    let JobRegistered { job, .. } = endpoint
-        .request_blocking(gcs, job, Vec::new(), REGISTERED_WITHIN)?
-        .0?;
+    let JobRegistered { job, .. } = endpoint.request_blocking(gcs, job, Vec::new(), REGISTERED_WITHIN)?.0?;
     let client = Client::start(ClientSetup {
         endpoint: endpoint.clone(),
         gcs,
@@ -69,30 +61,11 @@ pub(super) fn start(config: &Config) -> Result<(Client, Local), Error> {
         output: output::printer(config),
     });
 
-    let worker = RegisterWorker {
-        start: 0,
-        process: endpoint.process(),
-        pid: std::process::id(),
-        job: None,
-        digest,
-    };
-    let registered = endpoint
-        .request_blocking(raylet, worker, Vec::new(), REGISTERED_WITHIN)?
-        .0;
-    let config = registered.map_err(|why| Error::System {
-        what: "starting the worker".to_owned(),
-        why,
-    })?;
-    let worker = Worker::start(WorkerSetup {
-        endpoint,
-        client: client.clone(),
-        store,
-        config,
-        gcs,
-    })
-    .map_err(|error| Error::Invalid {
-        what: error.to_string(),
-    })?;
+    let worker = RegisterWorker { start: 0, process: endpoint.process(), pid: std::process::id(), job: None, digest };
+    let registered = endpoint.request_blocking(raylet, worker, Vec::new(), REGISTERED_WITHIN)?.0;
+    let config = registered.map_err(|why| Error::System { what: "starting the worker".to_owned(), why })?;
+    let worker = Worker::start(WorkerSetup { endpoint, client: client.clone(), store, config, gcs })
+        .map_err(|error| Error::Invalid { what: error.to_string() })?;
     Ok((client, Local { head, worker }))
 }
 
@@ -105,9 +78,7 @@ impl Local {
 
 /// What the node of a local cluster has: what was given, else what the machine has.
 fn resources(config: &Config) -> Result<Resources, Error> {
-    let invalid = |error: InvalidAmount| Error::Invalid {
-        what: error.to_string(),
-    };
+    let invalid = |error: InvalidAmount| Error::Invalid { what: error.to_string() };
     let mut resources = Offer::default().resources().map_err(invalid)?;
     for (name, amount) in &config.resources {
         resources = resources.with(name, *amount).map_err(invalid)?;

@@ -78,8 +78,7 @@ pub fn init(config: Config) -> Result<Session, Error> {
             return Ok(session.clone());
         }
         return Err(Error::Invalid {
-            what: "init was called twice: shut the first session down, or set Config::ignore_reinit_error"
-                .to_owned(),
+            what: "init was called twice: shut the first session down, or set Config::ignore_reinit_error".to_owned(),
         });
     }
     let session = Session::start(config)?;
@@ -126,10 +125,7 @@ impl Session {
                 (client, Below::Local(Box::new(local)))
             }
         };
-        Ok(Self(Arc::new(Inner {
-            client,
-            below: Mutex::new(Some(below)),
-        })))
+        Ok(Self(Arc::new(Inner { client, below: Mutex::new(Some(below)) })))
     }
 
     /// Makes this the session of the thread until the guard is dropped. Guards nest.
@@ -151,10 +147,7 @@ impl Session {
     pub fn shutdown(&self) {
         self.0.end();
         let mut process = PROCESS.lock();
-        if process
-            .as_ref()
-            .is_some_and(|session| Arc::ptr_eq(&session.0, &self.0))
-        {
+        if process.as_ref().is_some_and(|session| Arc::ptr_eq(&session.0, &self.0)) {
             Client::set_process(None);
             *process = None;
         }
@@ -170,26 +163,14 @@ impl Session {
 fn digest() -> Result<u64, Error> {
     match Registry::global() {
         Ok(registry) => Ok(registry.digest()),
-        Err(error) => Err(Error::Invalid {
-            what: error.to_string(),
-        }),
+        Err(error) => Err(Error::Invalid { what: error.to_string() }),
     }
 }
 
 /// The program's name, for lists.
 fn program(config: &Config) -> String {
-    let binary = || {
-        std::env::current_exe()
-            .ok()?
-            .file_stem()?
-            .to_str()
-            .map(str::to_owned)
-    };
-    config
-        .name
-        .clone()
-        .or_else(binary)
-        .unwrap_or_else(|| "program".to_owned())
+    let binary = || std::env::current_exe().ok()?.file_stem()?.to_str().map(str::to_owned);
+    config.name.clone().or_else(binary).unwrap_or_else(|| "program".to_owned())
 }
 
 impl fmt::Debug for Session {

@@ -44,17 +44,10 @@ fn print(output: &OutputLine) {
 
 /// `(task pid=17, node=worker-2) line`, for every line.
 fn format(output: &OutputLine) -> String {
-    let task = output
-        .task
-        .as_deref()
-        .map(|task| format!("{task} "))
-        .unwrap_or_default();
+    let task = output.task.as_deref().map(|task| format!("{task} ")).unwrap_or_default();
     let mut text = String::new();
     for line in &output.lines {
-        text.push_str(&format!(
-            "({task}pid={}, node={}) {line}\n",
-            output.pid, output.node
-        ));
+        text.push_str(&format!("({task}pid={}, node={}) {line}\n", output.pid, output.node));
     }
     text
 }
@@ -72,10 +65,7 @@ mod tests {
             stderr: false,
             lines: vec!["one".to_owned(), String::new()],
         };
-        assert_eq!(
-            format(&output(None)),
-            "(pid=17, node=worker-2) one\n(pid=17, node=worker-2) \n"
-        );
+        assert_eq!(format(&output(None)), "(pid=17, node=worker-2) one\n(pid=17, node=worker-2) \n");
         assert!(format(&output(Some("clean"))).starts_with("(clean pid=17, node=worker-2) one\n"));
     }
 }

@@ -14,17 +14,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::cannot;
 
 #[cfg(target_endian = "big")]
-compile_error!(
-    "numbers are shared as they lie in memory, little-endian: this machine is big-endian"
-);
+compile_error!("numbers are shared as they lie in memory, little-endian: this machine is big-endian");
 
 /// A number that an [`Array`] can hold: `u8` to `u64`, `i8` to `i64`, `f32` and `f64`.
 ///
 /// # Safety
 /// Every bit pattern of its size is a value of it, and it has no padding.
-pub unsafe trait Number:
-    sealed::Sealed + super::Value + Copy + Default + Sync + fmt::Debug + PartialEq
-{
+pub unsafe trait Number: sealed::Sealed + super::Value + Copy + Default + Sync + fmt::Debug + PartialEq {
     /// The number that marks the element type in an encoding.
     #[doc(hidden)]
     const CODE: u8;
@@ -104,34 +100,23 @@ impl<N: Number> Array<N> {
     }
 
     fn check(value: &Encoded) -> Result<(), Error> {
-        if value.encoding == Self::encoding()
-            || (N::CODE == u8::CODE && value.encoding == Encoding::RAW)
-        {
+        if value.encoding == Self::encoding() || (N::CODE == u8::CODE && value.encoding == Encoding::RAW) {
             return Self::check_len(value.len());
         }
-        Err(cannot::<Self>(
-            "decoded",
-            format_args!("its bytes are {}", super::encoding_name(value.encoding)),
-        ))
+        Err(cannot::<Self>("decoded", format_args!("its bytes are {}", super::encoding_name(value.encoding))))
     }
 
     fn check_len(len: usize) -> Result<(), Error> {
         if len.is_multiple_of(size_of::<N>()) {
             return Ok(());
         }
-        Err(cannot::<Self>(
-            "decoded",
-            format_args!("{len} bytes are not a whole number of {}", type_name::<N>()),
-        ))
+        Err(cannot::<Self>("decoded", format_args!("{len} bytes are not a whole number of {}", type_name::<N>())))
     }
 
     /// Bytes of a whole number of `N`; they are copied only where they are not aligned.
     fn from_whole(data: Bytes) -> Self {
         if data.as_ptr().cast::<N>().is_aligned() {
-            Self {
-                data,
-                element: PhantomData,
-            }
+            Self { data, element: PhantomData }
         } else {
             Self::from(copied::<N>(&data))
         }
@@ -148,12 +133,7 @@ impl<N: Number> Deref for Array<N> {
     fn deref(&self) -> &[N] {
         // SAFETY: the constructors checked length and alignment, `Bytes` never moves or changes
         // what it holds, and any bytes are valid numbers.
-        unsafe {
-            std::slice::from_raw_parts(
-                self.data.as_ptr().cast::<N>(),
-                self.data.len() / size_of::<N>(),
-            )
-        }
+        unsafe { std::slice::from_raw_parts(self.data.as_ptr().cast::<N>(), self.data.len() / size_of::<N>()) }
     }
 }
 
@@ -182,18 +162,13 @@ impl<N: Number> AsRef<[u8]> for Numbers<N> {
     fn as_ref(&self) -> &[u8] {
         // SAFETY: the vector's numbers are initialised, have no padding, and any alignment will
         // do for bytes.
-        unsafe {
-            std::slice::from_raw_parts(self.0.as_ptr().cast::<u8>(), size_of_val(self.0.as_slice()))
-        }
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast::<u8>(), size_of_val(self.0.as_slice())) }
     }
 }
 
 impl<N: Number> From<Vec<N>> for Array<N> {
     fn from(numbers: Vec<N>) -> Self {
-        Self {
-            data: Bytes::from_owner(Numbers(numbers)),
-            element: PhantomData,
-        }
+        Self { data: Bytes::from_owner(Numbers(numbers)), element: PhantomData }
     }
 }
 
@@ -262,8 +237,7 @@ impl<'de, N: Number> Deserialize<'de> for Array<N> {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-                let mut numbers =
-                    Vec::with_capacity(seq.size_hint().unwrap_or(0).min(MAX_RESERVED));
+                let mut numbers = Vec::with_capacity(seq.size_hint().unwrap_or(0).min(MAX_RESERVED));
                 while let Some(number) = seq.next_element()? {
                     numbers.push(number);
                 }
@@ -274,9 +248,7 @@ impl<'de, N: Number> Deserialize<'de> for Array<N> {
         if deserializer.is_human_readable() {
             deserializer.deserialize_seq(Numbers(PhantomData))
         } else {
-            deserializer
-                .deserialize_byte_buf(Numbers(PhantomData))
-                .map_err(D::Error::custom)
+            deserializer.deserialize_byte_buf(Numbers(PhantomData)).map_err(D::Error::custom)
         }
     }
 }

@@ -85,8 +85,6 @@ impl<'de> Deserialize<'de> for Batch {
             }
         }
 
-        deserializer
-            .deserialize_byte_buf(Stream)
-            .map_err(D::Error::custom)
+        deserializer.deserialize_byte_buf(Stream).map_err(D::Error::custom)
     }
 }

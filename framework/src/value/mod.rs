@@ -117,10 +117,7 @@ fn encode_in_place<T: Value>(value: T) -> Result<Result<Parts, Error>, T> {
         )*};
     }
     numbers!(u8 i8 u16 i16 u32 i32 u64 i64 f32 f64);
-    slot.map_or_else(
-        || Ok(Err(cannot::<T>("encoded", "it was taken twice"))),
-        Err,
-    )
+    slot.map_or_else(|| Ok(Err(cannot::<T>("encoded", "it was taken twice"))), Err)
 }
 
 fn decode_in_place<T: Value>(value: Encoded) -> Result<T, Error> {
@@ -146,13 +143,7 @@ fn decode_in_place<T: Value>(value: Encoded) -> Result<T, Error> {
         )*};
     }
     numbers!(u8 i8 u16 i16 u32 i32 u64 i64 f32 f64);
-    Err(cannot::<T>(
-        "decoded",
-        format_args!(
-            "its bytes are {}, not a serde value",
-            encoding_name(value.encoding)
-        ),
-    ))
+    Err(cannot::<T>("decoded", format_args!("its bytes are {}, not a serde value", encoding_name(value.encoding))))
 }
 
 fn encode_through_serde<T: Serialize>(value: &T) -> Result<Encoded, Error> {
@@ -187,8 +178,7 @@ fn take<T: 'static, U: 'static>(slot: &mut Option<T>) -> Option<U> {
 
 /// A value of a type that is known to be `T` by its id.
 fn cast<T: 'static, U: 'static>(value: U) -> Result<T, Error> {
-    take(&mut Some(value))
-        .ok_or_else(|| cannot::<T>("decoded", format_args!("it is a {}", type_name::<U>())))
+    take(&mut Some(value)).ok_or_else(|| cannot::<T>("decoded", format_args!("it is a {}", type_name::<U>())))
 }
 
 /// The error of a codec, naming the type.

@@ -2,8 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array as _, ArrayRef, DictionaryArray, Int32Array, Int64Array, ListArray, RecordBatch,
-    StringArray,
+    Array as _, ArrayRef, DictionaryArray, Int32Array, Int64Array, ListArray, RecordBatch, StringArray,
 };
 use arrow::datatypes::{Int32Type, Schema};
 use proptest::prelude::*;
@@ -75,48 +74,24 @@ fn bytes_and_numbers_are_not_copied() {
 #[test]
 fn numbers_at_an_odd_address_are_copied_into_place() {
     let mut data = vec![0];
-    data.extend(
-        [1.5_f64, -2.0]
-            .iter()
-            .flat_map(|number| number.to_le_bytes()),
-    );
+    data.extend([1.5_f64, -2.0].iter().flat_map(|number| number.to_le_bytes()));
     let data = Bytes::from(data).slice(1..);
     let encoding = Encoding(Encoding::NUMBERS.0 + 9);
-    assert_eq!(
-        *decode::<Array<f64>>(Encoded::new(encoding, data.clone())).unwrap(),
-        [1.5, -2.0]
-    );
-    assert_eq!(
-        decode::<Vec<f64>>(Encoded::new(encoding, data)).unwrap(),
-        [1.5, -2.0]
-    );
+    assert_eq!(*decode::<Array<f64>>(Encoded::new(encoding, data.clone())).unwrap(), [1.5, -2.0]);
+    assert_eq!(decode::<Vec<f64>>(Encoded::new(encoding, data)).unwrap(), [1.5, -2.0]);
 }
 
 #[test]
 fn the_wrong_type_is_an_error_that_names_both() {
-    let error = decode::<Vec<f64>>(encode(vec![1_i32]).unwrap())
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("f64") && error.contains("array of i32"),
-        "{error}"
-    );
-    let error = decode::<String>(encode(vec![1_i32]).unwrap())
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("String") && error.contains("array of i32"),
-        "{error}"
-    );
-    let error = decode::<i64>(encode("x".to_owned()).unwrap())
-        .unwrap_err()
-        .to_string();
+    let error = decode::<Vec<f64>>(encode(vec![1_i32]).unwrap()).unwrap_err().to_string();
+    assert!(error.contains("f64") && error.contains("array of i32"), "{error}");
+    let error = decode::<String>(encode(vec![1_i32]).unwrap()).unwrap_err().to_string();
+    assert!(error.contains("String") && error.contains("array of i32"), "{error}");
+    let error = decode::<i64>(encode("x".to_owned()).unwrap()).unwrap_err().to_string();
     assert!(error.contains("i64"), "{error}");
     assert!(decode::<Batch>(encode(Bytes::new()).unwrap()).is_err());
     assert!(decode::<Batch>(Encoded::new(Encoding::ARROW, Vec::new())).is_err());
-    let error = decode::<Vec<f64>>(Encoded::new(Encoding(25), vec![0; 7]))
-        .unwrap_err()
-        .to_string();
+    let error = decode::<Vec<f64>>(Encoded::new(Encoding(25), vec![0; 7])).unwrap_err().to_string();
     assert!(error.contains("7 bytes"), "{error}");
 }
 
@@ -130,31 +105,15 @@ fn what_serde_refuses_is_an_error_that_names_the_type() {
         }
     }
     let error = encode(Stubborn).unwrap_err().to_string();
-    assert!(
-        error.contains("Stubborn") && error.contains("never") && error.contains("encoded"),
-        "{error}"
-    );
+    assert!(error.contains("Stubborn") && error.contains("never") && error.contains("encoded"), "{error}");
 }
 
 fn columns() -> RecordBatch {
     let keys = Int32Array::from(vec![Some(0), None, Some(1), Some(0)]);
-    let zones: ArrayRef = Arc::new(DictionaryArray::new(
-        keys,
-        Arc::new(StringArray::from(vec!["JFK", "EWR"])),
-    ));
-    let lists = vec![
-        Some(vec![Some(1), None]),
-        None,
-        Some(vec![]),
-        Some(vec![Some(4)]),
-    ];
+    let zones: ArrayRef = Arc::new(DictionaryArray::new(keys, Arc::new(StringArray::from(vec!["JFK", "EWR"]))));
+    let lists = vec![Some(vec![Some(1), None]), None, Some(vec![]), Some(vec![Some(4)])];
     let lists: ArrayRef = Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>(lists));
-    let text: ArrayRef = Arc::new(StringArray::from(vec![
-        Some("a"),
-        None,
-        Some(""),
-        Some("日本"),
-    ]));
+    let text: ArrayRef = Arc::new(StringArray::from(vec![Some("a"), None, Some(""), Some("日本")]));
     let ids: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 3, 4]));
     RecordBatch::try_from_iter_with_nullable([
         ("zone", zones, true),
@@ -204,13 +163,8 @@ fn the_pieces_of_a_batch_are_its_own_buffers() {
     let numbers = Int64Array::from_iter_values(0..1000);
     let address = numbers.values().as_ptr().cast::<u8>();
     let batch = RecordBatch::try_from_iter([("n", Arc::new(numbers) as ArrayRef)]).unwrap();
-    let Parts::Pieces(_, pieces) = encode_parts(Batch::from(batch)).unwrap() else {
-        panic!("in one piece")
-    };
-    assert!(
-        pieces.iter().any(|piece| piece.as_ptr() == address),
-        "it was copied"
-    );
+    let Parts::Pieces(_, pieces) = encode_parts(Batch::from(batch)).unwrap() else { panic!("in one piece") };
+    assert!(pieces.iter().any(|piece| piece.as_ptr() == address), "it was copied");
 }
 
 #[test]
@@ -226,41 +180,28 @@ fn corrupt_batches_are_errors() {
 }
 
 fn everything() -> impl Strategy<Value = Everything> {
-    let shape = prop_oneof![
-        Just(Shape::Point),
-        any::<f64>().prop_map(|radius| Shape::Circle { radius })
-    ];
-    let shape = shape.prop_recursive(3, 16, 4, |inner| {
-        prop::collection::vec(inner, 0..4).prop_map(Shape::Many)
-    });
+    let shape = prop_oneof![Just(Shape::Point), any::<f64>().prop_map(|radius| Shape::Circle { radius })];
+    let shape = shape.prop_recursive(3, 16, 4, |inner| prop::collection::vec(inner, 0..4).prop_map(Shape::Many));
     (
-        (
-            any::<bool>(),
-            any::<u128>(),
-            any::<i128>(),
-            any::<char>(),
-            ".*",
-        ),
+        (any::<bool>(), any::<u128>(), any::<i128>(), any::<char>(), ".*"),
         prop::option::of(".*"),
         prop::collection::btree_map(".*", (any::<i8>(), any::<Option<u64>>()), 0..4),
         prop::collection::vec(shape, 0..4),
         prop::collection::vec(any::<f32>(), 0..9),
         prop::collection::vec(any::<u8>(), 0..300),
     )
-        .prop_map(
-            |((flag, big, small, letter, text), absent, table, shapes, numbers, raw)| Everything {
-                flag,
-                big,
-                small,
-                letter,
-                text,
-                absent,
-                table,
-                shapes,
-                numbers: Array::from(numbers),
-                raw: Bytes::from(raw),
-            },
-        )
+        .prop_map(|((flag, big, small, letter, text), absent, table, shapes, numbers, raw)| Everything {
+            flag,
+            big,
+            small,
+            letter,
+            text,
+            absent,
+            table,
+            shapes,
+            numbers: Array::from(numbers),
+            raw: Bytes::from(raw),
+        })
 }
 
 proptest! {

@@ -19,12 +19,8 @@ fn session() -> Session {
 /// Rows `from..to`: `id`, `fare` = id / 2, `zone`.
 fn rows(from: i64, to: i64) -> RecordBatch {
     let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(from..to));
-    let fares: ArrayRef = Arc::new(Float64Array::from_iter_values(
-        (from..to).map(|id| id as f64 / 2.0),
-    ));
-    let zones: ArrayRef = Arc::new(StringArray::from_iter_values(
-        (from..to).map(|id| format!("z{}", id % 3)),
-    ));
+    let fares: ArrayRef = Arc::new(Float64Array::from_iter_values((from..to).map(|id| id as f64 / 2.0)));
+    let zones: ArrayRef = Arc::new(StringArray::from_iter_values((from..to).map(|id| format!("z{}", id % 3))));
     RecordBatch::try_from_iter([("id", ids), ("fare", fares), ("zone", zones)]).unwrap()
 }
 
@@ -32,9 +28,7 @@ fn rows(from: i64, to: i64) -> RecordBatch {
 fn trips(dir: &Path, files: i64) {
     for file in 0..files {
         let batch = rows(file * 100, (file + 1) * 100);
-        let properties = WriterProperties::builder()
-            .set_max_row_group_row_count(Some(10))
-            .build();
+        let properties = WriterProperties::builder().set_max_row_group_row_count(Some(10)).build();
         let out = File::create(dir.join(format!("trips-{file}.parquet"))).unwrap();
         let mut writer = ArrowWriter::try_new(out, batch.schema(), Some(properties)).unwrap();
         writer.write(&batch).unwrap();
@@ -45,11 +39,7 @@ fn trips(dir: &Path, files: i64) {
 fn ids(batches: &[RecordBatch]) -> Vec<i64> {
     let column = |batch: &RecordBatch| {
         let ids = batch.column_by_name("id").unwrap();
-        ids.as_any()
-            .downcast_ref::<Int64Array>()
-            .unwrap()
-            .values()
-            .to_vec()
+        ids.as_any().downcast_ref::<Int64Array>().unwrap().values().to_vec()
     };
     batches.iter().flat_map(column).collect()
 }
@@ -63,28 +53,16 @@ struct Limits {
 #[remote]
 fn clean(batch: RecordBatch, limits: Limits, zone: &str) -> Result<RecordBatch, ArrowError> {
     let missing = || ArrowError::SchemaError("no fare or zone".to_owned());
-    let fares = batch
-        .column_by_name("fare")
-        .and_then(|fares| fares.as_any().downcast_ref::<Float64Array>());
-    let zones = batch
-        .column_by_name("zone")
-        .and_then(|zones| zones.as_any().downcast_ref::<StringArray>());
-    let pairs = fares
-        .ok_or_else(missing)?
-        .iter()
-        .zip(zones.ok_or_else(missing)?);
-    let keep = pairs
-        .map(|(fare, at)| Some((limits.least..=limits.most).contains(&fare?) && at? != zone))
-        .collect();
+    let fares = batch.column_by_name("fare").and_then(|fares| fares.as_any().downcast_ref::<Float64Array>());
+    let zones = batch.column_by_name("zone").and_then(|zones| zones.as_any().downcast_ref::<StringArray>());
+    let pairs = fares.ok_or_else(missing)?.iter().zip(zones.ok_or_else(missing)?);
+    let keep = pairs.map(|(fare, at)| Some((limits.least..=limits.most).contains(&fare?) && at? != zone)).collect();
     filter_record_batch(&batch, &keep)
 }
 
 #[remote]
 fn same(batch: RecordBatch) -> RecordBatch {
-    assert!(
-        batch.num_rows() <= 17,
-        "batches of at most 17 rows were asked for"
-    );
+    assert!(batch.num_rows() <= 17, "batches of at most 17 rows were asked for");
     batch
 }
 
@@ -98,10 +76,7 @@ fn a_remote_function_cleans_batches_with_its_parameters() {
     let (session, dir) = (session(), tempfile::tempdir().unwrap());
     let _entered = session.enter();
     trips(dir.path(), 3);
-    let limits = Limits {
-        least: 10.0,
-        most: 100.0,
-    };
+    let limits = Limits { least: 10.0, most: 100.0 };
     let cleaned = read_parquet([dir.path()])
         .map_batches(clean.with(limits, "z1".to_owned()))
         .with_column("double", col("fare") * lit(2.0))
@@ -110,21 +85,12 @@ fn a_remote_function_cleans_batches_with_its_parameters() {
     assert_eq!(ids(&cleaned.take(1_000).unwrap()), expected);
     assert_eq!(cleaned.count().unwrap(), expected.len() as u64);
     assert_eq!(ids(&cleaned.take(3).unwrap()), expected[..3]);
-    let names: Vec<_> = cleaned
-        .schema()
-        .unwrap()
-        .fields()
-        .iter()
-        .map(|field| field.name().clone())
-        .collect();
+    let names: Vec<_> = cleaned.schema().unwrap().fields().iter().map(|field| field.name().clone()).collect();
     assert_eq!(names, ["id", "fare", "zone", "double"]);
 
     let out = dir.path().join("clean");
     let report = cleaned.write_parquet(&out).unwrap();
-    assert_eq!(
-        (report.rows_in, report.rows_out),
-        (300, expected.len() as u64)
-    );
+    assert_eq!((report.rows_in, report.rows_out), (300, expected.len() as u64));
     let read = read_parquet([&out]);
     assert_eq!(read.count().unwrap(), expected.len() as u64);
     assert_eq!(ids(&read.take(1_000).unwrap()), expected);
@@ -138,10 +104,7 @@ fn a_function_without_parameters_needs_no_with_and_gets_batches_of_the_size_aske
     trips(dir.path(), 3);
     let all = read_parquet([dir.path().join("*.parquet")]);
     let expected: Vec<i64> = (0..300).collect();
-    assert_eq!(
-        ids(&all.clone().map_batches_of(17, same).take(300).unwrap()),
-        expected
-    );
+    assert_eq!(ids(&all.clone().map_batches_of(17, same).take(300).unwrap()), expected);
     let error = all.map_batches_of(0, same).count().unwrap_err().to_string();
     assert!(error.contains('0') && error.contains("batch"), "{error}");
 }
@@ -153,26 +116,12 @@ fn what_goes_wrong_says_where() {
     trips(dir.path(), 1);
     let all = || read_parquet([dir.path()]);
     let out = dir.path().join("out");
-    let error = all()
-        .map_batches(refuse)
-        .write_parquet(&out)
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("refuse") && error.contains("rows too many"),
-        "{error}"
-    );
+    let error = all().map_batches(refuse).write_parquet(&out).unwrap_err().to_string();
+    assert!(error.contains("refuse") && error.contains("rows too many"), "{error}");
     assert!(!out.exists(), "a failed run leaves nothing behind");
-    let error = all()
-        .filter(col("fair").gt(lit(1.0)))
-        .count()
-        .unwrap_err()
-        .to_string();
+    let error = all().filter(col("fair").gt(lit(1.0))).count().unwrap_err().to_string();
     assert!(error.contains("fair") && error.contains("fare"), "{error}");
-    let error = read_parquet([dir.path().join("nothing.parquet")])
-        .count()
-        .unwrap_err()
-        .to_string();
+    let error = read_parquet([dir.path().join("nothing.parquet")]).count().unwrap_err().to_string();
     assert!(error.contains("nothing.parquet"), "{error}");
 }
 
@@ -182,19 +131,10 @@ fn printing_shows_the_plan_and_the_columns_and_runs_nothing() {
     let _entered = session.enter();
     trips(dir.path(), 1);
     let path = dir.path().display().to_string();
-    let text = read_parquet([&path])
-        .filter(col("fare").gt(lit(2.5)))
-        .map_batches(refuse)
-        .to_string();
-    assert!(
-        text.starts_with("map_batches refuse\n  filter fare > 2.5\n    read_parquet "),
-        "{text}"
-    );
+    let text = read_parquet([&path]).filter(col("fare").gt(lit(2.5))).map_batches(refuse).to_string();
+    assert!(text.starts_with("map_batches refuse\n  filter fare > 2.5\n    read_parquet "), "{text}");
     let text = read_parquet([&path]).select(["zone", "id"]).to_string();
     assert!(text.ends_with("columns: zone Utf8, id Int64"), "{text}");
     let text = read_parquet(["nowhere.parquet"]).to_string();
-    assert!(
-        text.contains("read_parquet nowhere.parquet") && text.contains("columns: unknown"),
-        "{text}"
-    );
+    assert!(text.contains("read_parquet nowhere.parquet") && text.contains("columns: unknown"), "{text}");
 }

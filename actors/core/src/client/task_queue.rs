@@ -188,14 +188,7 @@ impl TaskQueue {
 
     /// Sends tasks to their worker, in messages of a bounded size. A task that has left the lease
     /// since the submitter decided (the worker was lost) is not sent: it has been queued again.
-    fn push(
-        self: &Arc<Self>,
-        client: &Client,
-        lease: LeaseId,
-        worker: ProcessAddr,
-        raylet: Address,
-        mut seqs: &[u64],
-    ) {
+    fn push(self: &Arc<Self>, client: &Client, lease: LeaseId, worker: ProcessAddr, raylet: Address, mut seqs: &[u64]) {
         let address = Address { process: worker, mailbox: MailboxId::WORKER };
         while !seqs.is_empty() {
             let mut payload = Payload::with_capacity(seqs.len());

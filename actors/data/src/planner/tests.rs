@@ -7,10 +7,7 @@ use proptest::prelude::*;
 
 fn footer(path: &str, groups: &[u64]) -> FileFooter {
     let fields = ["a", "b", "c"].map(|name| Field::new(name, DataType::Int64, true));
-    let group = |rows: &u64| RowGroup {
-        rows: *rows,
-        column_bytes: vec![rows * 8; 3],
-    };
+    let group = |rows: &u64| RowGroup { rows: *rows, column_bytes: vec![rows * 8; 3] };
     FileFooter {
         path: path.into(),
         schema: Arc::new(Schema::new(fields.to_vec())),
@@ -23,48 +20,23 @@ fn read() -> LogicalPlan {
 }
 
 fn write() -> Sink {
-    Sink::WriteParquet {
-        dir: "out".into(),
-        options: WriteOptions::default(),
-    }
+    Sink::WriteParquet { dir: "out".into(), options: WriteOptions::default() }
 }
 
 fn planned(logical: &LogicalPlan, sink: &Sink) -> PhysicalPlan {
-    plan(
-        logical,
-        sink,
-        &[footer("x", &[10, 20]), footer("y", &[30])],
-        "out/.mobula-run",
-    )
-    .unwrap()
+    plan(logical, sink, &[footer("x", &[10, 20]), footer("y", &[30])], "out/.mobula-run").unwrap()
 }
 
 fn columns(physical: &PhysicalPlan) -> Vec<&str> {
-    physical
-        .stage
-        .schema
-        .fields()
-        .iter()
-        .map(|f| f.name().as_str())
-        .collect()
+    physical.stage.schema.fields().iter().map(|f| f.name().as_str()).collect()
 }
 
 fn rows(physical: &PhysicalPlan) -> u64 {
-    physical
-        .tasks
-        .iter()
-        .flat_map(|t| &t.pieces)
-        .map(|p| p.rows)
-        .sum()
+    physical.tasks.iter().flat_map(|t| &t.pieces).map(|p| p.rows).sum()
 }
 
 fn map() -> MapBatches {
-    MapBatches {
-        function: "f".into(),
-        params: Vec::new(),
-        batch_rows: None,
-        name: "f".into(),
-    }
+    MapBatches { function: "f".into(), params: Vec::new(), batch_rows: None, name: "f".into() }
 }
 
 #[test]
@@ -72,10 +44,7 @@ fn columns_that_no_one_uses_are_not_read() {
     let filtered = read().filter(col("b").gt(lit(1)));
     assert_eq!(columns(&planned(&filtered, &Sink::Count)), ["b"]);
     assert_eq!(columns(&planned(&filtered, &write())), ["a", "b", "c"]);
-    let unused = filtered
-        .clone()
-        .with_column("d", col("a") + lit(1))
-        .select(["c"]);
+    let unused = filtered.clone().with_column("d", col("a") + lit(1)).select(["c"]);
     let physical = planned(&unused, &write());
     assert_eq!(columns(&physical), ["b", "c"]);
     assert_eq!(physical.stage.operators.len(), 2);
@@ -88,31 +57,16 @@ fn columns_that_no_one_uses_are_not_read() {
 #[test]
 fn a_count_without_conditions_reads_nothing() {
     let physical = planned(&read().with_column("d", lit(1)), &Sink::Count);
-    assert_eq!(
-        (physical.known_rows, columns(&physical).len()),
-        (Some(60), 0)
-    );
-    assert_eq!(
-        planned(&read().limit(25), &Sink::Count).known_rows,
-        Some(25)
-    );
-    assert_eq!(
-        planned(&read().filter(col("a").gt(lit(1))), &Sink::Count).known_rows,
-        None
-    );
+    assert_eq!((physical.known_rows, columns(&physical).len()), (Some(60), 0));
+    assert_eq!(planned(&read().limit(25), &Sink::Count).known_rows, Some(25));
+    assert_eq!(planned(&read().filter(col("a").gt(lit(1))), &Sink::Count).known_rows, None);
 }
 
 #[test]
 fn a_limit_ends_the_read_where_rows_can_be_counted() {
     let physical = planned(&read().with_column("d", lit(1)).limit(15), &write());
     assert_eq!((rows(&physical), physical.limit), (15, None));
-    assert_eq!(
-        rows(&planned(
-            &read().limit(15).filter(col("a").gt(lit(1))).limit(3),
-            &write()
-        )),
-        15
-    );
+    assert_eq!(rows(&planned(&read().limit(15).filter(col("a").gt(lit(1))).limit(3), &write())), 15);
     assert_eq!(rows(&planned(&read().limit(0), &Sink::Batches)), 0);
     let filtered = read().filter(col("a").gt(lit(1))).limit(5);
     let physical = planned(&filtered, &Sink::Batches);
@@ -124,55 +78,29 @@ fn a_limit_behind_a_filter_runs_in_one_task_when_rows_are_written() {
     let big = [footer("x", &[4 << 20, 4 << 20]), footer("y", &[4 << 20])];
     let filtered = read().filter(col("a").gt(lit(1))).limit(5);
     assert_eq!(plan(&filtered, &write(), &big, "s").unwrap().tasks.len(), 1);
-    assert_eq!(
-        plan(&filtered, &Sink::Batches, &big, "s")
-            .unwrap()
-            .tasks
-            .len(),
-        3
-    );
+    assert_eq!(plan(&filtered, &Sink::Batches, &big, "s").unwrap().tasks.len(), 3);
     let again = filtered.filter(col("b").gt(lit(1)));
-    assert_eq!(
-        plan(&again, &Sink::Batches, &big, "s").unwrap().tasks.len(),
-        1
-    );
+    assert_eq!(plan(&again, &Sink::Batches, &big, "s").unwrap().tasks.len(), 1);
 }
 
 #[test]
 fn no_row_group_is_still_one_task() {
     let physical = plan(&read(), &write(), &[footer("x", &[])], "s").unwrap();
-    assert_eq!(
-        physical.tasks,
-        [BlockTask {
-            ordinal: 0,
-            pieces: vec![],
-            expected_bytes: 0
-        }]
-    );
+    assert_eq!(physical.tasks, [BlockTask { ordinal: 0, pieces: vec![], expected_bytes: 0 }]);
 }
 
 #[test]
 fn what_makes_no_sense_is_refused_before_anything_runs() {
     let files = [footer("x", &[10])];
-    let refused = |logical: LogicalPlan| {
-        plan(&logical, &write(), &files, "s")
-            .unwrap_err()
-            .to_string()
-    };
+    let refused = |logical: LogicalPlan| plan(&logical, &write(), &files, "s").unwrap_err().to_string();
     assert!(refused(read().filter(col("z").gt(lit(1)))).contains("no column z; there are a, b, c"));
-    assert!(
-        refused(read().select(["a"]).filter(col("b").gt(lit(1))))
-            .contains("no column b; there are a")
-    );
+    assert!(refused(read().select(["a"]).filter(col("b").gt(lit(1)))).contains("no column b; there are a"));
     assert!(refused(read().select(["a", "a"])).contains("twice"));
     assert!(refused(read().filter(col("a"))).contains("true or false"));
     let mut zero = read();
     zero.source_mut().batch_rows = 0;
     assert!(refused(zero).contains("batch size of 0"));
-    let zero = MapBatches {
-        batch_rows: Some(0),
-        ..map()
-    };
+    let zero = MapBatches { batch_rows: Some(0), ..map() };
     assert!(refused(read().map_batches(map()).map_batches(zero)).contains("batch size of 0"));
 }
 

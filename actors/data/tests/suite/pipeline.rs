@@ -28,21 +28,11 @@ fn numbers(dir: &Path, rows: i64, files: i64, group: usize) -> LogicalPlan {
         let (from, to) = (rows * file / files, rows * (file + 1) / files);
         let names = (from..to).map(|n| (n % 3 > 0).then(|| format!("n{n}")));
         let batch = RecordBatch::try_from_iter_with_nullable([
-            (
-                "n",
-                Arc::new(Int64Array::from_iter_values(from..to)) as ArrayRef,
-                false,
-            ),
-            (
-                "name",
-                Arc::new(StringArray::from_iter(names)) as ArrayRef,
-                true,
-            ),
+            ("n", Arc::new(Int64Array::from_iter_values(from..to)) as ArrayRef, false),
+            ("name", Arc::new(StringArray::from_iter(names)) as ArrayRef, true),
         ])
         .unwrap();
-        let options = WriterProperties::builder()
-            .set_max_row_group_row_count(Some(group))
-            .build();
+        let options = WriterProperties::builder().set_max_row_group_row_count(Some(group)).build();
         let file = File::create(dir.join(format!("{file:03}.parquet"))).unwrap();
         let mut writer = ArrowWriter::try_new(file, batch.schema(), Some(options)).unwrap();
         writer.write(&batch).unwrap();
@@ -54,13 +44,7 @@ fn numbers(dir: &Path, rows: i64, files: i64, group: usize) -> LogicalPlan {
 }
 
 fn values(batches: &[RecordBatch], column: &str) -> Vec<i64> {
-    let of = |b: &RecordBatch| {
-        b.column_by_name(column)
-            .unwrap()
-            .as_primitive::<Int64Type>()
-            .values()
-            .to_vec()
-    };
+    let of = |b: &RecordBatch| b.column_by_name(column).unwrap().as_primitive::<Int64Type>().values().to_vec();
     batches.iter().flat_map(of).collect()
 }
 
@@ -83,20 +67,11 @@ fn filters_columns_and_limits_keep_order() {
         let all: Vec<i64> = (5..500).collect();
         let ran = batches(&plan, &NoFunctions).unwrap();
         assert_eq!(values(&ran.batches, "half"), all);
-        assert_eq!(
-            ran.reports
-                .iter()
-                .map(|r| r.operators[1].rows_in)
-                .sum::<u64>(),
-            990
-        );
+        assert_eq!(ran.reports.iter().map(|r| r.operators[1].rows_in).sum::<u64>(), 990);
         let ran = batches(&plan.clone().limit(7), &NoFunctions).unwrap();
         assert_eq!(values(&ran.batches, "half"), all[..7]);
         let again = plan.limit(7).filter(col("half").gt(lit(7)));
-        assert_eq!(
-            values(&batches(&again, &NoFunctions).unwrap().batches, "half"),
-            all[3..7]
-        );
+        assert_eq!(values(&batches(&again, &NoFunctions).unwrap().batches, "half"), all[3..7]);
     });
 }
 
@@ -104,20 +79,11 @@ fn filters_columns_and_limits_keep_order() {
 fn a_filter_that_may_fail_sees_only_what_the_one_before_left() {
     let dir = tempfile::tempdir().unwrap();
     let plan = numbers(dir.path(), 100, 1, 100);
-    let safe = plan
-        .clone()
-        .filter(col("n").gt(lit(0)))
-        .filter((lit(100) / col("n")).gt(lit(9)));
-    assert_eq!(
-        values(&batches(&safe, &NoFunctions).unwrap().batches, "n"),
-        (1..=10).collect::<Vec<_>>()
-    );
+    let safe = plan.clone().filter(col("n").gt(lit(0))).filter((lit(100) / col("n")).gt(lit(9)));
+    assert_eq!(values(&batches(&safe, &NoFunctions).unwrap().batches, "n"), (1..=10).collect::<Vec<_>>());
     let unsafe_plan = plan.filter((lit(100) / col("n")).gt(lit(9)));
     let error = batches(&unsafe_plan, &NoFunctions).unwrap_err();
-    assert!(
-        matches!(&error, DataError::Compute { path, .. } if path.ends_with("000.parquet")),
-        "{error}"
-    );
+    assert!(matches!(&error, DataError::Compute { path, .. } if path.ends_with("000.parquet")), "{error}");
 }
 
 #[test]
@@ -130,10 +96,7 @@ fn writing_and_counting_agree_and_a_written_limit_is_exact() {
         assert_eq!(ran.rows_out(), 666);
         let back = LogicalPlan::read_parquet([dir.display().to_string()]);
         let kept: Vec<i64> = (0..1000).filter(|n| n % 3 > 0).collect();
-        assert_eq!(
-            values(&batches(&back, &NoFunctions).unwrap().batches, "n"),
-            kept
-        );
+        assert_eq!(values(&batches(&back, &NoFunctions).unwrap().batches, "n"), kept);
         let physical = planned(&back, &Sink::Count, "").unwrap();
         assert_eq!(physical.known_rows, Some(666));
         let ran = write(&plan.limit(10), &out.path().join("b")).unwrap();
@@ -144,23 +107,13 @@ fn writing_and_counting_agree_and_a_written_limit_is_exact() {
 #[test]
 fn a_result_without_rows_still_has_its_columns() {
     let dir = tempfile::tempdir().unwrap();
-    let plan = numbers(dir.path(), 100, 3, 10)
-        .filter(col("n").lt(lit(0)))
-        .with_column("x", lit(1.5));
+    let plan = numbers(dir.path(), 100, 3, 10).filter(col("n").lt(lit(0))).with_column("x", lit(1.5));
     let ran = write(&plan, &dir.path().join("_out")).unwrap();
     assert_eq!(ran.files.len(), 1);
     let back = LogicalPlan::read_parquet(ran.files);
     let physical = planned(&back, &Sink::Batches, "").unwrap();
-    let names: Vec<_> = physical
-        .input_schema
-        .fields()
-        .iter()
-        .map(|f| f.name().as_str())
-        .collect();
-    assert_eq!(
-        (names, physical.known_rows),
-        (vec!["n", "name", "x"], Some(0))
-    );
+    let names: Vec<_> = physical.input_schema.fields().iter().map(|f| f.name().as_str()).collect();
+    assert_eq!((names, physical.known_rows), (vec!["n", "name", "x"], Some(0)));
 }
 
 /// Adds the parameter to `n`, remembers batch sizes, and fails on request.
@@ -171,23 +124,12 @@ struct AddTo {
 }
 
 impl BatchFunctions for AddTo {
-    fn call(
-        &self,
-        function: &str,
-        params: &[Parameter],
-        batch: RecordBatch,
-    ) -> Result<RecordBatch, DataError> {
+    fn call(&self, function: &str, params: &[Parameter], batch: RecordBatch) -> Result<RecordBatch, DataError> {
         assert_eq!(function, "test::add");
         self.sizes.lock().unwrap().push(batch.num_rows());
-        let n = batch
-            .column_by_name("n")
-            .unwrap()
-            .as_primitive::<Int64Type>();
+        let n = batch.column_by_name("n").unwrap().as_primitive::<Int64Type>();
         if self.fail_at.is_some_and(|at| n.values().contains(&at)) {
-            return Err(DataError::Function {
-                function: function.into(),
-                cause: "asked to".into(),
-            });
+            return Err(DataError::Function { function: function.into(), cause: "asked to".into() });
         }
         let sum: Int64Array = n.unary(|n| n + i64::from(params[0].data[0]));
         Ok(RecordBatch::try_from_iter([("sum", Arc::new(sum) as ArrayRef)]).unwrap())
@@ -197,10 +139,7 @@ impl BatchFunctions for AddTo {
 fn add(batch_rows: Option<usize>) -> MapBatches {
     MapBatches {
         function: "test::add".into(),
-        params: vec![Parameter {
-            encoding: Encoding::RAW,
-            data: Bytes::from_static(&[5]),
-        }],
+        params: vec![Parameter { encoding: Encoding::RAW, data: Bytes::from_static(&[5]) }],
         batch_rows,
         name: "add".into(),
     }
@@ -211,10 +150,7 @@ fn a_function_sees_every_row_once_in_batches_of_its_size() {
     in_every_layout(|plan| {
         for size in [None, Some(1), Some(17), Some(64), Some(300), Some(5000)] {
             let functions = AddTo::default();
-            let plan = plan
-                .clone()
-                .filter(col("n").gt_eq(lit(1)))
-                .map_batches(add(size));
+            let plan = plan.clone().filter(col("n").gt_eq(lit(1))).map_batches(add(size));
             let ran = batches(&plan.filter(col("sum").gt(lit(0))), &functions).unwrap();
             assert_eq!(values(&ran.batches, "sum"), (6..1005).collect::<Vec<_>>());
             let sizes = functions.sizes.into_inner().unwrap();
@@ -222,10 +158,7 @@ fn a_function_sees_every_row_once_in_batches_of_its_size() {
             assert!(sizes.iter().all(|s| *s <= largest));
             // Only the last batch of a block may be short.
             let short = sizes.iter().filter(|s| Some(**s) != size).count();
-            assert!(
-                size.is_none() || short <= ran.reports.len(),
-                "{size:?}: {sizes:?}"
-            );
+            assert!(size.is_none() || short <= ran.reports.len(), "{size:?}: {sizes:?}");
         }
     });
 }
@@ -234,16 +167,10 @@ fn a_function_sees_every_row_once_in_batches_of_its_size() {
 fn a_failing_function_or_a_missing_one_ends_the_run_with_its_name() {
     let dir = tempfile::tempdir().unwrap();
     let plan = numbers(dir.path(), 1000, 3, 100).map_batches(add(None));
-    let functions = AddTo {
-        fail_at: Some(500),
-        ..AddTo::default()
-    };
+    let functions = AddTo { fail_at: Some(500), ..AddTo::default() };
     let error = batches(&plan, &functions).unwrap_err();
     assert_eq!(error.to_string(), "function test::add failed: asked to");
-    assert!(matches!(
-        batches(&plan, &NoFunctions),
-        Err(DataError::UnknownFunction { .. })
-    ));
+    assert!(matches!(batches(&plan, &NoFunctions), Err(DataError::UnknownFunction { .. })));
     let out = dir.path().join("_out");
     assert!(write(&plan, &out).is_err() && !out.exists());
 }
@@ -254,21 +181,14 @@ fn cancelling_stops_between_batches_and_leaves_no_file() {
     let plan = numbers(dir.path(), 1000, 1, 1000);
     let staging = dir.path().join("_staging");
     fs::create_dir(&staging).unwrap();
-    let sink = Sink::WriteParquet {
-        dir: "unused".into(),
-        options: Default::default(),
-    };
+    let sink = Sink::WriteParquet { dir: "unused".into(), options: Default::default() };
     let physical = planned(&plan, &sink, staging.to_str().unwrap()).unwrap();
     let seen = Cell::new(0);
     let context = BlockContext {
         functions: &NoFunctions,
         progress: &|progress| {
             seen.set(seen.get() + progress.rows_in);
-            if seen.get() >= 128 {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
+            if seen.get() >= 128 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         },
         clock: &|| Duration::ZERO,
         attempt: "0",
@@ -300,39 +220,21 @@ fn paths_mean_sorted_files_and_what_means_none_is_an_error() {
     let root = dir.path().display().to_string();
     fs::create_dir_all(dir.path().join("b/.hidden")).unwrap();
     fs::create_dir_all(dir.path().join("empty")).unwrap();
-    for file in [
-        "b/2.parquet",
-        "b/.hidden/3.parquet",
-        "b/1.PARQUET",
-        "a.parquet",
-        "b/notes.txt",
-    ] {
+    for file in ["b/2.parquet", "b/.hidden/3.parquet", "b/1.PARQUET", "a.parquet", "b/notes.txt"] {
         fs::write(dir.path().join(file), "").unwrap();
     }
     let expand = |paths: &[&str]| {
         let paths: Vec<String> = paths.iter().map(|p| format!("{root}/{p}")).collect();
         let found = mobula_data::parquet_read::expand(&paths)?;
-        Ok(found
-            .iter()
-            .map(|f| f[root.len() + 1..].to_owned())
-            .collect::<Vec<_>>())
+        Ok(found.iter().map(|f| f[root.len() + 1..].to_owned()).collect::<Vec<_>>())
     };
     assert_eq!(expand(&[""]).map(|f: Vec<_>| f.len()), Ok(3));
-    assert_eq!(
-        expand(&["b", "a.parquet"]).unwrap(),
-        ["b/1.PARQUET", "b/2.parquet", "a.parquet"]
-    );
+    assert_eq!(expand(&["b", "a.parquet"]).unwrap(), ["b/1.PARQUET", "b/2.parquet", "a.parquet"]);
     assert_eq!(expand(&["*.parquet"]).unwrap(), ["a.parquet"]);
     assert_eq!(expand(&["b/notes.txt"]).unwrap(), ["b/notes.txt"]);
     let error = |paths: &[&str]| -> DataError { expand(paths).unwrap_err() };
     assert!(matches!(error(&["empty"]), DataError::NoParquet { path } if path.ends_with("/empty")));
-    assert!(matches!(
-        error(&["x*.parquet"]),
-        DataError::NoParquet { .. }
-    ));
-    assert!(matches!(
-        error(&["missing.parquet"]),
-        DataError::NotFound { .. }
-    ));
+    assert!(matches!(error(&["x*.parquet"]), DataError::NoParquet { .. }));
+    assert!(matches!(error(&["missing.parquet"]), DataError::NotFound { .. }));
     assert!(mobula_data::parquet_read::expand(&[]).is_err());
 }

@@ -26,20 +26,13 @@ impl Ran {
 }
 
 /// Plans without running.
-pub(crate) fn planned(
-    logical: &LogicalPlan,
-    sink: &Sink,
-    staging: &str,
-) -> Result<PhysicalPlan, DataError> {
+pub(crate) fn planned(logical: &LogicalPlan, sink: &Sink, staging: &str) -> Result<PhysicalPlan, DataError> {
     let footers = footers(logical)?;
     plan(logical, sink, &footers, staging)
 }
 
 /// Runs a plan whose batches come back.
-pub(crate) fn batches(
-    logical: &LogicalPlan,
-    functions: &dyn BatchFunctions,
-) -> Result<Ran, DataError> {
+pub(crate) fn batches(logical: &LogicalPlan, functions: &dyn BatchFunctions) -> Result<Ran, DataError> {
     let physical = planned(logical, &Sink::Batches, "")?;
     let mut ran = run(&physical, functions)?;
     let mut left = usize::try_from(physical.limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
@@ -54,35 +47,22 @@ pub(crate) fn batches(
 pub(crate) fn write(logical: &LogicalPlan, dir: &Path) -> Result<Ran, DataError> {
     let dir = dir.to_str().unwrap();
     let options = WriteOptions::default();
-    let sink = Sink::WriteParquet {
-        dir: dir.into(),
-        options: options.clone(),
-    };
+    let sink = Sink::WriteParquet { dir: dir.into(), options: options.clone() };
     let footers = footers(logical)?;
     let output = OutputDir::prepare(dir, options.mode, "test")?;
-    let mut ran = run(
-        &plan(logical, &sink, &footers, &output.staging())?,
-        &NoFunctions,
-    )?;
+    let mut ran = run(&plan(logical, &sink, &footers, &output.staging())?, &NoFunctions)?;
     let files: Vec<_> = ran.reports.iter().filter_map(|r| r.file.clone()).collect();
     ran.files = output.commit(&files)?;
     Ok(ran)
 }
 
 fn footers(logical: &LogicalPlan) -> Result<Vec<FileFooter>, DataError> {
-    expand(&logical.source().paths)?
-        .iter()
-        .map(|path| FileFooter::read(path))
-        .collect()
+    expand(&logical.source().paths)?.iter().map(|path| FileFooter::read(path)).collect()
 }
 
 fn run(physical: &PhysicalPlan, functions: &dyn BatchFunctions) -> Result<Ran, DataError> {
-    let context = BlockContext {
-        functions,
-        progress: &|_| ControlFlow::Continue(()),
-        clock: &|| Duration::ZERO,
-        attempt: "0",
-    };
+    let context =
+        BlockContext { functions, progress: &|_| ControlFlow::Continue(()), clock: &|| Duration::ZERO, attempt: "0" };
     let mut ran = Ran::default();
     for task in &physical.tasks {
         let output = run_block(task, &physical.stage, &context)?;
@@ -111,8 +91,6 @@ pub(crate) fn shared(path: &str) -> Option<PathBuf> {
         std::env::var("CI").as_deref() != Ok("true"),
         "the shared file {path} is missing: set MOBULA_SHARED to the folder that holds it"
     );
-    println!(
-        "skipped: the shared file {path} is not on this machine (MOBULA_SHARED names its folder)"
-    );
+    println!("skipped: the shared file {path} is not on this machine (MOBULA_SHARED names its folder)");
     None
 }

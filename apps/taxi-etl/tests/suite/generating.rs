@@ -14,13 +14,7 @@ use crate::support::{Cleaned, clean_files, read_files};
 
 fn make(output: &Path, rows: u64, months: &str, seed: u64, threads: usize) -> Vec<Vec<u8>> {
     let months = Month::parse_range(months).unwrap();
-    let what = Generate {
-        rows,
-        months,
-        seed,
-        output: output.to_path_buf(),
-        threads,
-    };
+    let what = Generate { rows, months, seed, output: output.to_path_buf(), threads };
     let files = generate(&what, &|_| {}).unwrap();
     assert_eq!(files.iter().map(|f| f.rows).sum::<u64>(), rows);
     assert_eq!(fs::read_dir(output).unwrap().count(), files.len());
@@ -29,22 +23,14 @@ fn make(output: &Path, rows: u64, months: &str, seed: u64, threads: usize) -> Ve
 
 fn real(cleaned: &Cleaned, column: &str) -> Vec<Option<f64>> {
     let of = |b: &arrow::record_batch::RecordBatch| -> Vec<Option<f64>> {
-        b.column_by_name(column)
-            .unwrap()
-            .as_primitive::<Float64Type>()
-            .iter()
-            .collect()
+        b.column_by_name(column).unwrap().as_primitive::<Float64Type>().iter().collect()
     };
     cleaned.batches.iter().flat_map(of).collect()
 }
 
 fn whole(cleaned: &Cleaned, column: &str) -> Vec<i64> {
     let of = |b: &arrow::record_batch::RecordBatch| {
-        b.column_by_name(column)
-            .unwrap()
-            .as_primitive::<Int64Type>()
-            .values()
-            .to_vec()
+        b.column_by_name(column).unwrap().as_primitive::<Int64Type>().values().to_vec()
     };
     cleaned.batches.iter().flat_map(of).collect()
 }
@@ -52,21 +38,10 @@ fn whole(cleaned: &Cleaned, column: &str) -> Vec<i64> {
 #[test]
 fn the_seed_and_nothing_else_decides() {
     let dir = tempfile::tempdir().unwrap();
-    let run = |name: &str, seed, threads| {
-        make(
-            &dir.path().join(name),
-            70_001,
-            "2023-01..2023-03",
-            seed,
-            threads,
-        )
-    };
+    let run = |name: &str, seed, threads| make(&dir.path().join(name), 70_001, "2023-01..2023-03", seed, threads);
     let one = run("one", 7, 1);
     assert_eq!(one.len(), 3);
-    assert!(
-        one == run("three", 7, 3),
-        "the number of threads changed the files"
-    );
+    assert!(one == run("three", 7, 3), "the number of threads changed the files");
     assert!(one != run("other", 8, 1), "the seed changed nothing");
     assert!(one[0] != one[1]);
 }
@@ -82,10 +57,7 @@ fn a_month_looks_like_the_real_thing() {
     let fares = real(&trips, "fare_amount");
     let share = |hits: usize| hits as f64 / 200_000.0;
     let within = |what: &str, found: f64, low: f64, high: f64| {
-        assert!(
-            (low..=high).contains(&found),
-            "{what}: {found} is not within {low} and {high}"
-        );
+        assert!((low..=high).contains(&found), "{what}: {found} is not within {low} and {high}");
     };
     let count = |values: &[Option<f64>], test: &dyn Fn(f64) -> bool| {
         share(values.iter().flatten().filter(|v| test(**v)).count())
@@ -94,34 +66,9 @@ fn a_month_looks_like_the_real_thing() {
     let distances = real(&trips, "trip_distance");
     within("no distance", count(&distances, &|d| d == 0.0), 0.01, 0.03);
     let passengers = real(&trips, "passenger_count");
-    within(
-        "nulls",
-        share(passengers.iter().filter(|p| p.is_none()).count()),
-        0.02,
-        0.04,
-    );
-    within(
-        "card",
-        share(
-            whole(&trips, "payment_type")
-                .iter()
-                .filter(|p| **p == 1)
-                .count(),
-        ),
-        0.7,
-        0.82,
-    );
-    within(
-        "JFK",
-        share(
-            whole(&trips, "PULocationID")
-                .iter()
-                .filter(|z| **z == 132)
-                .count(),
-        ),
-        0.04,
-        0.1,
-    );
+    within("nulls", share(passengers.iter().filter(|p| p.is_none()).count()), 0.02, 0.04);
+    within("card", share(whole(&trips, "payment_type").iter().filter(|p| **p == 1).count()), 0.7, 0.82);
+    within("JFK", share(whole(&trips, "PULocationID").iter().filter(|z| **z == 132).count()), 0.04, 0.1);
 
     let median = |values: &[Option<f64>], at: f64| {
         let mut sorted: Vec<f64> = values.iter().flatten().copied().collect();
@@ -137,12 +84,7 @@ fn a_month_looks_like_the_real_thing() {
     within("kept", share(cleaned.rows() as usize), 0.95, 0.985);
     let duration = real(&cleaned, "trip_duration_min");
     within("median duration", median(&duration, 0.5), 9.0, 15.0);
-    within(
-        "days on the meter",
-        count(&duration, &|d| d > 1_200.0),
-        0.0003,
-        0.004,
-    );
+    within("days on the meter", count(&duration, &|d| d > 1_200.0), 0.0003, 0.004);
 }
 
 #[test]
@@ -150,20 +92,10 @@ fn fares_follow_the_rules() {
     let dir = tempfile::tempdir().unwrap();
     make(dir.path(), 100_000, "2023-05", 3, 2);
     let trips = read_files(&[dir.path().join("yellow_tripdata_2023-05.parquet")]).unwrap();
-    let money = [
-        "fare_amount",
-        "extra",
-        "mta_tax",
-        "tip_amount",
-        "tolls_amount",
-        "improvement_surcharge",
-    ];
+    let money = ["fare_amount", "extra", "mta_tax", "tip_amount", "tolls_amount", "improvement_surcharge"];
     let [fare, extra, tax, tip, tolls, improvement] = money.map(|name| real(&trips, name));
-    let (total, congestion, airport) = (
-        real(&trips, "total_amount"),
-        real(&trips, "congestion_surcharge"),
-        real(&trips, "airport_fee"),
-    );
+    let (total, congestion, airport) =
+        (real(&trips, "total_amount"), real(&trips, "congestion_surcharge"), real(&trips, "airport_fee"));
     let (rate, vendor) = (real(&trips, "RatecodeID"), whole(&trips, "VendorID"));
     let (pickup, payment) = (whole(&trips, "PULocationID"), whole(&trips, "payment_type"));
     let (mut flat, mut airports) = (0, 0);
@@ -172,11 +104,7 @@ fn fares_follow_the_rules() {
             assert!(payment[i] == 0 && congestion[i].is_none() && airport[i].is_none());
             continue;
         };
-        let (fare, congestion, airport) = (
-            fare[i].unwrap(),
-            congestion[i].unwrap(),
-            airport[i].unwrap(),
-        );
+        let (fare, congestion, airport) = (fare[i].unwrap(), congestion[i].unwrap(), airport[i].unwrap());
         if code == 2.0 {
             assert!(fare.abs() == 70.0 || fare == 0.0 || fare >= 500.0, "{fare}");
             flat += 1;
@@ -186,23 +114,12 @@ fn fares_follow_the_rules() {
             airports += u32::from(matches!(pickup[i], 132 | 138));
         }
         // Vendor 1 puts the surcharges among the extras too.
-        let doubled = if vendor[i] == 1 {
-            congestion + airport
-        } else {
-            0.0
-        };
+        let doubled = if vendor[i] == 1 { congestion + airport } else { 0.0 };
         let parts = [&extra, &tax, &tip, &tolls, &improvement].map(|column| column[i].unwrap());
         let sum = fare + parts.iter().sum::<f64>() + congestion + airport - doubled;
-        assert!(
-            (sum - total[i].unwrap()).abs() < 0.005,
-            "row {i}: {sum} and {:?}",
-            total[i]
-        );
+        assert!((sum - total[i].unwrap()).abs() < 0.005, "row {i}: {sum} and {:?}", total[i]);
     }
-    assert!(
-        flat > 2_000 && airports > 5_000,
-        "{flat} flat fares, {airports} from airports"
-    );
+    assert!(flat > 2_000 && airports > 5_000, "{flat} flat fares, {airports} from airports");
 }
 
 #[test]
@@ -225,10 +142,7 @@ fn trips_lie_in_their_month_in_order_of_hours() {
             last_hour = hour;
         }
     }
-    assert!(
-        (1..60).contains(&outside),
-        "{outside} trips of other months"
-    );
+    assert!((1..60).contains(&outside), "{outside} trips of other months");
     assert_eq!(disorder, 0);
 }
 
@@ -238,13 +152,7 @@ fn what_cannot_be_written_leaves_nothing() {
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();
     let months = Month::parse_range("2023-01").unwrap();
-    let what = Generate {
-        rows: 10,
-        months,
-        seed: 1,
-        output: file.join("below"),
-        threads: 1,
-    };
+    let what = Generate { rows: 10, months, seed: 1, output: file.join("below"), threads: 1 };
     let error = generate(&what, &|_| {}).unwrap_err();
     assert!(matches!(error, DataError::Write { .. }), "{error}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);

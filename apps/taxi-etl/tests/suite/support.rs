@@ -29,11 +29,7 @@ impl Cleaned {
     }
 
     pub(crate) fn dropped(&self) -> u64 {
-        self.reports
-            .iter()
-            .flat_map(BlockReport::dropped_by_op)
-            .map(|(_, rows)| rows)
-            .sum()
+        self.reports.iter().flat_map(BlockReport::dropped_by_op).map(|(_, rows)| rows).sum()
     }
 }
 
@@ -55,17 +51,10 @@ pub(crate) fn read_files(paths: &[PathBuf]) -> Result<Cleaned, DataError> {
 }
 
 fn footers(trips: &LogicalPlan) -> Result<Vec<FileFooter>, DataError> {
-    expand(&trips.source().paths)?
-        .iter()
-        .map(|path| FileFooter::read(path))
-        .collect()
+    expand(&trips.source().paths)?.iter().map(|path| FileFooter::read(path)).collect()
 }
 
-fn run(
-    logical: &LogicalPlan,
-    footers: &[FileFooter],
-    input: SchemaRef,
-) -> Result<Cleaned, DataError> {
+fn run(logical: &LogicalPlan, footers: &[FileFooter], input: SchemaRef) -> Result<Cleaned, DataError> {
     let physical = plan(logical, &Sink::Batches, footers, "")?;
     let context = BlockContext {
         functions: &NoFunctions,
@@ -73,11 +62,7 @@ fn run(
         clock: &|| Duration::ZERO,
         attempt: "0",
     };
-    let mut cleaned = Cleaned {
-        input,
-        reports: Vec::new(),
-        batches: Vec::new(),
-    };
+    let mut cleaned = Cleaned { input, reports: Vec::new(), batches: Vec::new() };
     for task in &physical.tasks {
         let output = run_block(task, &physical.stage, &context)?;
         cleaned.reports.push(output.report);
@@ -105,8 +90,6 @@ pub(crate) fn shared(path: &str) -> Option<PathBuf> {
         std::env::var("CI").as_deref() != Ok("true"),
         "the shared file {path} is missing: set MOBULA_SHARED to the folder that holds it"
     );
-    println!(
-        "skipped: the shared file {path} is not on this machine (MOBULA_SHARED names its folder)"
-    );
+    println!("skipped: the shared file {path} is not on this machine (MOBULA_SHARED names its folder)");
     None
 }
