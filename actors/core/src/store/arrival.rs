@@ -132,7 +132,8 @@ impl Landing {
         let mut started = false;
         loop {
             arrival.ready_bytes.store(at, Ordering::Release);
-            if (at > 0 && !started || at >= end) && !std::mem::replace(&mut started, true) {
+            if !started && (at > 0 || at >= end) {
+                started = true;
                 let landing = self.clone();
                 let finish = Box::new(move |fetched| landing.end(|state| state.fetched = Some(fetched)));
                 fetcher.fetch(source, arrival.clone(), finish);
