@@ -66,6 +66,8 @@ struct Line {
     name: &'static str,
     case: Option<&'static Case>,
     measured: Measured,
+    /// Of the same moments.
+    floors: Floors,
 }
 
 /// Where the work runs.
@@ -105,7 +107,6 @@ pub(crate) fn run(args: &MicrobenchmarkArgs) -> Result<(), CliError> {
         windows: args.repeat,
     };
 
-    let floors = if args.format == Format::Human { measure_floors(&chosen, &target, args)? } else { Floors::default() };
     // Ended, with its processes and files, when this function returns.
     let throwaway = if args.between_processes { Some(Throwaway::start()?) } else { None };
     if let Some(cluster) = &throwaway {
@@ -117,18 +118,24 @@ pub(crate) fn run(args: &MicrobenchmarkArgs) -> Result<(), CliError> {
         progress(INIT);
         let (measured, idle) = first::time(&target, pace.windows)?;
         idle_bytes = idle;
-        lines.push(Line { name: INIT, case: None, measured });
+        lines.push(Line { name: INIT, case: None, measured, floors: Floors::default() });
     }
     if chosen.iter().any(|chosen| matches!(chosen, Chosen::Case(_))) {
         let session = mobula::init(target.config())?;
         for chosen in &chosen {
             if let Chosen::Case(place) = *chosen {
                 let case = &CASES[place];
+                // Before and after, since the machine may do other things too, and not evenly.
+                let floors = || match args.format {
+                    Format::Human => floors_under(case.bound, target.in_this_process()),
+                    Format::Json => Ok(Floors::default()),
+                };
+                let before = floors()?;
                 progress(case.name);
-                let mut prepared = (case.prepare)()?;
-                let measured = measure(pace, prepared.units, || Ok((prepared.call)()?))
-                    .map_err(|error| CliError::Case { name: case.name, why: Box::new(error) })?;
-                lines.push(Line { name: case.name, case: Some(case), measured });
+                let measured =
+                    run_case(case, pace).map_err(|error| CliError::Case { name: case.name, why: Box::new(error) })?;
+                let floors = Floors::mean(&[before, floors()?]);
+                lines.push(Line { name: case.name, case: Some(case), measured, floors });
             }
         }
         session.shutdown();
@@ -137,22 +144,28 @@ pub(crate) fn run(args: &MicrobenchmarkArgs) -> Result<(), CliError> {
     drop(throwaway);
     match args.format {
         Format::Json => report::json(&lines),
-        Format::Human => report::human(&lines, &floors, target.in_this_process(), idle_bytes),
+        Format::Human => report::human(&lines, target.in_this_process(), idle_bytes),
     }
 }
 
-fn measure_floors(chosen: &[Chosen], target: &Target, args: &MicrobenchmarkArgs) -> Result<Floors, CliError> {
-    let bounded =
-        |bound| chosen.iter().any(|chosen| matches!(chosen, Chosen::Case(place) if CASES[*place].bound == bound));
+fn run_case(case: &Case, pace: Pace) -> Result<Measured, CliError> {
+    let mut prepared = (case.prepare)()?;
+    measure(pace, prepared.units, || Ok((prepared.call)()?))
+}
+
+fn floors_under(bound: Bound, in_this_process: bool) -> Result<Floors, CliError> {
     let mut floors = Floors::default();
+    if bound == Bound::None {
+        return Ok(floors);
+    }
     progress("what the hardware can do");
-    if bounded(Bound::RoundTrip) {
+    if bound == Bound::RoundTrip {
         floors.wake_up = Some(hardware::wake_up()?);
-        if args.between_processes || !target.in_this_process() {
+        if !in_this_process {
             floors.quic_round_trip = Some(hardware::quic::round_trip()?);
         }
     }
-    if bounded(Bound::Copy) {
+    if bound == Bound::Copy {
         floors.copy = Some(hardware::copying()?);
     }
     Ok(floors)

@@ -34,12 +34,7 @@ pub(super) fn json(lines: &[Line]) -> Result<(), CliError> {
 }
 
 /// A table, then the floors.
-pub(super) fn human(
-    lines: &[Line],
-    floors: &Floors,
-    in_this_process: bool,
-    idle_bytes: Option<u64>,
-) -> Result<(), CliError> {
+pub(super) fn human(lines: &[Line], in_this_process: bool, idle_bytes: Option<u64>) -> Result<(), CliError> {
     let mut table = output::table(&[
         "case",
         ">per second",
@@ -67,7 +62,7 @@ pub(super) fn human(
             ray,
             ratio,
             published,
-            against_floor(line, floors, in_this_process),
+            against_floor(line, in_this_process),
         ]);
     }
     output::print(&table.to_string())?;
@@ -75,7 +70,8 @@ pub(super) fn human(
         "Ray here: Ray 2.60.0 on the reference machine (2 virtual CPUs, 24 GiB). Ray published: on 64 virtual CPUs.",
     )?;
 
-    for line in notes(floors, in_this_process) {
+    let floors: Vec<_> = lines.iter().map(|line| line.floors).collect();
+    for line in notes(&Floors::mean(&floors), in_this_process) {
         output::print(&line)?;
     }
     if let Some(bytes) = idle_bytes {
@@ -84,8 +80,8 @@ pub(super) fn human(
     Ok(())
 }
 
-fn against_floor(line: &Line, floors: &Floors, in_this_process: bool) -> String {
-    let measured = &line.measured;
+fn against_floor(line: &Line, in_this_process: bool) -> String {
+    let (measured, floors) = (&line.measured, &line.floors);
     let Some(case) = line.case else {
         return if line.name == INIT { milliseconds(1.0 / measured.per_second) } else { String::new() };
     };
@@ -172,30 +168,28 @@ mod tests {
     use crate::microbenchmark::hardware::Copying;
     use crate::microbenchmark::measure::Measured;
 
-    fn line(name: &'static str, per_second: f64, first_call_ms: u64) -> Line {
+    fn line(name: &'static str, per_second: f64, first_call_ms: u64, floors: Floors) -> Line {
         let case = CASES.iter().find(|case| case.name == name);
         let measured = Measured { per_second, sd: 0.0, first_call: Duration::from_millis(first_call_ms) };
-        Line { name, case, measured }
+        Line { name, case, measured, floors }
     }
 
     #[test]
     fn a_synchronous_call_is_held_against_its_hops() {
         let mut floors = Floors { wake_up: Some(Duration::from_micros(25)), ..Floors::default() };
-        let call = line("1:1 actor calls sync", 10_000.0, 1);
-        assert_eq!(against_floor(&call, &floors, true), "100 us = 2.00 x the hops");
-        assert_eq!(against_floor(&call, &floors, false), "", "no ping-pong was measured");
+        let mut call = line("1:1 actor calls sync", 10_000.0, 1, floors);
+        assert_eq!(against_floor(&call, true), "100 us = 2.00 x the hops");
+        assert_eq!(against_floor(&call, false), "", "no ping-pong was measured");
         floors.quic_round_trip = Some(Duration::from_micros(100));
-        assert_eq!(against_floor(&call, &floors, false), "100 us = 0.50 x the hops");
+        call.floors = floors;
+        assert_eq!(against_floor(&call, false), "100 us = 0.50 x the hops");
     }
 
     #[test]
     fn a_put_is_held_against_a_copy() {
         let floors = Floors { copy: Some(Copying { faulted: 10.0, fresh: 1.5 }), ..Floors::default() };
-        let put = line(PUT_GIGABYTES, 8.0, 839);
-        assert_eq!(
-            against_floor(&put, &floors, true),
-            "84 % of a memcpy; first call 67 % of a memcpy into fresh pages"
-        );
-        assert_eq!(against_floor(&line(INIT, 40.0, 1), &floors, true), "25.0 ms");
+        let put = line(PUT_GIGABYTES, 8.0, 839, floors);
+        assert_eq!(against_floor(&put, true), "84 % of a memcpy; first call 67 % of a memcpy into fresh pages");
+        assert_eq!(against_floor(&line(INIT, 40.0, 1, floors), true), "25.0 ms");
     }
 }

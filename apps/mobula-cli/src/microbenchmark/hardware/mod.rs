@@ -32,6 +32,30 @@ pub(crate) struct Floors {
     pub(crate) quic_round_trip: Option<Duration>,
 }
 
+impl Floors {
+    /// The mean of each, over those that have it.
+    pub(crate) fn mean(all: &[Self]) -> Self {
+        let copies = || all.iter().filter_map(|floors| floors.copy);
+        Self {
+            wake_up: mean_time(all.iter().filter_map(|floors| floors.wake_up)),
+            copy: match (mean(copies().map(|copy| copy.faulted)), mean(copies().map(|copy| copy.fresh))) {
+                (Some(faulted), Some(fresh)) => Some(Copying { faulted, fresh }),
+                _ => None,
+            },
+            quic_round_trip: mean_time(all.iter().filter_map(|floors| floors.quic_round_trip)),
+        }
+    }
+}
+
+fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let values: Vec<_> = values.collect();
+    (!values.is_empty()).then(|| super::measure::mean_and_sd(&values).0)
+}
+
+fn mean_time(times: impl Iterator<Item = Duration>) -> Option<Duration> {
+    mean(times.map(|time| time.as_secs_f64())).map(Duration::from_secs_f64)
+}
+
 /// How fast bytes are copied, in units of 1e9 bytes per second.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Copying {
@@ -42,11 +66,11 @@ pub(crate) struct Copying {
 }
 
 /// Rounds of the thread ping-pong that are timed.
-const WAKE_UP_ROUNDS: u32 = 20_000;
+const WAKE_UP_ROUNDS: u32 = 10_000;
 /// What is copied at a time: the array of the gigabyte case.
 const COPY_BYTES: usize = super::cases::LARGE_NUMBERS * size_of::<i64>();
-/// Copies of which the median counts.
-const COPIES: usize = 3;
+/// Copies into fresh memory, and as many again into the same; the median counts.
+const COPIES: usize = 2;
 
 /// Half of a ping-pong between two threads.
 pub(crate) fn wake_up() -> Result<Duration, CliError> {
@@ -128,6 +152,19 @@ mod tests {
         let source: Vec<u8> = (0..1 << 16).map(|place| place as u8).collect();
         assert!(copy_rate(&source, &mut target) > 0.0);
         assert_eq!(target[..], source[..]);
+    }
+
+    #[test]
+    fn means_are_of_those_that_have_a_value() {
+        let of = |micros, faulted| Floors {
+            wake_up: Some(Duration::from_micros(micros)),
+            copy: Some(Copying { faulted, fresh: 1.0 }),
+            quic_round_trip: None,
+        };
+        let mean = Floors::mean(&[of(10, 8.0), Floors::default(), of(20, 9.0)]);
+        assert_eq!(mean.wake_up, Some(Duration::from_micros(15)));
+        assert_eq!(mean.copy.map(|copy| copy.faulted), Some(8.5));
+        assert_eq!(mean.quic_round_trip, None);
     }
 
     #[test]

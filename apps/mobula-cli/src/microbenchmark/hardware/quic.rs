@@ -31,7 +31,7 @@ const MESSAGE_BYTES: usize = 64;
 /// Rounds before anything counts.
 const WARMUP_ROUNDS: usize = 500;
 /// Rounds of which the median counts.
-const ROUNDS: usize = 4_000;
+const ROUNDS: usize = 2_000;
 /// The most that is read from stdin by the echoing process.
 const SETUP_LIMIT_BYTES: u64 = 64 * 1024;
 /// A connection that is silent so long has ended.
