@@ -15,6 +15,7 @@ mod error;
 mod list;
 mod microbenchmark;
 mod output;
+mod parse;
 mod registry;
 mod start;
 mod status;

@@ -31,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use crate::daemon;
 use crate::error::CliError;
 use crate::output::{self, Format};
+use crate::parse;
 use crate::registry::{Registry, RunningNode};
 
 /// How long work that runs may go on after a node was told to stop, unless another time is given.
@@ -63,13 +64,13 @@ pub(crate) struct StartArgs {
     #[arg(long, value_name = "AMOUNT")]
     num_gpus: Option<f64>,
     /// How much memory tasks may ask for, in bytes (or 512M, 4G); the machine's by default
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    #[arg(long, value_name = "BYTES", value_parser = parse::bytes)]
     memory: Option<u64>,
     /// Resources of your own, as JSON: '{"license": 2}'
     #[arg(long, value_name = "JSON", value_parser = parse_resources)]
     resources: Option<Custom>,
     /// The size of the object store, in bytes (or 512M, 4G); 30 % of the machine's memory by default
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    #[arg(long, value_name = "BYTES", value_parser = parse::bytes)]
     object_store_memory: Option<u64>,
     /// Where the node keeps its state; a head started on the same directory again is the same cluster
     #[arg(long, value_name = "DIR")]
@@ -84,7 +85,7 @@ pub(crate) struct StartArgs {
     #[arg(long, value_name = "DIR", requires = "head")]
     credentials: Option<PathBuf>,
     /// How long running work may go on when the node is told to stop
-    #[arg(long, value_name = "SECONDS", default_value_t = DRAIN_S)]
+    #[arg(long, value_name = "SECONDS", default_value_t = DRAIN_S, value_parser = parse::seconds)]
     drain: f64,
     /// Start in the background; `mobula stop` ends it
     #[arg(long)]
@@ -130,7 +131,7 @@ pub(crate) fn run(args: &StartArgs) -> Result<(), CliError> {
         Format::Json => output::print(&serde_json::to_string(&ready)?)?,
         Format::Human => output::print(&sentences(&ready, info))?,
     }
-    let ended = serve(&running, &signals, Duration::try_from_secs_f64(args.drain).unwrap_or(Duration::MAX));
+    let ended = serve(&running, &signals, Duration::from_secs_f64(args.drain));
     drop(entry);
     ended
 }
@@ -340,26 +341,6 @@ fn parse_resources(text: &str) -> Result<Custom, String> {
     Ok(Arc::new(resources))
 }
 
-fn parse_bytes(text: &str) -> Result<u64, String> {
-    let (digits, unit) = match text.find(|letter: char| !letter.is_ascii_digit() && letter != '.') {
-        Some(place) => text.split_at(place),
-        None => (text, ""),
-    };
-    let scale = match unit.trim().trim_end_matches(['B', 'b']).trim_end_matches('i') {
-        "" => 1.0,
-        "k" | "K" => 1024.0,
-        "m" | "M" => f64::from(1 << 20),
-        "g" | "G" => f64::from(1 << 30),
-        "t" | "T" => f64::from(1 << 20) * f64::from(1 << 20),
-        _ => {
-            return Err(format!("{unit:?} is no unit of bytes; there are K, M, G and T"));
-        }
-    };
-    let number: f64 = digits.parse().map_err(|_| "not a number of bytes".to_owned())?;
-    let bytes = number * scale;
-    if bytes.is_finite() && bytes < u64::MAX as f64 { Ok(bytes as u64) } else { Err("too much".to_owned()) }
-}
-
 /// What a person reads when the node is ready.
 pub(crate) fn sentences(ready: &Ready, info: &NodeInfo) -> String {
     let mut text = format!("node {} is ready with {}", ready.name, resources(info));
@@ -396,17 +377,6 @@ fn resources(info: &NodeInfo) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn bytes_are_read_with_units() {
-        assert_eq!(parse_bytes("123"), Ok(123));
-        assert_eq!(parse_bytes("2K"), Ok(2048));
-        assert_eq!(parse_bytes("1.5GiB"), Ok(3 << 29));
-        assert_eq!(parse_bytes("64MB"), Ok(64 << 20));
-        for wrong in ["", "x", "1X", "-1", "1e400G", "99999999T"] {
-            assert!(parse_bytes(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn resources_are_json_and_not_those_with_a_flag() {

@@ -184,6 +184,31 @@ fn a_cluster_of_three_processes_is_seen_used_and_stopped() {
 }
 
 #[test]
+fn what_waits_is_shown_with_its_reason_and_runs_when_a_node_joins() {
+    let user = User::new();
+    let (_head, ready) = user.start("--head --port 0 --num-cpus 0 --name a");
+    let (address, token) = (text(&ready["address"]), text(&ready["token"]));
+    let line = format!("microbenchmark --address {address} --warmup 0 --seconds 0 --repeat 1 --format json");
+    let mut program = user.command(&line).arg("client tasks sync").stdout(Stdio::null()).spawn().unwrap();
+
+    let mut status = Value::Null;
+    eventually("its task is seen to wait", || {
+        status = user.json("status --format json");
+        !status["pending"].as_array().unwrap().is_empty()
+    });
+    let pending = &status["pending"][0];
+    assert_eq!(pending["demand"]["CPU"], 1.0, "{pending}");
+    assert_eq!(pending["infeasible"], true, "{pending}");
+    assert!(text(&pending["reason"]).contains("CPU"), "{pending}");
+    assert!(user.succeeds("status").contains("can never run here"));
+
+    let (_node, _) = user.start(&format!("--address {address} --token {token} --num-cpus 1"));
+    assert!(program.wait().unwrap().success());
+    // Nodes report what waits with their heartbeats.
+    eventually("nothing waits any more", || user.json("status --format json")["pending"] == Value::Array(Vec::new()));
+}
+
+#[test]
 fn a_second_signal_ends_a_node_at_once() {
     let user = User::new();
     let (mut head, _) = user.start("--head --port 0 --num-cpus 1");

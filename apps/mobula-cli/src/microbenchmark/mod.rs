@@ -26,6 +26,7 @@ use self::measure::{Measured, Pace, measure};
 use self::throwaway::Throwaway;
 use crate::error::CliError;
 use crate::output::Format;
+use crate::parse::seconds;
 
 /// The case that is timed in processes of its own: from nothing to a task's result.
 const INIT: &str = "init to first result";
@@ -206,13 +207,6 @@ fn progress(what: &str) {
         // A terminal that cannot be written to misses nothing that matters.
         let _ = write!(stderr, "\r\x1b[K{what}");
         let _ = stderr.flush();
-    }
-}
-
-fn seconds(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(seconds) if (0.0..=3600.0).contains(&seconds) => Ok(seconds),
-        _ => Err("a number of seconds from 0 to 3600".to_owned()),
     }
 }
 
