@@ -1,0 +1,229 @@
+//! Nodes, the cluster and its events.
+
+use mobula_transport::{ProcessAddr, message};
+use serde::{Deserialize, Serialize};
+
+use super::actor::ActorLocation;
+use super::job::JobInfo;
+use crate::ids::{ActorId, JobId, LeaseId, NodeId};
+use crate::resources::Resources;
+
+/// A node, as the GCS knows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NodeInfo {
+    /// Its id.
+    pub node: NodeId,
+    /// Its name, for people.
+    pub name: String,
+    /// The raylet's process: mailboxes RAYLET and STORE.
+    pub process: ProcessAddr,
+    /// Whether this is the head.
+    pub head: bool,
+    /// What it has in total.
+    pub total: Resources,
+    /// What is free, by its last heartbeat.
+    pub available: Resources,
+    /// Whether it answers.
+    pub alive: bool,
+    /// Why it does not, if it does not.
+    pub death_reason: Option<String>,
+    /// Where its store keeps the shared memory; a process that finds [`NodeInfo::host_proof`]
+    /// there runs on the same machine and may read it in place.
+    pub store_dir: String,
+    /// A random text that stands in the file `proof` of `store_dir`.
+    pub host_proof: String,
+    /// Operating system id of the raylet's process.
+    pub pid: u32,
+}
+
+/// Something a client waits for that cannot run now.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PendingDemand {
+    /// The shape.
+    pub demand: Resources,
+    /// How many of it.
+    pub count: u64,
+    /// What it is for.
+    pub what: String,
+    /// Why it waits.
+    pub reason: String,
+    /// Whether no node could ever run it.
+    pub infeasible: bool,
+    /// The node that is asked for it.
+    pub node: String,
+}
+
+/// Raylet to GCS: a node joins, or reports itself again after the head's restart.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RegisterNode {
+    /// The node.
+    pub info: NodeInfo,
+    /// The actors that hold a lease on it (after a restart of the head).
+    pub actors: Vec<HostedActor>,
+    /// Its worker processes and their operating system ids.
+    pub processes: Vec<(ProcessAddr, u32)>,
+}
+message!(RegisterNode => Result<ClusterView, String>);
+
+/// An actor that holds a lease on a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostedActor {
+    /// The actor.
+    pub actor: ActorId,
+    /// Which incarnation of it.
+    pub incarnation: u32,
+    /// Its lease.
+    pub lease: LeaseId,
+    /// Its worker.
+    pub worker: ProcessAddr,
+}
+
+/// Raylet to GCS: the node has drained and leaves of its own will.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NodeLeaves {
+    /// The node.
+    pub node: NodeId,
+    /// Why.
+    pub why: String,
+}
+message!(NodeLeaves);
+
+/// Raylet to GCS, one way: a worker process has registered on the node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ProcessUp {
+    /// The node.
+    pub node: NodeId,
+    /// The worker.
+    pub process: ProcessAddr,
+    /// Its operating system id.
+    pub pid: u32,
+}
+message!(ProcessUp);
+
+/// Raylet to GCS, one way: a worker process of the node has ended.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ProcessDown {
+    /// The node.
+    pub node: NodeId,
+    /// The worker.
+    pub process: ProcessAddr,
+    /// How it ended.
+    pub why: String,
+}
+message!(ProcessDown);
+
+/// Raylet to GCS, every second: alive, and this much is free.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// The node.
+    pub node: NodeId,
+    /// What is free.
+    pub available: Resources,
+    /// What waits, with reasons.
+    pub pending: Vec<PendingDemand>,
+    /// Bytes and objects in the store.
+    pub store_used_bytes: u64,
+    /// How many workers it has.
+    pub workers: u32,
+    /// The version of the view it has.
+    pub view_version: u64,
+}
+message!(Heartbeat => HeartbeatReply);
+
+/// The answer to a heartbeat.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum HeartbeatReply {
+    /// The view, where it has changed since the version the node has.
+    Known(Option<ClusterView>),
+    /// The GCS does not know this node (it was declared dead, or the head is new): register again.
+    Unknown,
+}
+
+/// All nodes and what they have.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ClusterView {
+    /// Counts up with every change.
+    pub version: u64,
+    /// The nodes, dead ones too for a while.
+    pub nodes: Vec<NodeInfo>,
+}
+
+/// Anyone to GCS: the cluster's state for people and programs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GetClusterStatus;
+message!(GetClusterStatus => ClusterStatus);
+
+/// The cluster's state.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// The cluster's name.
+    pub cluster: String,
+    /// Its nodes.
+    pub view: ClusterView,
+    /// What waits.
+    pub pending: Vec<PendingDemand>,
+    /// Its jobs.
+    pub jobs: Vec<JobInfo>,
+    /// Seconds since the head started.
+    pub uptime_s: u64,
+}
+
+/// Anyone to GCS: a stream of [`ClusterEvent`]s from now on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Subscribe;
+message!(Subscribe => ClusterEvent);
+
+/// Something that subscribers hear of.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum ClusterEvent {
+    /// A node joined.
+    NodeJoined(NodeInfo),
+    /// A node is dead; its processes are gone.
+    NodeDied {
+        /// The node.
+        node: NodeInfo,
+        /// Why.
+        why: String,
+        /// Its worker processes; they are dead too.
+        processes: Vec<ProcessAddr>,
+    },
+    /// A worker process ended, its node lives on.
+    ProcessDied {
+        /// The process.
+        process: ProcessAddr,
+        /// How it ended.
+        why: String,
+    },
+    /// A job ended; its workers and actors are to be ended.
+    JobFinished(JobId),
+    /// An actor came to life or died.
+    ActorChanged {
+        /// The actor.
+        actor: ActorId,
+        /// Where it is now.
+        location: ActorLocation,
+    },
+    /// Free resources changed.
+    Resources(Vec<(NodeId, Resources)>),
+}
+
+/// The owner of a node to its raylet: take no new work. Answered when what runs has ended.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DrainNode {
+    /// Why.
+    pub why: String,
+}
+message!(DrainNode);
+
+/// Anyone to raylet, one way: drain and leave.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StopNode {
+    /// Why.
+    pub why: String,
+}
+message!(StopNode => ());
+
+/// The owner of a head to its GCS: store what is not stored yet, and end.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CloseGcs;
+message!(CloseGcs);

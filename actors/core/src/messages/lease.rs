@@ -1,0 +1,143 @@
+//! Leases: the right to push tasks to a worker.
+
+use mobula_transport::{Address, ProcessAddr, message};
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{JobId, LeaseId, NodeId};
+use crate::resources::Resources;
+
+/// Where a task may run.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub enum Strategy {
+    /// Pack nodes to half full, then spread.
+    #[default]
+    Default,
+    /// Spread over the nodes, even where that means more transfer.
+    Spread,
+    /// On this node; elsewhere only if `soft` and the node is gone or can never fit it.
+    NodeAffinity {
+        /// The node.
+        node: NodeId,
+        /// Whether another node will do.
+        soft: bool,
+    },
+}
+
+/// Which kind of worker process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub enum WorkerKind {
+    /// The job's process on the node, shared by its tasks and actors.
+    #[default]
+    Shared,
+    /// A process of its own.
+    Process,
+}
+
+/// What makes two tasks interchangeable for a lease.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Shape {
+    /// The job.
+    pub job: JobId,
+    /// What it needs.
+    pub demand: Resources,
+    /// Where it may run.
+    pub strategy: Strategy,
+    /// In which kind of process.
+    pub kind: WorkerKind,
+    /// The raylet whose store has the tasks' large arguments, if any: asked first, and left only
+    /// when it cannot run them.
+    pub near: Option<ProcessAddr>,
+}
+
+/// Client to raylet, one way: the client's need of leases of one shape.
+///
+/// `target` counts up over the life of the client at this raylet: the raylet grants or redirects
+/// while it has done so fewer times than `target`. Because it is a total and not a difference, a
+/// repeated or delayed message changes nothing. Lowering it withdraws a need.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WantLeases {
+    /// Who wants them.
+    pub client: Address,
+    /// Of what shape.
+    pub shape: Shape,
+    /// How many in total since the client first asked this raylet.
+    pub target: u64,
+    /// What they are for, to be shown to people.
+    pub what: String,
+    /// How often this need was redirected; bounds the wandering.
+    pub hops: u8,
+}
+message!(WantLeases);
+
+/// Raylet to client, one way: a worker is yours for work of this shape.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LeaseGranted {
+    /// The lease.
+    pub lease: LeaseId,
+    /// The shape it was granted for.
+    pub shape: Shape,
+    /// The worker process; its actor is [`mobula_transport::MailboxId::WORKER`].
+    pub worker: ProcessAddr,
+}
+message!(LeaseGranted);
+
+/// Raylet to client, one way: ask that other raylet for `count` of your leases of this shape.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LeaseRedirected {
+    /// The shape.
+    pub shape: Shape,
+    /// How many.
+    pub count: u64,
+    /// The other raylet.
+    pub to: Address,
+    /// To be passed on in [`WantLeases::hops`].
+    pub hops: u8,
+}
+message!(LeaseRedirected);
+
+/// Raylet to client, one way: the lease is over because its worker died.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LeaseLost {
+    /// The lease.
+    pub lease: LeaseId,
+    /// The worker that had it.
+    pub worker: ProcessAddr,
+    /// How it ended.
+    pub why: String,
+}
+message!(LeaseLost);
+
+/// Raylet to client, one way: this need cannot be met now, or ever, and why. Sent once per change.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LeasePending {
+    /// The shape.
+    pub shape: Shape,
+    /// No node of the cluster could ever run it.
+    pub infeasible: bool,
+    /// In words.
+    pub why: String,
+}
+message!(LeasePending);
+
+/// Raylet to client, one way: others wait; give back leases of which you have no use.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ReclaimIdle;
+message!(ReclaimIdle);
+
+/// Client to raylet, one way: these leases are free again.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ReturnLeases {
+    /// The leases.
+    pub leases: Vec<LeaseId>,
+}
+message!(ReturnLeases);
+
+/// Worker to raylet, one way: the lease's task waits in `get` and lends its CPU, or takes it back.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LeaseBlocked {
+    /// The lease.
+    pub lease: LeaseId,
+    /// Whether it waits now.
+    pub blocked: bool,
+}
+message!(LeaseBlocked);

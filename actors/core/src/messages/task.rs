@@ -1,0 +1,151 @@
+//! Tasks, their results, and the objects they read.
+
+use mobula_transport::{Address, ProcessAddr, message};
+use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
+
+use crate::error::Error;
+use crate::ids::{FunctionId, JobId, LeaseId, ObjectId};
+use crate::value::Encoding;
+
+/// An argument of a task.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum ArgSpec {
+    /// The next part of the message's payload.
+    Inline(Encoding),
+    /// An object in a node's store.
+    Stored(StoredObject),
+}
+
+/// An object that lies in the store of one or more nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredObject {
+    /// Which object.
+    pub object: ObjectId,
+    /// How to read it.
+    pub encoding: Encoding,
+    /// How large it is.
+    pub size_bytes: u64,
+    /// The processes (raylets) whose store has it.
+    pub nodes: SmallVec<[ProcessAddr; 1]>,
+}
+
+/// One task or actor call, as it is pushed to a worker. Its inline arguments are the next parts
+/// of the message's payload, in order.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TaskSpec {
+    /// The owner's number for it.
+    pub seq: u64,
+    /// Which attempt this is, from 1. The first attempt to commit wins.
+    pub attempt: u32,
+    /// What to run.
+    pub function: FunctionId,
+    /// The user's name for it, if any.
+    pub name: Option<String>,
+    /// Its arguments.
+    pub args: SmallVec<[ArgSpec; 2]>,
+    /// How many values it returns.
+    pub returns: u32,
+}
+
+/// Client to worker, one way: run these under the lease, one after the other.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PushTasks {
+    /// Who owns the tasks and gets [`TaskDone`].
+    pub client: Address,
+    /// The job they belong to.
+    pub job: JobId,
+    /// The lease they run under.
+    pub lease: LeaseId,
+    /// The raylet that granted it; it hears when the lease's CPU is lent.
+    pub raylet: Address,
+    /// The tasks.
+    pub tasks: Vec<TaskSpec>,
+}
+message!(PushTasks);
+
+/// One value that a task returned.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum ReturnSpec {
+    /// The next part of the message's payload.
+    Inline(Encoding),
+    /// It lies in a node's store.
+    Stored(StoredObject),
+}
+
+/// How a task ended.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum TaskOutcome {
+    /// It returned these.
+    Returned(SmallVec<[ReturnSpec; 1]>),
+    /// It failed.
+    Failed(Box<Error>),
+}
+
+/// Worker to client, one way: a task or call has ended.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct TaskDone {
+    /// The owner's number for it.
+    pub seq: u64,
+    /// The attempt that ended.
+    pub attempt: u32,
+    /// How it ended.
+    pub outcome: TaskOutcome,
+    /// How long the user's code ran.
+    pub run_us: u32,
+}
+message!(TaskDone);
+
+/// Client to worker, one way: give back tasks of this lease that have not started. Answered by
+/// [`TasksReturned`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ReclaimTasks {
+    /// The lease.
+    pub lease: LeaseId,
+    /// Whose tasks.
+    pub client: Address,
+    /// At most so many, the last ones first.
+    pub at_most: u32,
+}
+message!(ReclaimTasks);
+
+/// Worker to client, one way: these tasks were taken from the lease's queue and will not run.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct TasksReturned {
+    /// The lease.
+    pub lease: LeaseId,
+    /// The owner's numbers for them.
+    pub seqs: Vec<u64>,
+}
+message!(TasksReturned);
+
+/// Borrower to owner: the object's value, or where it lies. Answered when it is ready; ask again
+/// after a time-out. An inline value is the reply's payload.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GetObject {
+    /// The object.
+    pub object: ObjectId,
+}
+message!(GetObject => Result<ReturnSpec, Error>);
+
+/// Anyone to worker: the tasks it runs and has waiting, and those it finished lately.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ListTasks;
+message!(ListTasks => Vec<TaskInfo>);
+
+/// A task, for people.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TaskInfo {
+    /// The task: owner and number.
+    pub task: String,
+    /// The function, or the user's name for it.
+    pub name: String,
+    /// `WAITING_FOR_ARGS`, `QUEUED`, `RUNNING`, `FINISHED` or `FAILED`.
+    pub state: String,
+    /// The node's name.
+    pub node: String,
+    /// The worker's operating system id.
+    pub pid: u32,
+    /// How long it has run, or ran.
+    pub run_us: u64,
+}
