@@ -193,12 +193,12 @@ fn call<R: Results, const LEN: usize>(
 
 fn create<H: RemoteHandle, const LEN: usize>(
     constructor: &'static RemoteFunction,
-    options: &Result<client::ActorOptions, Arc<Error>>,
+    options: &Result<Arc<client::ActorOptions>, Arc<Error>>,
     class: &str,
     arguments: [Argument; LEN],
 ) -> H {
     let create = || {
-        let options = options.clone()?;
+        let options = client::ActorOptions::clone(options.as_ref().map_err(Arc::clone)?);
         let arguments = collect(arguments)?;
         let client = current().map_err(Arc::new)?;
         match options.name.clone().filter(|_| options.get_if_exists) {

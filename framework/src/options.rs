@@ -13,6 +13,64 @@ use mobula_core::resources::{CPU, GPU, MEMORY, Resources};
 
 use crate::call::{Results, Signature};
 
+/// What the builders of tasks and actors have in common. They are two types, and not one over a
+/// trait, so that a user needs no import to call their methods.
+macro_rules! common_options {
+    ($Options:ty) => {
+        /// GPUs it needs while it lives; a fraction shares one.
+        #[must_use]
+        pub fn num_gpus(self, gpus: impl Into<f64>) -> Self {
+            self.resource(GPU, gpus)
+        }
+
+        /// Bytes of heap it needs while it lives: for placement, not a limit.
+        #[must_use]
+        pub fn memory(self, bytes: u64) -> Self {
+            self.resource(MEMORY, bytes as f64)
+        }
+
+        /// Spread such work over the nodes instead of filling one first.
+        #[must_use]
+        pub fn spread(self) -> Self {
+            self.set(|options| options.strategy = Strategy::Spread)
+        }
+
+        /// On this node and nowhere else; it fails when the node is gone.
+        #[must_use]
+        pub fn on_node(self, node: NodeId) -> Self {
+            self.set(|options| options.strategy = Strategy::NodeAffinity { node, soft: false })
+        }
+
+        /// On this node while that is possible, elsewhere otherwise.
+        #[must_use]
+        pub fn prefer_node(self, node: NodeId) -> Self {
+            self.set(|options| options.strategy = Strategy::NodeAffinity { node, soft: true })
+        }
+
+        /// In a process of its own.
+        #[must_use]
+        pub fn process_worker(self) -> Self {
+            self.set(|options| options.kind = WorkerKind::Process)
+        }
+
+        fn set(self, set: impl FnOnce(&mut $Options)) -> Self {
+            self.change(|options| {
+                set(options);
+                Ok(())
+            })
+        }
+
+        fn change(mut self, change: impl FnOnce(&mut $Options) -> Result<(), Error>) -> Self {
+            if let Ok(options) = &mut self.options
+                && let Err(error) = change(Arc::make_mut(options))
+            {
+                self.options = Err(Arc::new(error));
+            }
+            self
+        }
+    };
+}
+
 /// The options of a task: `f.options().num_cpus(0.5).remote(..)`.
 ///
 /// A value that makes no sense (a negative amount) does not fail here but in the `get` of the
@@ -33,22 +91,12 @@ impl<F: Signature> TaskOptions<F> {
 }
 
 impl<F> TaskOptions<F> {
+    common_options!(client::TaskOptions);
+
     /// CPUs it needs while it runs; a fraction is fine, and so is 0. 1 by default.
     #[must_use]
     pub fn num_cpus(self, cpus: impl Into<f64>) -> Self {
         self.resource(CPU, cpus)
-    }
-
-    /// GPUs it needs while it runs; a fraction shares one.
-    #[must_use]
-    pub fn num_gpus(self, gpus: impl Into<f64>) -> Self {
-        self.resource(GPU, gpus)
-    }
-
-    /// Bytes of heap it needs while it runs: for placement, not a limit.
-    #[must_use]
-    pub fn memory(self, bytes: u64) -> Self {
-        self.resource(MEMORY, bytes as f64)
     }
 
     /// An amount of any resource, named as the nodes that have it name it.
@@ -70,46 +118,6 @@ impl<F> TaskOptions<F> {
     pub fn max_retries(self, retries: u32) -> Self {
         self.set(|options| options.max_retries = retries)
     }
-
-    /// Spread such tasks over the nodes instead of filling one first.
-    #[must_use]
-    pub fn spread(self) -> Self {
-        self.set(|options| options.strategy = Strategy::Spread)
-    }
-
-    /// Run it on this node, or fail when the node is gone.
-    #[must_use]
-    pub fn on_node(self, node: NodeId) -> Self {
-        self.set(|options| options.strategy = Strategy::NodeAffinity { node, soft: false })
-    }
-
-    /// Run it on this node while that is possible, elsewhere otherwise.
-    #[must_use]
-    pub fn prefer_node(self, node: NodeId) -> Self {
-        self.set(|options| options.strategy = Strategy::NodeAffinity { node, soft: true })
-    }
-
-    /// Run it in a process of its own.
-    #[must_use]
-    pub fn process_worker(self) -> Self {
-        self.set(|options| options.kind = WorkerKind::Process)
-    }
-
-    fn set(self, set: impl FnOnce(&mut client::TaskOptions)) -> Self {
-        self.change(|options| {
-            set(options);
-            Ok(())
-        })
-    }
-
-    fn change(mut self, change: impl FnOnce(&mut client::TaskOptions) -> Result<(), Error>) -> Self {
-        if let Ok(options) = &mut self.options
-            && let Err(error) = change(Arc::make_mut(options))
-        {
-            self.options = Err(Arc::new(error));
-        }
-        self
-    }
 }
 
 impl<F> Clone for TaskOptions<F> {
@@ -130,14 +138,16 @@ impl<F> fmt::Debug for TaskOptions<F> {
 /// As with [`TaskOptions`], a value that makes no sense fails the first call.
 pub struct ActorOptions<C, F> {
     pub(crate) constructor: &'static RemoteFunction,
-    pub(crate) options: Result<client::ActorOptions, Arc<Error>>,
+    pub(crate) options: Result<Arc<client::ActorOptions>, Arc<Error>>,
     class: PhantomData<fn() -> (C, F)>,
 }
 
 impl<C, F> ActorOptions<C, F> {
+    common_options!(client::ActorOptions);
+
     #[doc(hidden)]
     pub fn new(constructor: &'static RemoteFunction) -> Self {
-        Self { constructor, options: Ok(client::ActorOptions::default()), class: PhantomData }
+        Self { constructor, options: Ok(Arc::default()), class: PhantomData }
     }
 
     /// CPUs it holds while it lives. Unless given, it needs one to be placed and holds none.
@@ -148,18 +158,6 @@ impl<C, F> ActorOptions<C, F> {
             set_resource(&mut options.placement_demand, CPU, cpus)?;
             set_resource(&mut options.demand, CPU, cpus)
         })
-    }
-
-    /// GPUs it holds while it lives; a fraction shares one.
-    #[must_use]
-    pub fn num_gpus(self, gpus: impl Into<f64>) -> Self {
-        self.resource(GPU, gpus)
-    }
-
-    /// Bytes of heap it needs: for placement, not a limit.
-    #[must_use]
-    pub fn memory(self, bytes: u64) -> Self {
-        self.resource(MEMORY, bytes as f64)
     }
 
     /// An amount of any resource, named as the nodes that have it name it.
@@ -218,46 +216,6 @@ impl<C, F> ActorOptions<C, F> {
     #[must_use]
     pub fn max_restarts(self, restarts: i32) -> Self {
         self.set(|options| options.max_restarts = restarts)
-    }
-
-    /// Spread such actors over the nodes instead of filling one first.
-    #[must_use]
-    pub fn spread(self) -> Self {
-        self.set(|options| options.strategy = Strategy::Spread)
-    }
-
-    /// Let it live on this node only.
-    #[must_use]
-    pub fn on_node(self, node: NodeId) -> Self {
-        self.set(|options| options.strategy = Strategy::NodeAffinity { node, soft: false })
-    }
-
-    /// Let it live on this node while that is possible, elsewhere otherwise.
-    #[must_use]
-    pub fn prefer_node(self, node: NodeId) -> Self {
-        self.set(|options| options.strategy = Strategy::NodeAffinity { node, soft: true })
-    }
-
-    /// Give it a process of its own.
-    #[must_use]
-    pub fn process_worker(self) -> Self {
-        self.set(|options| options.kind = WorkerKind::Process)
-    }
-
-    fn set(self, set: impl FnOnce(&mut client::ActorOptions)) -> Self {
-        self.change(|options| {
-            set(options);
-            Ok(())
-        })
-    }
-
-    fn change(mut self, change: impl FnOnce(&mut client::ActorOptions) -> Result<(), Error>) -> Self {
-        if let Ok(options) = &mut self.options
-            && let Err(error) = change(options)
-        {
-            self.options = Err(Arc::new(error));
-        }
-        self
     }
 }
 

@@ -11,7 +11,8 @@ use mobula_data::schema::{ColumnName, Matching};
 use mobula_data::{DataError, LogicalPlan, col, lit};
 use serde_json::Value;
 
-use crate::support::{batches, shared, write};
+use crate::shared;
+use crate::support::{batches, write};
 
 const FILES: [&str; 4] = [
     "yellow_tripdata_2023-01_first100k.parquet",
@@ -61,12 +62,11 @@ fn close(found: f64, expected: f64) {
 }
 
 fn golden() -> Option<Value> {
-    let path = shared("golden/taxi.json")?;
-    Some(serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap())
+    shared::golden("taxi.json")
 }
 
 fn data(file: &str) -> Option<String> {
-    Some(shared("data")?.join(file).display().to_string())
+    Some(shared::data(file)?.display().to_string())
 }
 
 #[test]

@@ -2,4 +2,6 @@
 
 mod golden;
 mod pipeline;
+#[path = "../../../../tests/tests/support/shared.rs"]
+mod shared;
 mod support;

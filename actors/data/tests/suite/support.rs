@@ -1,7 +1,7 @@
 //! What the tests of this crate share: running a plan in one thread, and the shared data.
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use arrow::record_batch::RecordBatch;
@@ -70,27 +70,4 @@ fn run(physical: &PhysicalPlan, functions: &dyn BatchFunctions) -> Result<Ran, D
         ran.batches.extend(output.batches);
     }
     Ok(ran)
-}
-
-/// The folder with the public trip records and what other engines make of them, beside the
-/// project or where MOBULA_SHARED says. Without it a test has nothing to compare with and says
-/// so; in CI that is a failure.
-pub(crate) fn shared(path: &str) -> Option<PathBuf> {
-    let found = match std::env::var_os("MOBULA_SHARED") {
-        Some(dir) => PathBuf::from(dir).join(path),
-        None => Path::new(env!("CARGO_MANIFEST_DIR"))
-            .ancestors()
-            .map(|dir| dir.join("shared").join(path))
-            .find(|candidate| candidate.exists())
-            .unwrap_or_default(),
-    };
-    if found.exists() {
-        return Some(found);
-    }
-    assert!(
-        std::env::var("CI").as_deref() != Ok("true"),
-        "the shared file {path} is missing: set MOBULA_SHARED to the folder that holds it"
-    );
-    println!("skipped: the shared file {path} is not on this machine (MOBULA_SHARED names its folder)");
-    None
 }

@@ -1,6 +1,5 @@
 //! Cleaning real trips gives what DuckDB gives.
 
-use std::fs;
 use std::path::PathBuf;
 
 use arrow::array::AsArray;
@@ -8,20 +7,19 @@ use arrow::compute::{max, min, sum};
 use arrow::datatypes::Float64Type;
 use serde_json::Value;
 
-use crate::support::{Cleaned, clean_files, shared};
+use crate::shared;
+use crate::support::{Cleaned, clean_files};
 
 const YELLOW: [&str; 2] =
     ["yellow_tripdata_2023-01_first100k.parquet", "yellow_tripdata_2023-q1_sample_with_nulls.parquet"];
 const GREEN: [&str; 2] = ["green_tripdata_2023-01.parquet", "green_tripdata_2023-02.parquet"];
 
 fn golden() -> Option<Value> {
-    let text = fs::read_to_string(shared("golden/taxi.json")?).unwrap();
-    Some(serde_json::from_str(&text).unwrap())
+    shared::golden("taxi.json")
 }
 
 fn files(names: &[&str]) -> Option<Vec<PathBuf>> {
-    let data = shared("data")?;
-    Some(names.iter().map(|name| data.join(name)).collect())
+    names.iter().map(|name| shared::data(name)).collect()
 }
 
 fn values(cleaned: &Cleaned, column: &str) -> Vec<arrow::array::Float64Array> {

@@ -2,4 +2,6 @@
 
 mod cleaning;
 mod generating;
+#[path = "../../../../tests/tests/support/shared.rs"]
+mod shared;
 mod support;

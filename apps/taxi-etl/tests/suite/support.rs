@@ -1,7 +1,7 @@
 //! What these tests share: cleaning in one thread, and where the real files are.
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
@@ -69,27 +69,4 @@ fn run(logical: &LogicalPlan, footers: &[FileFooter], input: SchemaRef) -> Resul
         cleaned.batches.extend(output.batches);
     }
     Ok(cleaned)
-}
-
-/// The folder with the public trip records and what other engines make of them, beside the
-/// project or where MOBULA_SHARED says. Without it a test has nothing to compare with and says
-/// so; in CI that is a failure.
-pub(crate) fn shared(path: &str) -> Option<PathBuf> {
-    let found = match std::env::var_os("MOBULA_SHARED") {
-        Some(dir) => PathBuf::from(dir).join(path),
-        None => Path::new(env!("CARGO_MANIFEST_DIR"))
-            .ancestors()
-            .map(|dir| dir.join("shared").join(path))
-            .find(|candidate| candidate.exists())
-            .unwrap_or_default(),
-    };
-    if found.exists() {
-        return Some(found);
-    }
-    assert!(
-        std::env::var("CI").as_deref() != Ok("true"),
-        "the shared file {path} is missing: set MOBULA_SHARED to the folder that holds it"
-    );
-    println!("skipped: the shared file {path} is not on this machine (MOBULA_SHARED names its folder)");
-    None
 }
