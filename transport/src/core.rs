@@ -30,6 +30,7 @@ use crate::network::Network;
 use crate::peers::{PeerEvent, Peers};
 use crate::pending::{NEVER_US, Pending, Waiter};
 use crate::quic::QuicNetwork;
+use crate::refusals::Refusals;
 use crate::runtime::Runtime;
 use crate::stream::Sinks;
 
@@ -56,6 +57,7 @@ pub(crate) struct Core {
     /// See [`EndpointConfig::comes_back`].
     pub(crate) comes_back: bool,
     pub(crate) metrics: Metrics,
+    pub(crate) refusals: Refusals,
     pub(crate) links: Links,
     pub(crate) network: OnceLock<Arc<dyn Network>>,
     /// The same network, where it is QUIC: for joins and bulk.
@@ -87,6 +89,7 @@ impl Core {
             comes_back: config.comes_back,
             limits: config.limits,
             metrics: Metrics::default(),
+            refusals: Refusals::default(),
             links: Links::default(),
             network: OnceLock::new(),
             quic: Mutex::default(),

@@ -30,6 +30,7 @@ use crate::network::Network;
 use crate::peers::PeerEvent;
 use crate::pending::Waiter;
 use crate::quic::{QuicBulk, QuicNetwork};
+use crate::refusals::RefusalsSnapshot;
 use crate::runtime::Runtime;
 use crate::stream::{ReplyStream, StreamInbox};
 
@@ -320,7 +321,13 @@ impl Endpoint {
 
     /// What was counted so far.
     pub fn metrics(&self) -> MetricsSnapshot {
-        self.core.metrics.snapshot(self.core.requests_in_flight() as u64)
+        let refused = self.core.refusals.snapshot().total();
+        self.core.metrics.snapshot(self.core.requests_in_flight() as u64, refused)
+    }
+
+    /// Whom this endpoint has refused so far, why, and who was the last.
+    pub fn refusals(&self) -> RefusalsSnapshot {
+        self.core.refusals.snapshot()
     }
 
     /// Runs a future on the endpoint's thread. It must not block.

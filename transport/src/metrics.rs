@@ -16,13 +16,16 @@ macro_rules! counters {
             $($(#[$doc])* pub $name: u64,)*
             /// Requests that wait for their answer now.
             pub requests_in_flight: u64,
+            /// Strangers refused; [`Endpoint::refusals`](crate::Endpoint::refusals) says why.
+            pub refused_connections: u64,
         }
 
         impl Metrics {
-            pub(crate) fn snapshot(&self, requests_in_flight: u64) -> MetricsSnapshot {
+            pub(crate) fn snapshot(&self, requests_in_flight: u64, refused_connections: u64) -> MetricsSnapshot {
                 MetricsSnapshot {
                     $($name: self.$name.load(Ordering::Relaxed),)*
                     requests_in_flight,
+                    refused_connections,
                 }
             }
         }
@@ -46,8 +49,6 @@ counters! {
     bulk_bytes_out,
     /// Bytes received through the bulk channel.
     bulk_bytes_in,
-    /// Connections refused: no certificate of this cluster, or another protocol.
-    refused_connections,
     /// Connections closed because of oversized or malformed frames.
     bad_frames,
     /// One-way messages that came back to an actor of this process.

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use quinn::ReadToEndError;
 use quinn::crypto::rustls::QuicClientConfig;
 use serde::{Deserialize, Serialize};
 
@@ -193,22 +194,43 @@ async fn exchange(addr: SocketAddr, token: &JoinToken) -> Result<Credentials, Jo
     }
 }
 
-/// The head's side of one join; `false` if the joiner was refused or made no sense.
-pub(crate) async fn serve(policy: &JoinPolicy, connection: quinn::Connection) -> bool {
+/// Why nobody joined over a connection.
+pub(crate) enum Unjoined {
+    /// The head refused.
+    Refused(JoinRefusal),
+    /// The joiner said nothing, or never read its answer.
+    Silent,
+    /// The joiner left before it was answered.
+    Left(String),
+}
+
+/// The head's side of one join.
+pub(crate) async fn serve(policy: &JoinPolicy, connection: quinn::Connection) -> Result<(), Unjoined> {
+    let left = |error: &dyn std::fmt::Display| Unjoined::Left(error.to_string());
     let served = tokio::time::timeout(JOIN_TIMEOUT, async {
-        let (mut send, mut receive) = connection.accept_bi().await?;
-        let request = receive.read_to_end(JOIN_MAX_BYTES).await?;
+        let (mut send, mut receive) = connection.accept_bi().await.map_err(|error| left(&error))?;
+        let request = match receive.read_to_end(JOIN_MAX_BYTES).await {
+            Ok(request) => request,
+            Err(ReadToEndError::TooLong) => {
+                return Err(Unjoined::Refused(JoinRefusal::Malformed("the request does not end".into())));
+            }
+            Err(error) => return Err(left(&error)),
+        };
         let answer = match rmp_serde::from_slice::<JoinRequest>(&request) {
             Ok(request) => policy.answer(&request),
             Err(error) => JoinAnswer::Refused(JoinRefusal::Malformed(error.to_string())),
         };
-        send.write_all(&rmp_serde::to_vec(&answer)?).await?;
-        send.finish()?;
+        let bytes = rmp_serde::to_vec(&answer).map_err(|error| left(&error))?;
+        send.write_all(&bytes).await.map_err(|error| left(&error))?;
+        send.finish().map_err(|error| left(&error))?;
         // The joiner closes when it has read the answer.
         connection.closed().await;
-        Ok::<bool, Box<dyn std::error::Error + Send + Sync>>(matches!(answer, JoinAnswer::Granted { .. }))
+        match answer {
+            JoinAnswer::Granted { .. } => Ok(()),
+            JoinAnswer::Refused(why) => Err(Unjoined::Refused(why)),
+        }
     })
     .await;
     connection.close(0u32.into(), b"");
-    matches!(served, Ok(Ok(true)))
+    served.unwrap_or(Err(Unjoined::Silent))
 }

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use super::{CLOSE_GRACE, QuicNetwork, Sides, attempt_of, bind, code, quinn_endpoint, window_bytes};
+use super::{CLOSE_GRACE, QuicNetwork, Sides, attempt_of, bind, code, handshake, quinn_endpoint, window_bytes};
 use crate::address::{Address, ProcessAddr, ProcessId};
 use crate::bulk::{BULK_REQUEST_MAX_BYTES, BulkNetwork, Fetch, Meter, TRANSPORT_MAILBOX, WhereIsBulk, no_source};
 use crate::config::RuntimeChoice;
@@ -81,7 +81,7 @@ impl QuicBulk {
         };
         let socket = SocketAddr::new(core.process().socket.ip(), port);
         let started = Arc::new(Started { runtime, endpoint, sides, socket, peers: Mutex::default() });
-        started.runtime.spawn(listen_for_fetches(started.clone(), core.clone(), self.network.clone()));
+        started.runtime.spawn(listen_for_fetches(started.clone(), core.clone()));
         *slot = Some(started.clone());
         Ok(started)
     }
@@ -242,20 +242,12 @@ impl Started {
     }
 }
 
-async fn listen_for_fetches(started: Arc<Started>, core: Arc<Core>, network: Arc<QuicNetwork>) {
+async fn listen_for_fetches(started: Arc<Started>, core: Arc<Core>) {
     while let Some(incoming) = started.endpoint.accept().await {
-        let peer = incoming.remote_address();
-        let config = started.sides.server(peer);
-        let (core, network) = (core.clone(), network.clone());
+        let config = started.sides.server(incoming.remote_address());
+        let core = core.clone();
         tokio::spawn(async move {
-            let connection = match incoming.accept_with(config) {
-                Ok(connecting) => match tokio::time::timeout(core.limits.connect_timeout, connecting).await {
-                    Ok(Ok(connection)) => connection,
-                    Ok(Err(error)) => return network.refused(&core, peer, &error),
-                    Err(error) => return network.refused(&core, peer, &error),
-                },
-                Err(error) => return network.refused(&core, peer, &error),
-            };
+            let Some(connection) = handshake(&core, incoming, config).await else { return };
             // Ends with the connection.
             while let Ok((send, receive)) = connection.accept_bi().await {
                 tokio::spawn(serve_one(core.clone(), connection.clone(), send, receive));

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
-use quinn::{ConnectionError, RecvStream};
+use quinn::{ConnectionError, ReadToEndError, RecvStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::hello::{HELLO_MAX_BYTES, Hello, HelloAnswer, decode, encode};
-use super::{QuicNetwork, attempt_of, code};
+use super::{QuicNetwork, attempt_of, code, left};
 use crate::actor::panic_text;
 use crate::address::ProcessAddr;
 use crate::config::MAX_FRAME_BYTES;
@@ -22,6 +22,7 @@ use crate::frame::FrameReader;
 use crate::lane::LANES;
 use crate::link::{Admission, Link, Made};
 use crate::network::{Attempt, Connection};
+use crate::refusals::RefusalReason;
 
 /// The largest piece read from a stream at once.
 const READ_BYTES: usize = 256 * 1024;
@@ -87,23 +88,41 @@ async fn say_hello(connection: &quinn::Connection, hello: &Hello) -> Result<Hell
     decode(&answer).map_err(|error| Attempt::Refused(error.to_string()))
 }
 
+/// Why a connection that somebody else made has brought no hello.
+enum NoHello {
+    Left(String),
+    TooLong,
+    Silent,
+}
+
 /// Takes the hello of a connection somebody else made, and runs the connection if it counts.
 pub(super) async fn accept(network: Arc<QuicNetwork>, core: Arc<Core>, connection: quinn::Connection) {
     let timeout = core.limits.connect_timeout;
+    let peer = connection.remote_address();
     let hello = tokio::time::timeout(timeout, async {
-        let (send, mut receive) = connection.accept_bi().await.ok()?;
-        let bytes = receive.read_to_end(HELLO_MAX_BYTES).await.ok()?;
-        Some((send, decode::<Hello>(&bytes)))
+        let (send, mut receive) = connection.accept_bi().await.map_err(|error| NoHello::Left(error.to_string()))?;
+        match receive.read_to_end(HELLO_MAX_BYTES).await {
+            Ok(bytes) => Ok((send, decode::<Hello>(&bytes))),
+            Err(ReadToEndError::TooLong) => Err(NoHello::TooLong),
+            Err(ReadToEndError::Read(error)) => Err(NoHello::Left(error.to_string())),
+        }
     });
-    let Ok(Some((mut send, hello))) = hello.await else {
-        connection.close(code::BAD_FRAME.into(), b"no hello");
-        network.refused(&core, connection.remote_address(), &"it sent no hello");
-        return;
+    let (mut send, hello) = match hello.await.unwrap_or(Err(NoHello::Silent)) {
+        Ok(hello) => hello,
+        Err(no_hello) => {
+            match no_hello {
+                NoHello::Left(why) => left(peer, &why),
+                NoHello::TooLong => core.refusals.note(peer, RefusalReason::Protocol, &"its hello does not end"),
+                NoHello::Silent => core.refusals.note(peer, RefusalReason::Silence, &"it sent no hello"),
+            }
+            connection.close(code::BAD_FRAME.into(), b"no hello");
+            return;
+        }
     };
     let us = core.process();
     let (answer, link) = match hello {
         Err(error) => {
-            network.refused(&core, connection.remote_address(), &error);
+            core.refusals.note(peer, RefusalReason::Protocol, &error);
             (HelloAnswer::Refused(error.to_string()), None)
         }
         Ok(hello) if hello.wanted.is_some_and(|wanted| wanted != us.id) => (HelloAnswer::OtherProcess(us), None),

@@ -8,7 +8,6 @@ mod bulk;
 mod config;
 mod connection;
 mod hello;
-mod refusals;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -24,10 +23,10 @@ use crate::config::Limits;
 use crate::core::Core;
 use crate::endpoint::BindError;
 use crate::identity::tls::{self, ALPN_JOIN, SERVER_NAME};
-use crate::identity::{Credentials, IdentityError, JoinPolicy, serve_join};
+use crate::identity::{Credentials, IdentityError, JoinPolicy, Unjoined, serve_join};
 use crate::link::Link;
 use crate::network::{Attempt, Network};
-use refusals::Refusals;
+use crate::refusals::RefusalReason;
 
 pub(crate) use bulk::QuicBulk;
 pub(crate) use config::{bind, window_bytes};
@@ -125,7 +124,6 @@ pub(crate) struct QuicNetwork {
     limits: Limits,
     window_bytes: usize,
     joins: Mutex<Option<Arc<JoinPolicy>>>,
-    refusals: Refusals,
     handshakes: Arc<Semaphore>,
     /// Held by every writer; when the last one drops it, everything queued has left.
     writers: Mutex<Option<mpsc::Sender<()>>>,
@@ -155,7 +153,6 @@ impl QuicNetwork {
             limits,
             window_bytes,
             joins: Mutex::default(),
-            refusals: Refusals::default(),
             handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
             writers: Mutex::new(Some(writers)),
             writers_done: Mutex::new(Some(writers_done)),
@@ -198,29 +195,7 @@ impl QuicNetwork {
 
     async fn handshake(&self, core: &Core, incoming: quinn::Incoming) -> Option<quinn::Connection> {
         let peer = incoming.remote_address();
-        let config = self.sides().server(peer);
-        let connecting = match incoming.accept_with(config) {
-            Ok(connecting) => connecting,
-            Err(error) => {
-                self.refused(core, peer, &error);
-                return None;
-            }
-        };
-        match tokio::time::timeout(self.limits.connect_timeout, connecting).await {
-            Ok(Ok(connection)) => Some(connection),
-            Ok(Err(error)) => {
-                self.refused(core, peer, &error);
-                None
-            }
-            Err(_) => {
-                self.refused(core, peer, &"the handshake took too long");
-                None
-            }
-        }
-    }
-
-    fn refused(&self, core: &Core, peer: SocketAddr, why: &dyn std::fmt::Display) {
-        self.refusals.note(&core.metrics, peer, why);
+        handshake(core, incoming, self.sides().server(peer)).await
     }
 
     /// A connection past its handshake: a join, or a process of the cluster.
@@ -228,19 +203,19 @@ impl QuicNetwork {
         let peer = connection.remote_address();
         if protocol_of(&connection).as_deref() == Some(ALPN_JOIN) {
             let policy = self.joins.lock().clone();
-            let joined = match policy {
-                Some(policy) => serve_join(&policy, connection).await,
-                None => false,
-            };
-            if !joined {
-                self.refused(&core, peer, &"it may not join");
+            let Some(policy) = policy else { return };
+            match serve_join(&policy, connection).await {
+                Ok(()) => {}
+                Err(Unjoined::Refused(why)) => core.refusals.note(peer, RefusalReason::Token, &why),
+                Err(Unjoined::Silent) => core.refusals.note(peer, RefusalReason::Silence, &"it did not join in time"),
+                Err(Unjoined::Left(why)) => left(peer, &why),
             }
             return;
         }
         // With joins served the handshake does not insist on a certificate; this does.
         if connection.peer_identity().is_none() {
             connection.close(code::REFUSED.into(), b"no certificate");
-            self.refused(&core, peer, &"it has no certificate");
+            core.refusals.note(peer, RefusalReason::Certificate, &"it has no certificate");
             return;
         }
         connection::accept(self, core, connection).await;
@@ -312,6 +287,59 @@ fn sides(credentials: &Credentials, joins: bool, limits: &Limits, window_bytes: 
     Sides::new(credentials, tls::ALPN_MESSAGES, joins, limits, window_bytes, lanes)
 }
 
+/// Completes the handshake of a connection somebody else makes; counts who is refused.
+pub(crate) async fn handshake(
+    core: &Core,
+    incoming: quinn::Incoming,
+    config: Arc<quinn::ServerConfig>,
+) -> Option<quinn::Connection> {
+    let peer = incoming.remote_address();
+    let failed = |error: quinn::ConnectionError| {
+        match refusal_of(&error) {
+            Some(reason) => core.refusals.note(peer, reason, &error),
+            None => left(peer, &error),
+        }
+        None
+    };
+    let connecting = match incoming.accept_with(config) {
+        Ok(connecting) => connecting,
+        Err(error) => return failed(error),
+    };
+    match tokio::time::timeout(core.limits.connect_timeout, connecting).await {
+        Ok(Ok(connection)) => Some(connection),
+        Ok(Err(error)) => failed(error),
+        Err(_) => {
+            core.refusals.note(peer, RefusalReason::Silence, &"the handshake took too long");
+            None
+        }
+    }
+}
+
+/// Why we refused whoever was making this connection; `None` if it left by itself.
+fn refusal_of(error: &quinn::ConnectionError) -> Option<RefusalReason> {
+    use quinn::ConnectionError as E;
+    match error {
+        E::TransportError(error) if u64::from(error.code) == NO_COMMON_PROTOCOL => Some(RefusalReason::Protocol),
+        E::TransportError(error) if is_tls(error.code) => Some(RefusalReason::Certificate),
+        E::TransportError(_) | E::VersionMismatch => Some(RefusalReason::Protocol),
+        E::TimedOut => Some(RefusalReason::Silence),
+        E::ConnectionClosed(_) | E::ApplicationClosed(_) | E::Reset | E::LocallyClosed | E::CidsExhausted => None,
+    }
+}
+
+/// Somebody left before it had come in.
+fn left(peer: SocketAddr, why: &dyn std::fmt::Display) {
+    tracing::debug!(%peer, %why, "a connection ended before it was made");
+}
+
+/// The TLS alert `no_application_protocol`, as QUIC carries it.
+const NO_COMMON_PROTOCOL: u64 = 0x100 + 120;
+
+/// Codes 0x100 to 0x1ff carry TLS alerts: certificates that do not fit, mostly.
+fn is_tls(code: quinn::TransportErrorCode) -> bool {
+    (0x100..0x200).contains(&u64::from(code))
+}
+
 /// The protocol both sides agreed on.
 pub(crate) fn protocol_of(connection: &quinn::Connection) -> Option<Vec<u8>> {
     let data = connection.handshake_data()?;
@@ -321,8 +349,6 @@ pub(crate) fn protocol_of(connection: &quinn::Connection) -> Option<Vec<u8>> {
 /// What a failed connection means for trying again.
 pub(crate) fn attempt_of(error: &quinn::ConnectionError) -> Attempt {
     use quinn::ConnectionError as E;
-    // Codes 0x100 to 0x1ff carry TLS alerts: certificates that do not fit.
-    let is_tls = |code: quinn::TransportErrorCode| (0x100..0x200).contains(&u64::from(code));
     match error {
         E::TransportError(error) if is_tls(error.code) => {
             Attempt::Refused(format!("it has no certificate of this cluster: {error}"))

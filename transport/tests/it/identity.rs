@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mobula_transport::identity::{ClusterAuthority, JoinError, JoinPolicy, JoinRefusal, JoinToken, Role, join};
-use mobula_transport::{Credentials, Endpoint, EndpointConfig, MailboxId, Runner, SendError};
+use mobula_transport::{Credentials, Endpoint, EndpointConfig, MailboxId, RefusalReason, Runner, SendError};
 
 use crate::common::*;
 
@@ -57,7 +57,9 @@ fn wrong_expired_and_foreign_tokens_are_refused() {
     assert!(matches!(join(socket, &backdated), Err(JoinError::Expired)));
     let foreign = JoinToken { ca_fingerprint: [2; 32], ..good };
     assert!(matches!(join(socket, &foreign), Err(JoinError::WrongCluster { .. })));
-    eventually("all were counted", || head.metrics().refused_connections >= 2);
+    // The last one turned away from us; only the two before it were refused.
+    eventually("all were counted", || head.refusals().token == 2);
+    assert_eq!(head.refusals().total(), 2);
     head.shutdown(LONG);
 }
 
@@ -67,6 +69,11 @@ fn nobody_joins_at_a_process_that_does_not_serve_it() {
     let token = authority().token(HOUR);
     assert!(matches!(join(server.process().socket, &token), Err(JoinError::Unreachable { .. })));
     eventually("counted", || server.metrics().refused_connections == 1);
+    let refusals = server.refusals();
+    assert_eq!((refusals.protocol, refusals.total()), (1, 1));
+    let last = refusals.last.unwrap();
+    assert_eq!(last.reason, RefusalReason::Protocol);
+    assert!(last.peer.ip().is_loopback() && last.peer.port() != 0);
     server.shutdown(LONG);
 }
 
@@ -83,7 +90,9 @@ fn a_certificate_of_another_cluster_is_refused_by_both_sides() {
     let foreign = other.credentials(Role::Node).unwrap();
     let half = bind_with(Credentials { ca_pem: authority().ca_pem().to_owned(), ..foreign });
     assert!(matches!(ask(&half, probe, Add(1)), Err(SendError::Unreachable { .. })));
-    eventually("counted", || server.metrics().refused_connections >= 2);
+    // The stranger turned away from us; the half stranger was refused.
+    eventually("counted", || server.refusals().certificate == 1);
+    assert_eq!(server.refusals().last.unwrap().reason, RefusalReason::Certificate);
     let friend = bind();
     assert_eq!(ask(&friend, probe, Add(1)), Ok(1));
     for endpoint in [server, stranger, half, friend] {
@@ -109,10 +118,38 @@ fn without_a_certificate_no_message_is_read() {
         let unknown = Nobody::new(policy.authority().ca_pem(), b"gopher/1");
         assert!(unknown.connect(head.process().socket).await.is_err());
     });
-    eventually("counted", || head.metrics().refused_connections >= 2);
+    eventually("counted", || head.refusals().certificate == 1 && head.refusals().protocol == 1);
     assert_eq!(head.metrics().messages_in, 0);
     assert_eq!(ask(&head, probe, Add(1)), Ok(1));
     head.shutdown(LONG);
+}
+
+/// Who leaves in the middle of its handshake, or before its hello, was not refused.
+#[test]
+fn who_leaves_by_itself_was_not_refused() {
+    let server = bind();
+    let to = server.process().socket;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let other = ClusterAuthority::create("other").unwrap();
+        let distrusting = Nobody::new(other.ca_pem(), b"mobula/1");
+        assert!(distrusting.connect(to).await.is_err());
+        let leaving = Nobody::with_certificate(&authority().credentials(Role::Node).unwrap());
+        let connection = leaving.connect(to).await.unwrap();
+        connection.close(7u32.into(), b"changed my mind");
+        leaving.endpoint.wait_idle().await;
+        // And one that is: what came before it has been noticed by then.
+        let rogue = Nobody::with_certificate(&authority().credentials(Role::Node).unwrap());
+        let connection = rogue.connect(to).await.unwrap();
+        let (mut send, mut receive) = connection.open_bi().await.unwrap();
+        send.write_all(b"not a hello").await.unwrap();
+        send.finish().unwrap();
+        receive.read_to_end(4096).await.unwrap();
+    });
+    let refusals = server.refusals();
+    assert_eq!((refusals.protocol, refusals.total()), (1, 1), "{refusals:?}");
+    assert!(refusals.last.unwrap().why.contains("not a hello"));
+    server.shutdown(LONG);
 }
 
 /// With a certificate, but sending garbage: the connection ends, the endpoint goes on.
