@@ -17,6 +17,7 @@ pub mod gcs;
 pub mod ids;
 pub mod messages;
 pub mod node;
+mod printed;
 pub mod raylet;
 pub mod registry;
 pub mod resources;

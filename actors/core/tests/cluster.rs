@@ -50,6 +50,26 @@ fn speak(_: Vec<Value>) -> CallResult {
     number(0)
 }
 
+fn log(_: Vec<Value>) -> CallResult {
+    tracing::info!(trips = 3, "counted");
+    println!("printed");
+    number(0)
+}
+
+fn greet(_: &mut (dyn std::any::Any + Send + Sync), args: Vec<Value>) -> CallResult {
+    speak(args)
+}
+
+/// Waits for another task between two lines; meanwhile its process may run the next one.
+fn speak_and_wait(_: Vec<Value>) -> CallResult {
+    println!("before");
+    let client = Client::current().unwrap();
+    let nested = client.submit(function(SLOW_PID), smallvec![], &options(WorkerKind::Shared, Strategy::Default));
+    client.get(&nested, Some(WITHIN)).unwrap();
+    println!("after");
+    number(0)
+}
+
 /// Dies the first time it runs: the file named by its argument says whether it has.
 fn die_once(args: Vec<Value>) -> CallResult {
     let marker = String::from_utf8_lossy(&args[0].data).into_owned();
@@ -87,6 +107,9 @@ functions! {
     PID = "pid", Code::Task(pid);
     SLOW_PID = "slow_pid", Code::Task(slow_pid);
     SPEAK = "speak", Code::Task(speak);
+    LOG = "crate@1::log", Code::Task(log);
+    SPEAK_AND_WAIT = "speak_and_wait", Code::Task(speak_and_wait);
+    GREET = "Counter::greet", Code::MethodMut(greet);
     DIE_ONCE = "die_once", Code::Task(die_once);
     LARGE = "large", Code::Task(large);
     LENGTH = "length", Code::Task(length);
@@ -368,6 +391,50 @@ fn what_workers_print_reaches_the_driver() {
     cluster.stop();
 }
 
+/// The next lines that workers print, with the names of their tasks, in the order of the alphabet.
+fn printed(driver: &Driver, count: usize) -> Vec<(Option<String>, String)> {
+    let mut seen = Vec::new();
+    while seen.len() < count {
+        let output = driver.output.recv_timeout(WITHIN).unwrap();
+        seen.extend(output.lines.into_iter().map(|line| (output.task.clone(), line)));
+    }
+    seen.sort();
+    seen
+}
+
+fn what_workers_print_names_its_task() {
+    let cluster = Cluster::start(1.0, &[]);
+    let driver = cluster.connect();
+    let by = |task: &str, lines: [&str; 2]| lines.map(|line| (Some(task.to_owned()), line.to_owned()));
+    let mut own = TaskOptions::default();
+    own.kind = WorkerKind::Process;
+    driver.numbers(&[driver.submit(SPEAK, &Arc::new(own.clone()))]);
+    assert_eq!(printed(&driver, 2), by("speak", ["good morning", "good night"]));
+    own.name = Some("hello".to_owned());
+    driver.numbers(&[driver.submit(SPEAK, &Arc::new(own))]);
+    assert_eq!(printed(&driver, 2), by("hello", ["good morning", "good night"]));
+
+    let both = options(WorkerKind::Process, Strategy::Default);
+    driver.numbers(&[SPEAK_AND_WAIT, SPEAK].map(|name| driver.submit(name, &both)));
+    let mut expected = by("speak", ["good morning", "good night"]).to_vec();
+    expected.extend(by("speak_and_wait", ["after", "before"]));
+    assert_eq!(printed(&driver, 4), expected);
+
+    let settings = ActorOptions { kind: WorkerKind::Process, ..ActorOptions::default() };
+    let actor = driver.client.create_actor(function(COUNTER), "Counter", smallvec![], settings);
+    driver.numbers(&[driver.client.call(&actor, function(GREET), smallvec![], 1).remove(0)]);
+    assert_eq!(printed(&driver, 2), by("Counter", ["good morning", "good night"]));
+
+    // In a shared worker only what is logged can be told apart.
+    driver.numbers(&[driver.submit(LOG, &options(WorkerKind::Shared, Strategy::Default))]);
+    let seen = printed(&driver, 2);
+    assert_eq!(seen[0], (None, "printed".to_owned()));
+    assert_eq!(seen[1].0.as_deref(), Some("log"));
+    assert!(seen[1].1.ends_with("counted trips=3"), "{seen:?}");
+    driver.close();
+    cluster.stop();
+}
+
 fn a_binary_that_is_not_on_the_machine_is_fetched() {
     let cluster = Cluster::start(1.0, &[]);
     let elsewhere = cluster.dir.path().join("elsewhere");
@@ -593,6 +660,7 @@ const TESTS: &[(&str, fn())] = &[
     ("a_task_whose_worker_dies_runs_again", a_task_whose_worker_dies_runs_again),
     ("an_actor_whose_process_is_killed_comes_back", an_actor_whose_process_is_killed_comes_back),
     ("what_workers_print_reaches_the_driver", what_workers_print_reaches_the_driver),
+    ("what_workers_print_names_its_task", what_workers_print_names_its_task),
     ("a_binary_that_is_not_on_the_machine_is_fetched", a_binary_that_is_not_on_the_machine_is_fetched),
     ("a_stale_binary_is_refused_by_name", a_stale_binary_is_refused_by_name),
     ("a_restarted_head_finds_nodes_actors_and_drivers_again", a_restarted_head_finds_nodes_actors_and_drivers_again),

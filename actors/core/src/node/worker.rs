@@ -11,10 +11,11 @@ use super::{NodeError, events};
 use crate::client::{Client, ClientSetup};
 use crate::error::Error;
 use crate::ids::JobId;
-use crate::messages::{RegisterWorker, WorkerConfig};
+use crate::messages::{RegisterWorker, WorkerConfig, WorkerKind};
+use crate::printed::Mark;
 use crate::registry::Registry;
 use crate::store::StoreClient;
-use crate::worker::{Worker, WorkerSetup};
+use crate::worker::{Worker, WorkerSetup, output};
 
 /// The environment variable by which a process knows that it is a worker.
 pub const WORKER_VARIABLE: &str = "MOBULA_WORKER";
@@ -30,6 +31,10 @@ const REFUSED: i32 = 78;
 pub struct WorkerEnv {
     /// The number to register with.
     pub start: u64,
+    /// Which kind of worker it is.
+    pub kind: WorkerKind,
+    /// How it marks whose output it is.
+    pub(crate) mark: Mark,
     /// The raylet.
     pub raylet: ProcessAddr,
     /// The GCS.
@@ -77,6 +82,8 @@ pub fn run_worker_if_asked() {
 /// # Errors
 /// [`NodeError`] when the raylet cannot be reached or refuses the worker.
 pub fn worker_process_main(env: WorkerEnv) -> Result<(), NodeError> {
+    output::marks(env.mark, env.kind);
+    output::log_to_driver();
     let registry = Registry::global().map_err(|error| Error::Invalid { what: error.to_string() })?;
     let endpoint = Endpoint::bind(EndpointConfig {
         listen: Some(SocketAddr::new(env.raylet.socket.ip(), 0)),

@@ -19,13 +19,14 @@ use std::time::Duration;
 use mobula_transport::{Address, Endpoint, MailboxId, Payload, ProcessAddr};
 use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
+use super::output::{Origin, forward};
 use super::workers::{Launch, LaunchEvent, Launcher, Report};
-use crate::messages::{BinaryInfo, FetchBinary, JobInfo, WorkerConfig, WorkerOutput};
+use crate::messages::{BinaryInfo, FetchBinary, JobInfo, WorkerConfig};
 use crate::node::{WORKER_VARIABLE, WorkerEnv, hash_file};
+use crate::printed::Mark;
 
 /// One piece of a binary.
 const PIECE_BYTES: u64 = 4 << 20;
@@ -35,14 +36,6 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 const PIECE_WITHIN: Duration = Duration::from_secs(30);
 /// The largest binary.
 const MAX_BINARY_BYTES: u64 = 8 << 30;
-/// A longer line of output is cut into several.
-const MAX_LINE_BYTES: usize = 64 << 10;
-/// Lines in one message to the driver.
-const MAX_LINES: usize = 256;
-/// How long lines are gathered before they are sent.
-const GATHER: Duration = Duration::from_millis(20);
-/// Bytes of a worker's output that are read at once.
-const READ_BYTES: usize = 32 << 10;
 
 /// What the workers of a node need to know, and where its files are.
 #[derive(Clone, Debug)]
@@ -166,7 +159,8 @@ impl Drop for Spawn {
 /// A worker process from its binary to its end.
 async fn run(shared: Arc<Shared>, launch: Launch, report: Report) {
     let start = launch.start;
-    let outcome = launch_one(&shared, &launch).await;
+    let mark = Mark::random();
+    let outcome = launch_one(&shared, &launch, &mark).await;
     let mut child = match outcome {
         Ok(child) => child,
         Err(failure) => {
@@ -177,9 +171,16 @@ async fn run(shared: Arc<Shared>, launch: Launch, report: Report) {
     let pid = child.id().unwrap_or(0);
     report(LaunchEvent::Spawned { start, pid });
     let to = Address { process: launch.job.driver, mailbox: MailboxId::CLIENT };
+    let origin = |stderr| Origin {
+        endpoint: shared.endpoint.clone(),
+        to,
+        node: shared.config.worker.node_name.clone(),
+        pid,
+        stderr,
+    };
     let readers = [
-        child.stdout.take().map(|out| tokio::task::spawn_local(forward(shared.clone(), out, to, pid, false))),
-        child.stderr.take().map(|err| tokio::task::spawn_local(forward(shared.clone(), err, to, pid, true))),
+        child.stdout.take().map(|out| tokio::task::spawn_local(forward(out, mark.clone(), origin(false)))),
+        child.stderr.take().map(|err| tokio::task::spawn_local(forward(err, mark, origin(true)))),
     ];
     let ended = child.wait().await;
     // What it had started is not left behind.
@@ -199,12 +200,14 @@ struct Failure {
     for_good: bool,
 }
 
-async fn launch_one(shared: &Shared, launch: &Launch) -> Result<Child, Failure> {
+async fn launch_one(shared: &Shared, launch: &Launch, mark: &Mark) -> Result<Child, Failure> {
     let for_now = |why: String| Failure { why, for_good: false };
     let binary = binary_of(shared, &launch.job).await?;
     let config = &shared.config;
     let env = WorkerEnv {
         start: launch.start,
+        kind: launch.kind,
+        mark: mark.clone(),
         raylet: config.raylet,
         gcs: config.gcs.process,
         credentials: config.credentials.clone(),
@@ -346,78 +349,9 @@ async fn fetch(shared: &Shared, job: &JobInfo, binary: &BinaryInfo, to: &Path) -
     tokio::fs::rename(&partial, to).await.map_err(local)
 }
 
-/// Sends what a worker prints to its driver, in whole lines, several at a time.
-async fn forward(shared: Arc<Shared>, output: impl AsyncRead + Unpin, to: Address, pid: u32, stderr: bool) {
-    let mut output = BufReader::with_capacity(READ_BYTES, output);
-    let (mut lines, mut begun) = (Vec::new(), Vec::new());
-    loop {
-        let next = if lines.is_empty() {
-            read_line(&mut output, &mut begun).await
-        } else {
-            match tokio::time::timeout(GATHER, read_line(&mut output, &mut begun)).await {
-                Ok(next) => next,
-                Err(_) => {
-                    send_lines(&shared, &mut lines, to, pid, stderr);
-                    continue;
-                }
-            }
-        };
-        let Some(line) = next else { break };
-        lines.push(line);
-        if lines.len() >= MAX_LINES {
-            send_lines(&shared, &mut lines, to, pid, stderr);
-        }
-    }
-    send_lines(&shared, &mut lines, to, pid, stderr);
-}
-
-fn send_lines(shared: &Shared, lines: &mut Vec<String>, to: Address, pid: u32, stderr: bool) {
-    if !lines.is_empty() {
-        let node = shared.config.worker.node_name.clone();
-        let message = WorkerOutput { node, pid, task: None, stderr, lines: std::mem::take(lines) };
-        // Nobody in particular sends it: what cannot be delivered is dropped.
-        shared.endpoint.send(None, to, message, Payload::new());
-    }
-}
-
-/// The next line without its end, or the next [`MAX_LINE_BYTES`] of it. What was read of a line when
-/// the future is dropped stays in `begun`.
-async fn read_line(output: &mut (impl AsyncBufRead + Unpin), begun: &mut Vec<u8>) -> Option<String> {
-    loop {
-        let buffered = output.fill_buf().await.ok()?;
-        let at_end = buffered.is_empty();
-        let room = MAX_LINE_BYTES - begun.len();
-        let end = buffered.iter().take(room).position(|byte| *byte == b'\n');
-        let taken = end.unwrap_or(buffered.len().min(room));
-        begun.extend_from_slice(&buffered[..taken]);
-        output.consume(taken + usize::from(end.is_some()));
-        if at_end && begun.is_empty() {
-            return None;
-        }
-        if at_end || end.is_some() || begun.len() >= MAX_LINE_BYTES {
-            let line = std::mem::take(begun);
-            return Some(String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned());
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test]
-    async fn lines_are_cut_at_their_ends_or_when_too_long() {
-        let mut text = b"one\r\n\ntwo\n".to_vec();
-        text.extend(vec![b'x'; MAX_LINE_BYTES + 1]);
-        let mut output = BufReader::with_capacity(7, text.as_slice());
-        let mut lines = Vec::new();
-        let mut begun = Vec::new();
-        while let Some(line) = read_line(&mut output, &mut begun).await {
-            lines.push(line);
-        }
-        assert_eq!(lines[..3], ["one", "", "two"]);
-        assert_eq!(lines[3..].iter().map(String::len).collect::<Vec<_>>(), [MAX_LINE_BYTES, 1]);
-    }
 
     #[test]
     fn a_hash_cannot_leave_its_directory() {

@@ -11,6 +11,7 @@ use parking_lot::{Mutex, RwLock};
 use super::WorkerShared;
 use super::call::{Call, Ended, wrong_kind};
 use super::current::{self, Running};
+use super::output::Label;
 use super::slots::Runnable;
 use crate::error::Error;
 use crate::ids::ActorId;
@@ -47,6 +48,7 @@ pub(super) struct ActorCell {
     pub(super) actor: ActorId,
     pub(super) incarnation: u32,
     max_concurrency: u32,
+    label: Label,
     worker: Arc<WorkerShared>,
     state: RwLock<Option<Instance>>,
     inner: Mutex<Inner>,
@@ -57,6 +59,7 @@ impl ActorCell {
         actor: ActorId,
         incarnation: u32,
         max_concurrency: u32,
+        label: Label,
         instance: Instance,
         worker: Arc<WorkerShared>,
     ) -> Arc<Self> {
@@ -64,6 +67,7 @@ impl ActorCell {
             actor,
             incarnation,
             max_concurrency: max_concurrency.max(1),
+            label,
             worker,
             state: RwLock::new(Some(instance)),
             inner: Mutex::new(Inner {
@@ -208,13 +212,15 @@ impl ActorCell {
             Err(error) => Ended::Failed(error),
             Ok(function) => match function.code {
                 Code::MethodMut(code) => match &mut *self.state.write() {
-                    Some(instance) => self.worker.run_values(function, || code(&mut **instance, args)),
+                    Some(instance) => {
+                        self.worker.run_values(function, self.label.clone(), || code(&mut **instance, args))
+                    }
                     None => Ended::Failed(self.died("it has ended")),
                 },
                 Code::MethodRef(code) => match &*self.state.read() {
                     Some(instance) => {
                         let instance: &(dyn Any + Send + Sync) = &**instance;
-                        self.worker.run_values(function, || code(instance, args))
+                        self.worker.run_values(function, self.label.clone(), || code(instance, args))
                     }
                     None => Ended::Failed(self.died("it has ended")),
                 },

@@ -10,6 +10,7 @@ use mobula_transport::{Address, MailboxId, Payload};
 use smallvec::SmallVec;
 
 use super::WorkerShared;
+use super::output::{self, Label};
 use crate::client::INLINE_LIMIT_BYTES;
 use crate::error::{Error, Place};
 use crate::ids::{FunctionId, ObjectId};
@@ -83,9 +84,11 @@ impl WorkerShared {
     pub(super) fn run_code<T>(
         &self,
         function: &'static RemoteFunction,
+        label: Label,
         code: impl FnOnce() -> Result<T, CallError>,
     ) -> Result<T, (Error, bool)> {
         let _entered = self.client.enter();
+        let _printing = output::prints_as(label);
         PANIC.set(Some(None));
         let result = catch_unwind(AssertUnwindSafe(code));
         let panic = PANIC.take().flatten();
@@ -111,15 +114,23 @@ impl WorkerShared {
         let ended = match self.function(spec.function) {
             Err(error) => Ended::Failed(error),
             Ok(function) => match function.code {
-                Code::Task(code) => self.run_values(function, || code(args)),
+                Code::Task(code) => {
+                    let label = Label::of_task(function, spec.name.as_deref());
+                    self.run_values(function, label, || code(args))
+                }
                 _ => Ended::Failed(wrong_kind(function, "a task")),
             },
         };
         self.tell(client, spec, ended, start);
     }
 
-    pub(super) fn run_values(&self, function: &'static RemoteFunction, code: impl FnOnce() -> CallResult) -> Ended {
-        match self.run_code(function, code) {
+    pub(super) fn run_values(
+        &self,
+        function: &'static RemoteFunction,
+        label: Label,
+        code: impl FnOnce() -> CallResult,
+    ) -> Ended {
+        match self.run_code(function, label, code) {
             Ok(values) => Ended::Returned(values),
             Err((error, false)) => Ended::Failed(error),
             Err((error, true)) => Ended::Panicked(error),

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
 
 use super::lease::LeaseQueue;
+use super::output;
 use super::slots::Slots;
 use crate::error::Error;
 
@@ -74,6 +75,9 @@ impl Drop for Lent {
                     running.lease = Some(lease);
                 }
             });
+        }
+        if self.slots.is_some() {
+            output::goes_on();
         }
     }
 }

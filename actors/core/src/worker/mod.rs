@@ -18,6 +18,7 @@ mod call;
 mod current;
 mod history;
 mod lease;
+pub(crate) mod output;
 mod slots;
 
 use std::collections::HashMap;
@@ -32,6 +33,7 @@ use self::actor::ActorCell;
 use self::call::{Call, Ended, wrong_kind};
 use self::history::History;
 use self::lease::LeaseQueue;
+use self::output::Label;
 use self::slots::{Runnable, Slots};
 use crate::client::Client;
 use crate::error::Error;
@@ -355,8 +357,11 @@ impl Runnable for Construction {
             return;
         };
         let worker = &self.worker;
+        let label = Label::of_actor(&start.spec.class);
         let built = worker.function(start.spec.constructor).and_then(|function| match function.code {
-            Code::Constructor(code) => worker.run_code(function, || code(args)).map_err(|(error, _)| error),
+            Code::Constructor(code) => {
+                worker.run_code(function, label.clone(), || code(args)).map_err(|(error, _)| error)
+            }
             _ => Err(wrong_kind(function, "a constructor")),
         });
         match built {
@@ -364,7 +369,8 @@ impl Runnable for Construction {
             Ok(instance) => {
                 let spec = start.spec;
                 let actor = spec.actor;
-                let cell = ActorCell::new(actor, start.incarnation, spec.max_concurrency, instance, worker.clone());
+                let cell =
+                    ActorCell::new(actor, start.incarnation, spec.max_concurrency, label, instance, worker.clone());
                 worker.actors.lock().insert(actor, cell);
                 replier.reply(Ok(()));
             }
