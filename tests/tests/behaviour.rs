@@ -81,7 +81,6 @@ fn stuck_tasks_in_one_process() {
 }
 
 #[test]
-#[ignore = "leases wanted of several nodes at once are sometimes not all granted while every task waits for the others"]
 fn stuck_tasks_on_a_cluster() {
     on_a_cluster("stuck");
 }

@@ -122,6 +122,12 @@ impl Resources {
         }
     }
 
+    /// So many times as much.
+    pub fn times(&self, count: u64) -> Self {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        Self(self.0.iter().map(|(name, fractions)| (name.clone(), fractions.saturating_mul(count))).collect())
+    }
+
     /// Adds `other`.
     pub fn add(&mut self, other: &Resources) {
         for (name, fractions) in &other.0 {

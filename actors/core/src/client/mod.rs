@@ -17,6 +17,8 @@
 mod actor_queue;
 mod entry;
 mod fetch;
+#[cfg(test)]
+mod leasing;
 mod mailbox;
 mod options;
 mod pending;

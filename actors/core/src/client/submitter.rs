@@ -254,6 +254,12 @@ impl Submitter {
         self.leases.iter().filter(|(_, state)| state.worker.id == worker).map(|(id, _)| *id).collect()
     }
 
+    /// Whether the lease is held.
+    #[cfg(test)]
+    pub(crate) fn has_lease(&self, lease: LeaseId) -> bool {
+        self.leases.contains_key(&lease)
+    }
+
     /// A raylet is gone: what was asked of it will not come. `home` is the one to ask from now on,
     /// if the lost one was this queue's own.
     pub(crate) fn raylet_lost(&mut self, raylet: ProcessId, home: Address, out: &mut Vec<Effect>) {

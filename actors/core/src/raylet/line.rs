@@ -45,6 +45,8 @@ pub(super) struct Want {
     pub(super) starting: u64,
     pub(super) what: String,
     pub(super) hops: u8,
+    /// Of a need that is spread: how many of the missing ones are this node's share.
+    pub(super) spread_here: u64,
     pub(super) in_line: bool,
     pub(super) since: Duration,
     pub(super) passed_over: u32,
@@ -60,6 +62,7 @@ impl Want {
             starting: 0,
             what: String::new(),
             hops: 0,
+            spread_here: 0,
             in_line: false,
             since: now,
             passed_over: 0,
@@ -277,6 +280,7 @@ impl Scheduler {
             Some(_) => want.done += 1,
             None => want.starting += 1,
         }
+        want.spread_here = want.spread_here.saturating_sub(1);
         want.since = now;
         want.passed_over = 0;
         want.told = None;

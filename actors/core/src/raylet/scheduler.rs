@@ -205,6 +205,7 @@ impl Scheduler {
         want.target = target;
         want.what = what;
         want.hops = hops;
+        want.spread_here = want.spread_here.min(want.need());
         if want.need() == 0 {
             return;
         }
@@ -393,11 +394,12 @@ impl Scheduler {
         true
     }
 
-    /// Time has passed: gives up on actors that waited too long for room, tells who waits why, and
-    /// asks for idle leases.
+    /// Time has passed: gives up on actors that waited too long for room, looks elsewhere for what
+    /// waited in vain, tells who waits why, and asks for idle leases.
     pub fn tick(&mut self, now: Duration) {
         self.expire_actor_wants(now);
         self.serve(now);
+        self.place_rested(now);
         self.tell_pending(now, false);
         self.ask_for_idle(now);
     }

@@ -341,9 +341,52 @@ fn half_full_nodes_send_on_and_hops_are_bounded() {
 fn what_was_sent_here_stays_while_there_is_room() {
     let mut env = Env::new(cpus(2.0));
     env.core.node_joined(remote(2, cpus(4.0)), env.now);
-    let shape = Shape { strategy: Strategy::Spread, ..shape_of(cpus(1.0)) };
-    env.want_hops(1, &shape, 3, 1);
+    env.want_hops(1, &shape_of(cpus(1.0)), 3, 1);
     assert_eq!((env.held.len(), env.redirects.iter().map(|r| r.count).sum::<u64>()), (2, 1));
+}
+
+#[test]
+fn what_is_spread_goes_to_every_node_in_turn_and_waits_there_for_a_moment() {
+    let mut env = Env::new(cpus(2.0));
+    let mut full = remote(2, cpus(4.0));
+    full.available = Resources::new();
+    env.core.node_joined(full, env.now);
+    let shape = Shape { strategy: Strategy::Spread, ..shape_of(cpus(1.0)) };
+    env.want(1, &shape, 4);
+    assert_eq!((env.held.len(), env.redirects.iter().map(|r| r.count).sum::<u64>()), (2, 2));
+    env.redirects.clear();
+    env.want_hops(2, &shape, 1, 1);
+    env.core.resources_changed(vec![(node(2), cpus(4.0))], env.now);
+    env.absorb();
+    assert!(env.redirects.is_empty(), "it is this node's share");
+    env.pass(400);
+    assert_eq!(env.redirects.len(), 1, "it has waited long enough");
+}
+
+#[test]
+fn a_need_that_was_sent_on_too_often_looks_around_again_after_a_rest() {
+    let mut env = Env::new(cpus(1.0));
+    env.core.node_joined(remote(2, cpus(4.0)), env.now);
+    env.want_hops(1, &shape_of(cpus(1.0)), 2, 200);
+    assert_eq!((env.held.len(), env.redirects.len()), (1, 0));
+    env.pass(400);
+    assert_eq!(env.redirects.iter().map(|r| (r.count, r.hops)).collect::<Vec<_>>(), [(1, 1)]);
+}
+
+#[test]
+fn what_was_sent_to_a_node_counts_there_for_a_while_only() {
+    let mut env = Env::new(cpus(1.0));
+    env.core.node_joined(remote(2, cpus(1.0)), env.now);
+    let shape = shape_of(cpus(1.0));
+    env.want(1, &shape, 2);
+    assert_eq!((env.held.len(), env.redirects.len()), (1, 1));
+    env.want(1, &shape, 3);
+    env.core.resources_changed(vec![(node(2), cpus(1.0))], env.now);
+    env.absorb();
+    assert_eq!(env.redirects.len(), 1, "what was sent there has not arrived yet");
+    // The client had no use for it any more, so that node reports nothing new.
+    env.pass(400);
+    assert_eq!(env.redirects.len(), 2);
 }
 
 #[test]
@@ -354,6 +397,10 @@ fn a_need_near_its_data_stays() {
     shape.near = Some(process(1));
     env.want(1, &shape, 3);
     assert_eq!((env.held.len(), env.redirects.len()), (1, 0));
+    env.pass(1_000);
+    assert!(env.redirects.is_empty());
+    env.pass(1_500);
+    assert_eq!(env.redirects.len(), 1, "nothing became free there for long");
 }
 
 #[test]

@@ -1,0 +1,447 @@
+//! A whole cluster's leasing as a model: real schedulers and a real submitter, which exchange
+//! messages that take a random time. Nothing of it runs: the model says when a task ends.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use mobula_transport::{Address, MailboxId, ProcessAddr, ProcessId};
+use proptest::prelude::*;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use uuid::Uuid;
+
+use super::submitter::{Effect, Submitter};
+use crate::ids::{FunctionId, JobId, LeaseId, NodeId};
+use crate::messages::{
+    ClusterView, LeaseGranted, LeaseRedirected, NodeInfo, Shape, Strategy as Placing, WantLeases, WorkerKind,
+};
+use crate::raylet::{Effect as RayletEffect, Scheduler, SchedulerConfig};
+use crate::resources::{CPU, Resources};
+
+const MS: u64 = 1_000;
+/// A raylet tells the head of a change after so long.
+const REPORT_US: u64 = 50 * MS;
+const HEARTBEAT_US: u64 = 1_000 * MS;
+const CLIENT_TICK_US: u64 = 5 * MS;
+const RAYLET_TICK_US: u64 = 100 * MS;
+/// By then all that can run has to run.
+const PATIENCE_US: u64 = 20_000 * MS;
+
+fn process(n: u128) -> ProcessAddr {
+    ProcessAddr { id: ProcessId(Uuid::from_u128(n)), socket: ProcessAddr::IN_PROCESS }
+}
+
+fn raylet(n: usize) -> Address {
+    Address { process: process(1 + n as u128), mailbox: MailboxId::RAYLET }
+}
+
+fn node(n: usize) -> NodeId {
+    NodeId(Uuid::from_u128(1 + n as u128))
+}
+
+fn node_of(lease: LeaseId) -> usize {
+    lease.node.0.as_u128() as usize - 1
+}
+
+fn client() -> Address {
+    Address { process: process(100), mailbox: MailboxId::CLIENT }
+}
+
+fn cpus(amount: f64) -> Resources {
+    Resources::new().with(CPU, amount).expect("a positive number")
+}
+
+/// Who sends or receives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    Client,
+    Raylet(usize),
+    Worker(usize),
+    Head,
+}
+
+#[derive(Clone, Debug)]
+enum Event {
+    Want(usize, WantLeases),
+    Return(usize, LeaseId),
+    Granted(LeaseGranted),
+    Redirected(usize, LeaseRedirected),
+    ReclaimIdle,
+    Push(LeaseId, Vec<u64>),
+    Reclaim(LeaseId, u32),
+    Returned(LeaseId, Vec<u64>),
+    Done(LeaseId, u64),
+    Report(usize, Resources),
+    Resources(usize, usize, Resources),
+    ReportDue(usize),
+    /// A heartbeat's answer, to a node that has not the newest view.
+    View(usize, ClusterView),
+    HeartbeatDue(usize),
+    WorkerReady(usize, u64),
+    ClientTick,
+    RayletTick(usize),
+}
+
+/// A batch of tasks of which none ends before all have started.
+#[derive(Clone, Debug)]
+struct Phase {
+    spread: bool,
+    /// In tenths of a CPU.
+    demand: u32,
+    /// How much of the cluster they fill, in percent.
+    fill: u32,
+    pause_ms: u64,
+}
+
+struct Cluster {
+    now_us: u64,
+    random: StdRng,
+    delay_us: u64,
+    events: BTreeMap<(u64, u64), Event>,
+    next_event: u64,
+    /// When the last message of each pair arrives: they do not overtake each other.
+    last_us: BTreeMap<(Place, Place), u64>,
+    nodes: Vec<Scheduler>,
+    totals: Vec<Resources>,
+    report_due: Vec<bool>,
+    reported: Vec<Resources>,
+    /// What the head knows.
+    view: ClusterView,
+    start_us: u64,
+    submitters: Vec<(Shape, Submitter)>,
+    /// The worker's queue of each lease; the first task runs.
+    workers: BTreeMap<LeaseId, VecDeque<u64>>,
+    started: BTreeMap<u64, usize>,
+    /// Tasks up to here may end.
+    ended: u64,
+    finished: BTreeSet<u64>,
+    next_task: u64,
+}
+
+impl Cluster {
+    fn new(seed: u64, delay_ms: u64, start_ms: u64, cpus_of: &[u32]) -> Self {
+        let totals: Vec<Resources> = cpus_of
+            .iter()
+            .map(|n| match n {
+                // It only stores objects.
+                0 => Resources::new().with("object_store_memory", 1e6).expect("a positive number"),
+                n => cpus(f64::from(*n)),
+            })
+            .collect();
+        let infos: Vec<NodeInfo> = totals.iter().enumerate().map(|(n, total)| info(n, total)).collect();
+        let nodes = totals
+            .iter()
+            .enumerate()
+            .map(|(n, total)| {
+                let config = SchedulerConfig {
+                    node: node(n),
+                    name: format!("n{n}"),
+                    process: raylet(n).process,
+                    total: total.clone(),
+                    in_process: false,
+                };
+                let mut scheduler = Scheduler::new(config);
+                scheduler.set_view(ClusterView { version: 1, nodes: infos.clone() }, Duration::ZERO);
+                scheduler
+            })
+            .collect();
+        let mut cluster = Self {
+            now_us: 0,
+            random: StdRng::seed_from_u64(seed),
+            delay_us: delay_ms * MS,
+            events: BTreeMap::new(),
+            next_event: 0,
+            last_us: BTreeMap::new(),
+            nodes,
+            report_due: vec![false; totals.len()],
+            reported: totals.clone(),
+            view: ClusterView { version: 1, nodes: infos },
+            start_us: start_ms * MS,
+            totals,
+            submitters: Vec::new(),
+            workers: BTreeMap::new(),
+            started: BTreeMap::new(),
+            ended: 0,
+            finished: BTreeSet::new(),
+            next_task: 1,
+        };
+        cluster.at(CLIENT_TICK_US, Event::ClientTick);
+        for n in 0..cpus_of.len() {
+            cluster.at(RAYLET_TICK_US, Event::RayletTick(n));
+            cluster.at(HEARTBEAT_US, Event::HeartbeatDue(n));
+        }
+        cluster
+    }
+
+    fn at(&mut self, after_us: u64, event: Event) {
+        self.next_event += 1;
+        self.events.insert((self.now_us + after_us, self.next_event), event);
+    }
+
+    fn send(&mut self, from: Place, to: Place, event: Event) {
+        let arrives = self.now_us + self.random.random_range(0..=self.delay_us);
+        let last = self.last_us.entry((from, to)).or_default();
+        *last = arrives.max(*last);
+        let after = *last - self.now_us;
+        self.at(after, event);
+    }
+
+    fn now(&self) -> Duration {
+        Duration::from_micros(self.now_us)
+    }
+
+    /// Submits tasks and waits until all have started; then they end.
+    fn run(&mut self, phase: &Phase) -> BTreeMap<usize, usize> {
+        let strategy = if phase.spread { Placing::Spread } else { Placing::Default };
+        let demand = cpus(f64::from(phase.demand) / 10.0);
+        let each: Vec<i64> = self.totals.iter().map(|total| total.fractions(CPU) / demand.fractions(CPU)).collect();
+        let room: i64 = each.iter().sum();
+        let working = each.iter().filter(|room| **room > 0).count() as i64;
+        let least = each.iter().filter(|room| **room > 0).min().copied().unwrap_or(0);
+        let tasks = (room * i64::from(phase.fill) / 100).max(1) as u64;
+        let shape = Shape { job: JobId(Uuid::from_u128(1)), demand, strategy, kind: WorkerKind::Shared, near: None };
+        let at = match self.submitters.iter().position(|(known, _)| *known == shape) {
+            Some(at) => at,
+            None => {
+                self.submitters.push((shape, Submitter::new(raylet(0), false)));
+                self.submitters.len() - 1
+            }
+        };
+        let fresh = !self.workers.keys().any(|lease| self.submitters[at].1.has_lease(*lease));
+        let first = self.next_task;
+        for _ in 0..tasks {
+            let seq = self.next_task;
+            self.next_task += 1;
+            // Not known before, as far as the submitter can tell: a share of its own for each.
+            self.submit(at, |submitter, now_us, out| submitter.enqueue(seq, FunctionId(first), now_us, out));
+        }
+        let deadline = self.now_us + PATIENCE_US;
+        while (first..self.next_task).any(|seq| !self.started.contains_key(&seq)) {
+            self.step();
+            let ran = (first..self.next_task).filter(|seq| self.started.contains_key(seq)).count();
+            assert!(self.now_us < deadline, "{ran} of {tasks} tasks started: {:?}", self.nodes);
+        }
+        let mut used = BTreeMap::new();
+        for seq in first..self.next_task {
+            *used.entry(self.started[&seq]).or_default() += 1;
+        }
+        // A lease that is still there from before is used first.
+        if phase.spread && fresh {
+            let share = (tasks as i64 / working).min(least);
+            for (n, room) in each.iter().enumerate().filter(|(_, room)| **room > 0) {
+                let got = used.get(&n).copied().unwrap_or(0) as i64;
+                assert!(got >= share, "node {n} with room for {room} got {got}, its share is {share}: {used:?}");
+            }
+        }
+        self.ended = self.next_task - 1;
+        let leases: Vec<LeaseId> = self.workers.keys().copied().collect();
+        for lease in leases {
+            self.work(lease);
+        }
+        while (first..self.next_task).any(|seq| !self.finished.contains(&seq)) {
+            self.step();
+        }
+        let until = self.now_us + phase.pause_ms * MS;
+        while self.now_us < until {
+            self.step();
+        }
+        used
+    }
+
+    fn step(&mut self) {
+        let ((at_us, _), event) = self.events.pop_first().expect("the ticks never end");
+        self.now_us = at_us;
+        let now = self.now();
+        match event {
+            Event::Want(n, want) => self.nodes[n].want(want, now),
+            Event::Return(n, lease) => self.nodes[n].return_leases(&[lease], now),
+            Event::Resources(n, of, available) => self.nodes[n].resources_changed(vec![(node(of), available)], now),
+            Event::RayletTick(n) => {
+                if self.nodes[n].is_busy() {
+                    self.nodes[n].tick(now);
+                }
+                self.at(RAYLET_TICK_US, Event::RayletTick(n));
+            }
+            Event::Granted(grant) => {
+                let at = self.submitter_of(&grant.shape);
+                let from = raylet(node_of(grant.lease));
+                self.submit(at, |s, now_us, out| s.granted(grant.lease, grant.worker, from, now_us, out));
+            }
+            Event::Redirected(from, redirected) => {
+                let at = self.submitter_of(&redirected.shape);
+                let LeaseRedirected { to, count, hops, .. } = redirected;
+                self.submit(at, |s, _, out| s.redirected(raylet(from), to, count, hops, out));
+            }
+            Event::ReclaimIdle => {
+                for at in 0..self.submitters.len() {
+                    self.submit(at, Submitter::give_back_idle);
+                }
+            }
+            Event::Push(lease, tasks) => {
+                self.workers.entry(lease).or_default().extend(tasks);
+                self.work(lease);
+            }
+            Event::Reclaim(lease, at_most) => {
+                let queue = self.workers.entry(lease).or_default();
+                let keep = queue.len().saturating_sub(at_most as usize).max(1).min(queue.len());
+                let back: Vec<u64> = queue.split_off(keep).into();
+                self.send(Place::Worker(node_of(lease)), Place::Client, Event::Returned(lease, back));
+            }
+            Event::Returned(lease, back) => {
+                let back: Vec<(u64, FunctionId)> = back.into_iter().map(|seq| (seq, FunctionId(0))).collect();
+                for at in 0..self.submitters.len() {
+                    if self.submitters[at].1.has_lease(lease) {
+                        self.submit(at, |s, now_us, out| s.reclaimed(lease, &back, now_us, out));
+                    }
+                }
+            }
+            Event::Done(lease, seq) => {
+                self.finished.insert(seq);
+                for at in 0..self.submitters.len() {
+                    if self.submitters[at].1.holds(lease, seq) {
+                        self.submit(at, |s, now_us, out| s.done(lease, seq, FunctionId(0), 10, now_us, out));
+                    }
+                }
+            }
+            Event::ReportDue(n) => {
+                self.report_due[n] = false;
+                self.reported[n] = self.nodes[n].available().clone();
+                self.send(Place::Raylet(n), Place::Head, Event::Report(n, self.reported[n].clone()));
+            }
+            Event::WorkerReady(n, start) => {
+                self.nodes[n].worker_ready(start, process(1_000 + n as u128), 1, now);
+            }
+            Event::HeartbeatDue(n) => {
+                if self.nodes[n].view_version() != self.view.version {
+                    self.send(Place::Head, Place::Raylet(n), Event::View(n, self.view.clone()));
+                }
+                self.at(HEARTBEAT_US, Event::HeartbeatDue(n));
+            }
+            Event::View(n, view) => self.nodes[n].set_view(view, now),
+            Event::Report(of, available) => {
+                self.view.version += 1;
+                self.view.nodes[of].available = available.clone();
+                for n in 0..self.nodes.len() {
+                    self.send(Place::Head, Place::Raylet(n), Event::Resources(n, of, available.clone()));
+                }
+            }
+            Event::ClientTick => {
+                for at in 0..self.submitters.len() {
+                    self.submit(at, |submitter, now_us, out| {
+                        submitter.tick(now_us, out);
+                    });
+                }
+                self.at(CLIENT_TICK_US, Event::ClientTick);
+            }
+        }
+        for n in 0..self.nodes.len() {
+            self.act(n);
+        }
+    }
+
+    fn submitter_of(&self, shape: &Shape) -> usize {
+        self.submitters.iter().position(|(known, _)| known == shape).expect("only what was asked for is answered")
+    }
+
+    fn submit(&mut self, at: usize, event: impl FnOnce(&mut Submitter, u64, &mut Vec<Effect>)) {
+        let mut out = Vec::new();
+        event(&mut self.submitters[at].1, self.now_us, &mut out);
+        for effect in out {
+            match effect {
+                Effect::Want { raylet } => {
+                    let Some((target, hops)) = self.submitters[at].1.wanted_of(raylet) else { continue };
+                    let n = raylet.process.id.0.as_u128() as usize - 1;
+                    let shape = self.submitters[at].0.clone();
+                    let want = WantLeases { client: client(), shape, target, what: String::new(), hops };
+                    self.send(Place::Client, Place::Raylet(n), Event::Want(n, want));
+                }
+                Effect::Return { lease, .. } => {
+                    let n = node_of(lease);
+                    self.send(Place::Client, Place::Raylet(n), Event::Return(n, lease));
+                }
+                Effect::Push { lease, tasks, .. } => {
+                    self.send(Place::Client, Place::Worker(node_of(lease)), Event::Push(lease, tasks));
+                }
+                Effect::Reclaim { lease, at_most, .. } => {
+                    self.send(Place::Client, Place::Worker(node_of(lease)), Event::Reclaim(lease, at_most));
+                }
+            }
+        }
+    }
+
+    /// The worker starts the first task of a lease, and ends those that may end.
+    fn work(&mut self, lease: LeaseId) {
+        let n = node_of(lease);
+        while let Some(seq) = self.workers.get(&lease).and_then(|queue| queue.front().copied()) {
+            self.started.insert(seq, n);
+            if seq > self.ended {
+                return;
+            }
+            self.workers.entry(lease).or_default().pop_front();
+            self.send(Place::Worker(n), Place::Client, Event::Done(lease, seq));
+        }
+    }
+
+    fn act(&mut self, n: usize) {
+        for effect in self.nodes[n].take_effects() {
+            match effect {
+                RayletEffect::Grant(_, grant) => self.send(Place::Raylet(n), Place::Client, Event::Granted(grant)),
+                RayletEffect::Redirect(_, redirected) => {
+                    self.send(Place::Raylet(n), Place::Client, Event::Redirected(n, redirected));
+                }
+                RayletEffect::ReclaimIdle(_) => self.send(Place::Raylet(n), Place::Client, Event::ReclaimIdle),
+                RayletEffect::Pending(..) => {}
+                RayletEffect::StartWorker { start, .. } => {
+                    let after_us = self.random.random_range(0..=self.start_us);
+                    self.at(after_us, Event::WorkerReady(n, start));
+                }
+                other => panic!("unexpected: {other:?}"),
+            }
+        }
+        if *self.nodes[n].available() != self.reported[n] && !self.report_due[n] {
+            self.report_due[n] = true;
+            self.at(REPORT_US, Event::ReportDue(n));
+        }
+    }
+}
+
+fn info(n: usize, total: &Resources) -> NodeInfo {
+    NodeInfo {
+        node: node(n),
+        name: format!("n{n}"),
+        process: raylet(n).process,
+        head: n == 0,
+        available: total.clone(),
+        total: total.clone(),
+        alive: true,
+        death_reason: None,
+        store_dir: String::new(),
+        host_proof: String::new(),
+        pid: 1,
+    }
+}
+
+fn phase() -> impl Strategy<Value = Phase> {
+    (any::<bool>(), prop_oneof![Just(5_u32), Just(10)], 20..=100_u32, 0..300_u64)
+        .prop_map(|(spread, demand, fill, pause_ms)| Phase { spread, demand, fill, pause_ms })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn tasks_that_wait_for_each_other_all_get_leases(
+        seed: u64,
+        delay_ms in 1..60_u64,
+        start_ms in 0..1_500_u64,
+        home in 0..4_u32,
+        others in prop::collection::vec(1..4_u32, 1..4),
+        phases in prop::collection::vec(phase(), 1..5),
+    ) {
+        let nodes: Vec<u32> = std::iter::once(home).chain(others).collect();
+        let mut cluster = Cluster::new(seed, delay_ms, start_ms, &nodes);
+        for phase in &phases {
+            cluster.run(phase);
+        }
+    }
+}
