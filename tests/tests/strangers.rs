@@ -32,14 +32,32 @@ fn garbage_on_the_port_changes_nothing() {
 fn another_clusters_credentials_are_refused() {
     let mut cluster = Cluster::start(0, 1);
     let other = Cluster::start(0, 1);
-    let mut command = other.family().command(binary("mobula"));
-    command.args(["status", "--address", cluster.address()]);
-    let finished = Program::run("a stranger's status", command).expect_failure("a stranger's status");
-    assert!(finished.stdout.is_empty(), "something was told: {}", finished.stdout);
+    let status_of_a_stranger = || {
+        let mut command = other.family().command(binary("mobula"));
+        command.args(["status", "--address", cluster.address()]);
+        let finished = Program::run("a stranger's status", command).expect_failure("a stranger's status");
+        assert!(finished.stdout.is_empty(), "something was told: {}", finished.stdout);
+    };
+    // It does not trust this cluster, and leaves by itself.
+    status_of_a_stranger();
+    // Let it trust this cluster: it still has no certificate of it.
+    std::fs::copy(authority_of(&cluster), authority_of(&other)).expect("the authority's certificate is copied");
+    status_of_a_stranger();
     // The node says so, counts it, and goes on.
     cluster.head().wait_for_output("a word about the stranger", |output| output.contains("refused").then_some(()));
-    assert_eq!(cluster.node_list().len(), 1);
+    let nodes = cluster.node_list();
+    assert_eq!(nodes.len(), 1);
+    let refused = &nodes[0]["refused"];
+    assert!(refused["without_certificate"].as_u64() >= Some(1), "{refused}");
+    assert!(refused["last"]["peer"].is_string() && refused["last"]["why"].is_string(), "{refused}");
+    let told = cluster.run(&["status"]).stdout;
+    assert!(told.contains("head refused ") && told.contains(", last: 127.0.0.1:"), "{told}");
     drop(other);
+}
+
+/// The certificate that the cluster's operator trusts.
+fn authority_of(cluster: &Cluster) -> std::path::PathBuf {
+    cluster.family().path("config").join("mobula").join("ca.pem")
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use mobula_core::client::{ActorOptions, Client, ClientSetup, ObjectHandle, TaskOptions};
 use mobula_core::messages::{
-    GetClusterStatus, ListActors, ListWorkers, NodeInfo, Strategy, WorkerInfo, WorkerKind, WorkerOutput,
+    GetClusterStatus, GetRefusals, ListActors, ListWorkers, NodeInfo, Strategy, WorkerInfo, WorkerKind, WorkerOutput,
 };
 use mobula_core::node::{Connection, ConnectionConfig, Head, HeadConfig, HeadNetwork, Node, NodeConfig, NodeError};
 use mobula_core::registry::{CallResult, Code, Registry, RemoteFunction};
@@ -451,6 +451,33 @@ fn a_binary_that_is_not_on_the_machine_is_fetched() {
     cluster.stop();
 }
 
+/// The binary lay where the driver has it, and was replaced after the first worker had started.
+fn a_binary_that_has_changed_in_place_is_not_run() {
+    let cluster = Cluster::start(1.0, &[]);
+    let in_place = cluster.dir.path().join("in_place");
+    std::fs::copy(std::env::current_exe().unwrap(), &in_place).unwrap();
+    let operator = cluster.dir.path().join("operator");
+    let digest = Registry::global().unwrap().digest();
+    let driver = Driver::connect_as(cluster.address, operator, &in_place, digest).unwrap();
+    let fetched_one_runs = || {
+        let settings = ActorOptions { kind: WorkerKind::Process, ..ActorOptions::default() };
+        let actor = driver.client.create_actor(function(COUNTER), "Counter", smallvec![], settings);
+        let pid = driver.numbers(&[driver.client.call(&actor, function(WHERE), smallvec![], 1).remove(0)])[0];
+        let runs = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap();
+        runs.starts_with(cluster.dir.path().join("state").join("binaries"))
+    };
+    assert!(!fetched_one_runs());
+    // As large as before, and as old, but another program.
+    let old = in_place.metadata().unwrap();
+    std::fs::remove_file(&in_place).unwrap();
+    std::fs::write(&in_place, vec![0; old.len() as usize]).unwrap();
+    std::fs::set_permissions(&in_place, old.permissions()).unwrap();
+    std::fs::File::options().write(true).open(&in_place).unwrap().set_modified(old.modified().unwrap()).unwrap();
+    assert!(fetched_one_runs());
+    driver.close();
+    cluster.stop();
+}
+
 fn a_stale_binary_is_refused_by_name() {
     let cluster = Cluster::start(1.0, &[]);
     let operator = cluster.dir.path().join("operator");
@@ -528,6 +555,15 @@ fn strangers_are_told_what_to_do() {
     let token = cluster.head().token().unwrap().clone();
     let error = mobula_core::node::join(other.address, &token).unwrap_err();
     assert!(matches!(error, NodeError::Join { .. }), "{error}");
+    // They did not trust us, so nobody refused them. Who guesses the secret is refused, and the
+    // operator sees it.
+    let guessed = mobula_transport::identity::JoinToken { secret: [1; 32], ..token };
+    assert!(mobula_core::node::join(cluster.address, &guessed).is_err());
+    let operator = cluster.connect();
+    eventually("the stranger is counted", || operator.ask(operator.connection.gcs(), GetRefusals).token == 1);
+    assert!(operator.ask(operator.connection.gcs(), GetRefusals).last.is_some());
+    assert_eq!(operator.ask(operator.connection.raylet(), GetRefusals).total(), 0);
+    operator.close();
     let error = head(cluster.dir.path(), "127.0.0.1:0".parse().unwrap(), 1.0).unwrap_err();
     assert!(error.to_string().contains("another head"), "{error}");
     other.stop();
@@ -662,6 +698,7 @@ const TESTS: &[(&str, fn())] = &[
     ("what_workers_print_reaches_the_driver", what_workers_print_reaches_the_driver),
     ("what_workers_print_names_its_task", what_workers_print_names_its_task),
     ("a_binary_that_is_not_on_the_machine_is_fetched", a_binary_that_is_not_on_the_machine_is_fetched),
+    ("a_binary_that_has_changed_in_place_is_not_run", a_binary_that_has_changed_in_place_is_not_run),
     ("a_stale_binary_is_refused_by_name", a_stale_binary_is_refused_by_name),
     ("a_restarted_head_finds_nodes_actors_and_drivers_again", a_restarted_head_finds_nodes_actors_and_drivers_again),
     ("a_drained_node_leaves_and_its_actors_move", a_drained_node_leaves_and_its_actors_move),

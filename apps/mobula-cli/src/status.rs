@@ -1,12 +1,13 @@
 //! `mobula status`: the nodes, what is used and free, and what waits and why.
 
 use std::collections::BTreeMap;
+use std::time::UNIX_EPOCH;
 
 use clap::Args;
-use mobula_core::messages::{ClusterStatus, JobInfo, NodeInfo, PendingDemand};
+use mobula_core::messages::{ClusterStatus, GetRefusals, JobInfo, NodeInfo, PendingDemand};
 use mobula_core::resources::{CPU, GPU, MEMORY, OBJECT_STORE_MEMORY, Resources};
 use mobula_core::store::messages::{GetStoreStats, StoreStats};
-use mobula_transport::{Address, MailboxId};
+use mobula_transport::{Address, MailboxId, RefusalsSnapshot};
 use serde::Serialize;
 
 use crate::cluster::{Cluster, ClusterArgs};
@@ -27,20 +28,80 @@ pub(crate) struct StatusArgs {
 pub(crate) fn run(args: &StatusArgs) -> Result<(), CliError> {
     let cluster = Cluster::connect(&args.cluster)?;
     let status = cluster.status()?;
-    let stores = status.view.nodes.iter().map(|node| store_of(&cluster, node)).collect::<Vec<_>>();
-    let report = Report::new(&cluster.address, &status, &stores);
+    let report = Report::new(&cluster.address, &status, &told_by(&cluster, &status));
     match args.format {
         Format::Json => output::print_json(&report),
         Format::Human => output::print(&human(&report)),
     }
 }
 
-fn store_of(cluster: &Cluster, node: &NodeInfo) -> Option<StoreStats> {
-    if !node.alive {
-        return None;
+/// What a node itself says; nothing where it is dead, or dies between two questions.
+#[derive(Clone, Debug, Default)]
+struct Told {
+    store: Option<StoreStats>,
+    refused: Refused,
+}
+
+/// What the nodes of the status say, in their order.
+fn told_by(cluster: &Cluster, status: &ClusterStatus) -> Vec<Told> {
+    status.view.nodes.iter().map(|node| if node.alive { told(cluster, node) } else { Told::default() }).collect()
+}
+
+fn told(cluster: &Cluster, node: &NodeInfo) -> Told {
+    let at = |mailbox| Address { process: node.process, mailbox };
+    let mut refused = Refused::default();
+    refused.add(cluster.ask(at(MailboxId::RAYLET), GetRefusals).ok());
+    if node.head {
+        // It listens in two places, and strangers come to the GCS's.
+        refused.add(cluster.ask_gcs(GetRefusals).ok());
     }
-    // A node that dies between the two questions has no store any more; the rest is worth showing.
-    cluster.ask(Address { process: node.process, mailbox: MailboxId::STORE }, GetStoreStats).ok()
+    Told { store: cluster.ask(at(MailboxId::STORE), GetStoreStats).ok(), refused }
+}
+
+/// The strangers that a node has refused since it started.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+struct Refused {
+    total: u64,
+    without_certificate: u64,
+    other_protocol: u64,
+    without_token: u64,
+    silent: u64,
+    last: Option<LastRefused>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct LastRefused {
+    unix_s: u64,
+    peer: String,
+    reason: String,
+    why: String,
+}
+
+impl Refused {
+    fn add(&mut self, seen: Option<RefusalsSnapshot>) {
+        let Some(seen) = seen else { return };
+        self.total += seen.total();
+        self.without_certificate += seen.certificate;
+        self.other_protocol += seen.protocol;
+        self.without_token += seen.token;
+        self.silent += seen.silence;
+        let last = seen.last.map(|last| LastRefused {
+            unix_s: last.at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            peer: last.peer.to_string(),
+            reason: last.reason.to_string(),
+            why: last.why,
+        });
+        if last.as_ref().map(|last| last.unix_s) > self.last.as_ref().map(|last| last.unix_s) {
+            self.last = last;
+        }
+    }
+
+    /// One line, if there is anything to say.
+    fn in_words(&self, node: &str) -> Option<String> {
+        let last = self.last.as_ref()?;
+        let LastRefused { peer, reason, why, .. } = last;
+        Some(format!("{node} refused {}, last: {peer} ({reason}: {why})", count(self.total as usize, "stranger")))
+    }
 }
 
 /// The state of a cluster, as it is printed.
@@ -74,6 +135,7 @@ pub(crate) struct Node {
     resources: BTreeMap<String, Amounts>,
     objects: Option<u64>,
     object_store_used_bytes: Option<u64>,
+    refused: Refused,
 }
 
 #[derive(Debug, Serialize)]
@@ -97,8 +159,8 @@ struct Job {
 }
 
 impl Report {
-    fn new(address: &str, status: &ClusterStatus, stores: &[Option<StoreStats>]) -> Self {
-        let nodes: Vec<_> = nodes(&status.view.nodes, stores);
+    fn new(address: &str, status: &ClusterStatus, told: &[Told]) -> Self {
+        let nodes = nodes(&status.view.nodes, told);
         let mut resources = BTreeMap::<String, Amounts>::new();
         for node in nodes.iter().filter(|node| node.state == ALIVE) {
             for (name, amounts) in &node.resources {
@@ -122,12 +184,13 @@ impl Report {
 const ALIVE: &str = "ALIVE";
 const DEAD: &str = "DEAD";
 
-fn nodes(nodes: &[NodeInfo], stores: &[Option<StoreStats>]) -> Vec<Node> {
-    let stores = stores.iter().copied().chain(std::iter::repeat(None));
-    nodes.iter().zip(stores).map(|(node, store)| describe(node, store)).collect()
+fn nodes(nodes: &[NodeInfo], told: &[Told]) -> Vec<Node> {
+    let told = told.iter().cloned().chain(std::iter::repeat_with(Told::default));
+    nodes.iter().zip(told).map(|(node, told)| describe(node, told)).collect()
 }
 
-fn describe(node: &NodeInfo, store: Option<StoreStats>) -> Node {
+fn describe(node: &NodeInfo, told: Told) -> Node {
+    let Told { store, refused } = told;
     let mut resources = amounts(&node.total, &node.available);
     // Leases do not take from the store; the store itself knows what it holds.
     if let (Some(amounts), Some(store)) = (resources.get_mut(OBJECT_STORE_MEMORY), store) {
@@ -144,6 +207,7 @@ fn describe(node: &NodeInfo, store: Option<StoreStats>) -> Node {
         resources,
         objects: store.map(|store| store.objects),
         object_store_used_bytes: store.map(|store| store.used_bytes),
+        refused,
     }
 }
 
@@ -190,6 +254,9 @@ fn human(report: &Report) -> String {
         resources.add_row([name.clone(), quantity(name, amounts.used), quantity(name, amounts.total)]);
     }
     text.push_str(&format!("{resources}\n\n{}\n", node_table(&report.nodes)));
+    for line in report.nodes.iter().filter_map(|node| node.refused.in_words(&node.name)) {
+        text.push_str(&format!("\n{line}\n"));
+    }
     if report.pending.is_empty() {
         text.push_str("\nnothing waits for resources");
     } else {
@@ -244,8 +311,7 @@ pub(crate) fn node_table(nodes: &[Node]) -> comfy_table::Table {
 
 /// The nodes of a status, for `mobula list nodes`.
 pub(crate) fn nodes_of(cluster: &Cluster, status: &ClusterStatus) -> Vec<Node> {
-    let stores: Vec<_> = status.view.nodes.iter().map(|node| store_of(cluster, node)).collect();
-    nodes(&status.view.nodes, &stores)
+    nodes(&status.view.nodes, &told_by(cluster, status))
 }
 
 const KNOWN: [&str; 4] = [CPU, GPU, MEMORY, OBJECT_STORE_MEMORY];
@@ -314,8 +380,16 @@ mod tests {
 
     #[test]
     fn dead_nodes_are_shown_but_not_counted() {
+        let last = LastRefused {
+            unix_s: 1,
+            peer: "10.0.0.9:17".to_owned(),
+            reason: "silence".to_owned(),
+            why: "it said nothing".to_owned(),
+        };
         let store = StoreStats { used_bytes: 1024, objects: 2, ..StoreStats::default() };
-        let report = Report::new("h:1", &status(), &[Some(store), None, None]);
+        let refused = Refused { total: 2, silent: 2, last: Some(last), ..Refused::default() };
+        let told = Told { store: Some(store), refused };
+        let report = Report::new("h:1", &status(), &[told]);
         assert_eq!(report.resources[CPU], Amounts { used: 3.0, total: 8.0 });
         assert_eq!(report.resources[OBJECT_STORE_MEMORY], Amounts { used: 1024.0, total: 8192.0 });
 
@@ -326,6 +400,7 @@ mod tests {
             "1.5/4",
             "train",
             "can never run here: no node has GPU 1",
+            "a refused 2 strangers, last: 10.0.0.9:17 (silence: it said nothing)",
         ] {
             assert!(text.contains(part), "{part}\n{text}");
         }
@@ -338,6 +413,7 @@ mod tests {
         assert_eq!(json["resources"]["CPU"]["used"], 3.0);
         assert_eq!(json["nodes"][2]["state"], "DEAD");
         assert_eq!(json["nodes"][0]["resources"]["CPU"]["total"], 4.0);
+        assert_eq!(json["nodes"][0]["refused"]["total"], 0);
         assert_eq!(json["pending"][0]["demand"]["GPU"], 1.0);
         assert_eq!(json["pending"][0]["reason"], "no node has GPU 1");
     }

@@ -143,6 +143,7 @@ fn nodes(table: &mut Handlers<GcsServer>) {
         let uptime = gcs.now(ctx);
         request.reply(gcs.core.status(uptime));
     });
+    table.on::<GetRefusals>(|_, _, request, ctx| request.reply(ctx.endpoint().refusals()));
     table.on::<Subscribe>(|gcs, _, request, ctx| gcs.subscribe(request.into_stream(), ctx));
 }
 

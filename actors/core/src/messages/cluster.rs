@@ -1,6 +1,6 @@
 //! Nodes, the cluster and its events.
 
-use mobula_transport::{ProcessAddr, message};
+use mobula_transport::{ProcessAddr, RefusalsSnapshot, message};
 use serde::{Deserialize, Serialize};
 
 use super::actor::ActorLocation;
@@ -167,6 +167,11 @@ pub struct ClusterStatus {
     /// Seconds since the head started.
     pub uptime_s: u64,
 }
+
+/// Anyone to GCS or raylet: which strangers its endpoint has refused.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GetRefusals;
+message!(GetRefusals => RefusalsSnapshot);
 
 /// Anyone to GCS: a stream of [`ClusterEvent`]s from now on.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -16,8 +16,9 @@ const PIECE_BYTES: usize = 1 << 20;
 /// Files whose hash is remembered.
 const MAX_REMEMBERED: usize = 64;
 
-/// A file as it was when it was hashed: device, inode, size and time of its last change.
-type Version = (u64, u64, u64, i64, i64);
+/// A file as it was when it was hashed: device, inode, size, and the times of its last changes. The
+/// second of them nobody can set back.
+type Version = (u64, u64, u64, [i64; 4]);
 
 /// What was hashed before, so that a second session or node in this process does not read it again.
 static REMEMBERED: Mutex<Option<HashMap<PathBuf, (Version, String)>>> = Mutex::new(None);
@@ -35,7 +36,8 @@ pub fn describe(path: &Path) -> std::io::Result<BinaryInfo> {
 pub(crate) fn hash_file(path: &Path) -> std::io::Result<(String, u64)> {
     let mut file = File::open(path)?;
     let data = file.metadata()?;
-    let version = (data.dev(), data.ino(), data.len(), data.mtime(), data.mtime_nsec());
+    let times = [data.mtime(), data.mtime_nsec(), data.ctime(), data.ctime_nsec()];
+    let version = (data.dev(), data.ino(), data.len(), times);
     let known = REMEMBERED.lock().as_ref().and_then(|known| known.get(path).cloned());
     if let Some((_, hash)) = known.filter(|(hashed, _)| *hashed == version) {
         return Ok((hash, data.len()));

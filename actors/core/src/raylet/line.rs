@@ -330,7 +330,7 @@ impl Scheduler {
                 self.effects.push(Effect::StartWorker { start, job: shape.job, kind: shape.kind });
                 None
             }
-            Supply::Missing if self.pool.starting() < MAX_STARTING_PROCESSES => Some(None),
+            Supply::Missing if self.pool.starting(shape.job) < MAX_STARTING_PROCESSES => Some(None),
             Supply::Missing | Supply::Starting | Supply::Failed(..) => None,
         }
     }

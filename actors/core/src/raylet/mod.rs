@@ -13,6 +13,7 @@
 //!
 //! It does not see tasks: those go straight from the client to the leased worker.
 
+mod binaries;
 mod line;
 mod output;
 mod pool;

@@ -207,9 +207,9 @@ impl Pool {
         Some(number)
     }
 
-    /// Processes that have not registered yet.
-    pub(super) fn starting(&self) -> usize {
-        self.starts.len()
+    /// Processes of a job that have not registered yet.
+    pub(super) fn starting(&self, job: JobId) -> usize {
+        self.starts.values().filter(|start| start.job == job).count()
     }
 
     pub(super) fn workers(&self) -> impl Iterator<Item = &WorkerSlot> {

@@ -211,6 +211,7 @@ fn workers(table: &mut Handlers<RayletServer>) {
         raylet.act(ctx);
     });
     table.on::<ListWorkers>(|raylet, _, request, _| request.reply(raylet.core.list_workers()));
+    table.on::<GetRefusals>(|_, _, request, ctx| request.reply(ctx.endpoint().refusals()));
 }
 
 /// The GCS.

@@ -5,37 +5,30 @@
 //! happens to the node, its workers do not outlive it. Every worker is the head of a process group
 //! of its own, so that what it has started is killed with it.
 //!
-//! The binary is the driver's own file where this machine has it under the same path with the same
-//! content, else it is fetched from the driver once, into `binaries/<hash>`.
+//! Which binary they run is the business of [`binaries`](super::binaries).
 
 use std::collections::HashMap;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mobula_transport::{Address, Endpoint, MailboxId, Payload, ProcessAddr};
+use mobula_transport::{Address, Endpoint, MailboxId, ProcessAddr};
 use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
+use super::binaries::{Binaries, Failure};
 use super::output::{Origin, forward};
 use super::workers::{Launch, LaunchEvent, Launcher, Report};
-use crate::messages::{BinaryInfo, FetchBinary, JobInfo, WorkerConfig};
-use crate::node::{WORKER_VARIABLE, WorkerEnv, hash_file};
+use crate::messages::WorkerConfig;
+use crate::node::{WORKER_VARIABLE, WorkerEnv};
 use crate::printed::Mark;
 
-/// One piece of a binary.
-const PIECE_BYTES: u64 = 4 << 20;
 /// How long a dead worker's last lines may take to be read.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// How long one piece may take.
-const PIECE_WITHIN: Duration = Duration::from_secs(30);
-/// The largest binary.
-const MAX_BINARY_BYTES: u64 = 8 << 30;
 
 /// What the workers of a node need to know, and where its files are.
 #[derive(Clone, Debug)]
@@ -73,8 +66,7 @@ struct Shared {
     endpoint: Endpoint,
     config: SpawnConfig,
     running: Mutex<HashMap<u64, Running>>,
-    /// By hash; the lock of one that is being looked for or fetched is held.
-    binaries: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Option<PathBuf>>>>>,
+    binaries: Binaries,
 }
 
 enum Running {
@@ -92,12 +84,8 @@ impl Spawn {
     /// # Errors
     /// What the system says when there can be no thread.
     pub fn start(endpoint: &Endpoint, config: SpawnConfig) -> io::Result<Self> {
-        let shared = Arc::new(Shared {
-            endpoint: endpoint.clone(),
-            config,
-            running: Mutex::default(),
-            binaries: Mutex::default(),
-        });
+        let binaries = Binaries::new(endpoint, config.binaries.clone());
+        let shared = Arc::new(Shared { endpoint: endpoint.clone(), config, running: Mutex::default(), binaries });
         // Bounded by the scheduler: it has few processes starting at once.
         let (orders, mut inbox) = mpsc::unbounded_channel::<(Launch, Report)>();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -195,14 +183,9 @@ async fn run(shared: Arc<Shared>, launch: Launch, report: Report) {
     report(LaunchEvent::Exited { start, how: in_words(ended) });
 }
 
-struct Failure {
-    why: String,
-    for_good: bool,
-}
-
 async fn launch_one(shared: &Shared, launch: &Launch, mark: &Mark) -> Result<Child, Failure> {
     let for_now = |why: String| Failure { why, for_good: false };
-    let binary = binary_of(shared, &launch.job).await?;
+    let binary = shared.binaries.of(&launch.job).await?;
     let config = &shared.config;
     let env = WorkerEnv {
         start: launch.start,
@@ -260,102 +243,5 @@ fn in_words(ended: io::Result<ExitStatus>) -> String {
             (None, None) => "its process ended".to_owned(),
         },
         Err(error) => format!("its process was lost: {error}"),
-    }
-}
-
-/// The job's binary on this machine.
-async fn binary_of(shared: &Shared, job: &JobInfo) -> Result<PathBuf, Failure> {
-    let Some(binary) = &job.binary else {
-        let why = format!("job {} runs its tasks in its own process and has given no binary", job.name);
-        return Err(Failure { why, for_good: true });
-    };
-    // Held while it is fetched: others that need it wait for this fetch.
-    let known = shared.binaries.lock().entry(binary.hash.clone()).or_default().clone();
-    let mut known = known.lock().await;
-    if let Some(path) = known.as_ref().filter(|path| path.exists()) {
-        return Ok(path.clone());
-    }
-    let in_place = PathBuf::from(&binary.path);
-    let fetched = shared.config.binaries.join(file_name(binary));
-    let path = if has_content(&in_place, binary).await {
-        in_place
-    } else if has_content(&fetched, binary).await {
-        fetched
-    } else {
-        fetch(shared, job, binary, &fetched).await?;
-        fetched
-    };
-    *known = Some(path.clone());
-    Ok(path)
-}
-
-/// The hash comes from another process: nothing of it but letters and digits becomes a path.
-fn file_name(binary: &BinaryInfo) -> String {
-    binary.hash.chars().filter(char::is_ascii_alphanumeric).take(64).collect()
-}
-
-async fn has_content(path: &Path, binary: &BinaryInfo) -> bool {
-    if !path.metadata().is_ok_and(|data| data.is_file() && data.len() == binary.size_bytes) {
-        return false;
-    }
-    let path = path.to_owned();
-    let hashed = tokio::task::spawn_blocking(move || hash_file(&path)).await;
-    matches!(hashed, Ok(Ok((hash, _))) if hash == binary.hash)
-}
-
-/// Gets the binary from the driver, piece by piece, and gives it its name when it is whole.
-async fn fetch(shared: &Shared, job: &JobInfo, binary: &BinaryInfo, to: &Path) -> Result<(), Failure> {
-    let local = |error: io::Error| Failure { why: format!("{}: {error}", to.display()), for_good: false };
-    if binary.size_bytes > MAX_BINARY_BYTES {
-        let why = format!("the binary has {} bytes, {MAX_BINARY_BYTES} are allowed", binary.size_bytes);
-        return Err(Failure { why, for_good: true });
-    }
-    tokio::fs::create_dir_all(&shared.config.binaries).await.map_err(local)?;
-    let partial = to.with_extension(format!("{}-{}", std::process::id(), shared.config.worker.node));
-    let mut file = tokio::fs::File::create(&partial).await.map_err(local)?;
-    let driver = Address { process: job.driver, mailbox: MailboxId::CLIENT };
-    let mut offset = 0;
-    while offset < binary.size_bytes {
-        let piece = FetchBinary { hash: binary.hash.clone(), offset, length: PIECE_BYTES };
-        let answer = shared.endpoint.request(driver, piece, Payload::new(), PIECE_WITHIN).await;
-        let payload = match answer {
-            Ok((Ok(_), payload)) => payload,
-            Ok((Err(why), _)) => {
-                return Err(Failure { why: format!("the driver did not give its binary: {why}"), for_good: true });
-            }
-            Err(error) => {
-                return Err(Failure { why: format!("the driver did not give its binary: {error}"), for_good: false });
-            }
-        };
-        let before = offset;
-        for part in payload {
-            tokio::io::AsyncWriteExt::write_all(&mut file, &part).await.map_err(local)?;
-            offset += part.len() as u64;
-        }
-        if offset == before {
-            let why = "the driver's binary has become shorter: it was built again while it ran".to_owned();
-            return Err(Failure { why, for_good: true });
-        }
-    }
-    tokio::io::AsyncWriteExt::flush(&mut file).await.map_err(local)?;
-    file.set_permissions(std::fs::Permissions::from_mode(0o700)).await.map_err(local)?;
-    drop(file.into_std().await);
-    if !has_content(&partial, binary).await {
-        // Best effort: a wrong file under a temporary name harms nobody.
-        let _ = tokio::fs::remove_file(&partial).await;
-        let why = "the driver's binary has another content than it said: it was built again while it ran".to_owned();
-        return Err(Failure { why, for_good: true });
-    }
-    tokio::fs::rename(&partial, to).await.map_err(local)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_hash_cannot_leave_its_directory() {
-        let binary = BinaryInfo { hash: "../../etc/x".to_owned(), size_bytes: 0, path: String::new() };
-        assert_eq!(file_name(&binary), "etcx");
     }
 }

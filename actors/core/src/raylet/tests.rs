@@ -452,6 +452,17 @@ fn one_shared_worker_serves_a_job_and_leaves_with_it() {
 }
 
 #[test]
+fn processes_that_are_long_in_starting_do_not_hold_up_another_job() {
+    let mut env = Env::empty(cpus(200.0), false);
+    let own = |n| Shape { job: job(n), kind: WorkerKind::Process, ..shape_of(cpus(1.0)) };
+    env.want(1, &own(1), 100);
+    let waits_for_its_binary = env.starts.len();
+    assert!(waits_for_its_binary < 100);
+    env.want(2, &own(2), 1);
+    assert_eq!(env.starts.len(), waits_for_its_binary + 1);
+}
+
+#[test]
 fn a_process_worker_has_one_lease_and_leaves_with_it() {
     let mut env = Env::empty(cpus(2.0), false);
     let mut shape = shape_of(cpus(1.0));
