@@ -40,7 +40,8 @@ fn sum(numbers: &[f64]) -> f64 {
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = std::env::temp_dir().join(format!("mobula-two-nodes-{}", std::process::id()));
     let ended = run(&folder);
-    std::fs::remove_dir_all(&folder)?;
+    // Not there if the first node did not start; then its error is what counts.
+    let _ = std::fs::remove_dir_all(&folder);
     ended
 }
 

@@ -84,11 +84,15 @@ pub(crate) fn count(tally: &str) -> u64 {
     file.metadata().expect("the tally has a length").len()
 }
 
+/// Where the tests' files are: gone with the test.
+pub(crate) fn folder() -> PathBuf {
+    std::env::var_os("HOME").map_or_else(std::env::temp_dir, PathBuf::from)
+}
+
 fn fresh(kind: &str) -> PathBuf {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let folder = std::env::var_os("HOME").map_or_else(std::env::temp_dir, PathBuf::from);
-    folder.join(format!("mobula-{kind}-{}-{number}", std::process::id()))
+    folder().join(format!("mobula-{kind}-{}-{number}", std::process::id()))
 }
 
 /// Looks at `condition` until it holds.

@@ -8,6 +8,7 @@
 
 mod actors;
 mod arguments;
+mod datasets;
 mod drivers;
 mod failures;
 mod gate;
@@ -42,6 +43,7 @@ fn group(name: &str) -> Option<&'static [Scenario]> {
         "values" => values::SCENARIOS,
         "arguments" => arguments::SCENARIOS,
         "actors" => actors::SCENARIOS,
+        "datasets" => datasets::SCENARIOS,
         "failures" => failures::SCENARIOS,
         "lost-workers" => failures::LOST_WORKERS,
         "scheduling" => scheduling::SCENARIOS,

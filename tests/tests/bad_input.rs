@@ -10,6 +10,7 @@ use arrow::datatypes::{DataType, Field, Schema};
 use parquet::arrow::ArrowWriter;
 
 use crate::support::binaries::binary;
+use crate::support::cluster::Cluster;
 use crate::support::process::{Family, Program};
 use crate::support::shared;
 
@@ -91,7 +92,7 @@ fn a_file_without_fares() {
     let family = Family::new();
     let file = family.path("no-fares.parquet");
     write(&file, &["trip_distance", "tip_amount"]);
-    assert_refused(&family, &[&file], &family.path("out"), &[], &["fare_amount"]);
+    assert_refused(&family, &[&file], &family.path("out"), &[], &["fare_amount", "no-fares.parquet"]);
 }
 
 #[test]
@@ -107,7 +108,7 @@ fn a_directory_without_parquet() {
 fn batches_of_no_rows() {
     let family = Family::new();
     let trips = small_trips(&family);
-    assert_refused(&family, &[&trips], &family.path("out"), &["--batch-size", "0"], &["batch"]);
+    assert_refused(&family, &[&trips], &family.path("out"), &["--batch-size", "0"], &["batch", "0"]);
 }
 
 #[test]
@@ -115,4 +116,21 @@ fn an_address_where_no_cluster_answers() {
     let family = Family::new();
     let trips = small_trips(&family);
     assert_refused(&family, &[&trips], &family.path("out"), &["--address", "127.0.0.1:9"], &["127.0.0.1:9"]);
+}
+
+/// The errors of work on other nodes reach the user as those of his own process do.
+#[test]
+fn on_a_cluster_too() {
+    let Some(truncated) = shared::data("truncated.parquet") else {
+        return;
+    };
+    let cluster = Cluster::start(1, 1);
+    let family = cluster.family();
+    let trips = small_trips(family);
+    let address = ["--address", cluster.address()];
+    assert_refused(family, &[&trips, &truncated], &family.path("out"), &address, &["truncated.parquet"]);
+    let no_fares = family.path("no-fares.parquet");
+    write(&no_fares, &["trip_distance", "tip_amount"]);
+    assert_refused(family, &[&no_fares], &family.path("out"), &address, &["fare_amount", "no-fares.parquet"]);
+    assert_refused(family, &[&trips], Path::new("/proc/mobula-out"), &address, &["/proc/mobula-out"]);
 }

@@ -51,6 +51,16 @@ fn actors_on_a_cluster() {
 }
 
 #[test]
+fn datasets_in_one_process() {
+    in_one_process("datasets");
+}
+
+#[test]
+fn datasets_on_a_cluster() {
+    on_a_cluster("datasets");
+}
+
+#[test]
 fn failures_in_one_process() {
     in_one_process("failures");
 }

@@ -120,6 +120,42 @@ fn microbenchmark_speaks_json() {
     }
 }
 
+/// Every case but those of gigabytes, once: their names are those of Ray's own microbenchmark.
+#[test]
+fn every_case_of_the_microbenchmark_runs() {
+    let cases = [
+        "single client get calls",
+        "single client put calls",
+        "multi client put calls",
+        "single client tasks and get batch",
+        "single client get object containing 10k refs",
+        "single client wait 1k refs",
+        "single client tasks sync",
+        "single client tasks async",
+        "multi client tasks async",
+        "1:1 actor calls sync",
+        "1:1 actor calls async",
+        "1:1 actor calls concurrent",
+        "1:n actor calls async",
+        "n:n actor calls async",
+        "n:n actor calls with arg async",
+        "init to first result",
+    ];
+    for place in [&[][..], &["--between-processes"]] {
+        let family = Family::new();
+        let mut command = family.command(binary("mobula"));
+        command.args(["microbenchmark", &cases.join("|"), "--warmup", "0", "--seconds", "0", "--repeat", "1"]);
+        command.args(["--format", "json"]).args(place);
+        let report = Program::run("mobula microbenchmark", command).expect_success("mobula microbenchmark").json();
+        let ran: Vec<&str> = report.as_array().into_iter().flatten().filter_map(|case| case["name"].as_str()).collect();
+        for case in cases {
+            let found = ran.iter().any(|name| name.starts_with(case));
+            assert!(found, "{case} is not among {ran:?}");
+        }
+        family.wait_until_empty();
+    }
+}
+
 #[test]
 fn stop_ends_the_nodes_of_this_machine() {
     let mut cluster = Cluster::start(1, 1);

@@ -50,7 +50,8 @@ fn a_drained_cluster_leaves_nothing() {
 
 #[test]
 fn a_second_signal_stops_at_once() {
-    let mut cluster = Cluster::start(0, 1);
+    // Draining alone would take longer than the test waits.
+    let mut cluster = Cluster::start_with(0, 1, &["--drain", "3600"]);
     let _busy = keep_busy(&cluster);
     cluster.head().signal(Signal::INT);
     std::thread::sleep(std::time::Duration::from_millis(100));

@@ -26,9 +26,14 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Starts a head and so many nodes, each with so many CPUs, and waits until all are there.
     pub(crate) fn start(nodes: usize, cpus: u32) -> Self {
+        Self::start_with(nodes, cpus, &[])
+    }
+
+    /// The same with more arguments for the head.
+    pub(crate) fn start_with(nodes: usize, cpus: u32, more: &[&str]) -> Self {
         let family = Family::new();
         let mut command = start(&family, "head", cpus);
-        command.args(["--head", "--port", "0"]);
+        command.args(["--head", "--port", "0"]).args(more);
         let mut head = Program::start("the head", command);
         let ready = head.wait_for_output("that it is ready", find_ready);
         let text = |name: &str| ready[name].as_str().unwrap_or_else(|| panic!("no {name} in {ready}")).to_owned();

@@ -58,6 +58,7 @@ impl Family {
             .env(MARK, &self.mark)
             .env("HOME", home)
             .env("XDG_CONFIG_HOME", home.join("config"))
+            .env("XDG_CACHE_HOME", home.join("cache"))
             .env("XDG_STATE_HOME", home.join("state"))
             .env("XDG_RUNTIME_DIR", home.join("run"))
             .env("RUST_BACKTRACE", "1")
