@@ -280,11 +280,12 @@ impl Core {
             return;
         }
         let error = SendError::Gone { process, why: why.clone() };
-        match self.links.get(process) {
-            Some(link) => self.link_ended(&link, &error),
-            None => self.fail_pending(Some(process), &error),
+        // The end of a link tells; without one there is as much to tell.
+        if !self.links.get(process).is_some_and(|link| self.link_gone(&link, &error)) {
+            self.fail_pending(Some(process), &error);
+            self.peers.announce(PeerEvent::Gone { process, why });
+            self.peers.tell_announced();
         }
-        self.peers.tell(PeerEvent::Gone { process, why });
     }
 
     // --- the end ---

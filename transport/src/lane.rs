@@ -3,6 +3,10 @@
 //! Senders encode on their own threads and append; one writer per lane takes everything that is
 //! there and writes it at once. The writer is woken only when it sleeps, so a thousand messages
 //! cost one wake-up.
+//!
+//! A lane outlives connections. It is open to one of them at a time, the one it was
+//! [raised](Lane::raise) for; the writer of another gets nothing, since what it took would be
+//! written into a connection that is no more.
 
 use std::task::{Context, Poll, Waker};
 
@@ -46,6 +50,8 @@ struct Queue {
     tail: Vec<u8>,
     bytes: usize,
     frames: u64,
+    /// The connection that may take frames.
+    connection: Option<u64>,
     /// Handed to the connection, not known to be taken by it.
     writing: Vec<Bytes>,
     /// Present while the writer sleeps.
@@ -105,14 +111,24 @@ impl Lane {
         Ok(())
     }
 
-    /// Everything that is queued; `None` once the lane is closed, or drained and empty.
-    pub(crate) fn poll_batch(&self, cx: &mut Context<'_>) -> Poll<Option<Batch>> {
+    /// Opens the lane to the connection `nonce`.
+    pub(crate) fn raise(&self, nonce: u64) {
         let mut queue = self.0.lock();
-        // Asking for more means that the connection has taken all of the batch before.
-        queue.writing.clear();
-        if queue.closed.is_some() {
+        debug_assert!(queue.writing.is_empty(), "the connection before it was interrupted");
+        if queue.closed.is_none() {
+            queue.connection = Some(nonce);
+        }
+    }
+
+    /// Everything that is queued, for the writer of the connection `nonce`; `None` once the lane
+    /// is not open to it any more, or drained and empty.
+    pub(crate) fn poll_batch(&self, nonce: u64, cx: &mut Context<'_>) -> Poll<Option<Batch>> {
+        let mut queue = self.0.lock();
+        if queue.connection == Some(u64::MAX - nonce) {
             return Poll::Ready(None);
         }
+        // Asking for more means that the connection has taken all of the batch before.
+        queue.writing.clear();
         if queue.frames == 0 {
             if queue.draining {
                 return Poll::Ready(None);
@@ -138,20 +154,21 @@ impl Lane {
         Poll::Pending
     }
 
-    /// The connection is lost: keeps the one-way messages it had not begun to take, and returns
-    /// those it may or may not have sent. Requests and answers are dropped; their askers have
-    /// been told.
+    /// The connection is lost, and the lane is closed to it: keeps the one-way messages it had
+    /// not begun to take, and returns those it may or may not have sent. Requests and answers are
+    /// dropped; their askers are told.
     pub(crate) fn interrupted(&self) -> Vec<Frame> {
         let mut queue = self.0.lock();
+        queue.connection = None;
         let doubtful = one_ways(std::mem::take(&mut queue.writing));
         let waiting = queue.take();
         for frame in one_ways(waiting.chunks) {
             queue.requeue(&frame);
         }
-        queue.writer = None;
-        let room = std::mem::take(&mut queue.waiting_for_room);
+        let mut sleepers = std::mem::take(&mut queue.waiting_for_room);
+        sleepers.extend(queue.writer.take());
         drop(queue);
-        room.into_iter().for_each(Waker::wake);
+        sleepers.into_iter().for_each(Waker::wake);
         doubtful
     }
 
@@ -160,6 +177,7 @@ impl Lane {
         let (left, sleepers) = {
             let mut queue = self.0.lock();
             queue.closed = Some(error);
+            queue.connection = None;
             let mut chunks = std::mem::take(&mut queue.writing);
             chunks.extend(queue.take().chunks);
             let mut sleepers = std::mem::take(&mut queue.waiting_for_room);
@@ -233,6 +251,7 @@ const _: () = assert!(CHUNK_BYTES > CHUNK_FROM_BYTES + HEADER_BYTES);
 mod tests {
     use super::*;
     use crate::frame::{Head, encode};
+    use proptest::prelude::*;
     use std::future::poll_fn;
 
     fn push(lane: &Lane, frame_type: FrameType, n: u64, part: usize, limit: usize) -> Result<(), SendError> {
@@ -244,16 +263,27 @@ mod tests {
     }
 
     fn batch(lane: &Lane) -> Option<Batch> {
+        batch_of(lane, 1)
+    }
+
+    fn batch_of(lane: &Lane, connection: u64) -> Option<Batch> {
         let mut cx = Context::from_waker(Waker::noop());
-        match lane.poll_batch(&mut cx) {
+        match lane.poll_batch(connection, &mut cx) {
             Poll::Ready(batch) => batch,
             Poll::Pending => None,
         }
     }
 
+    /// A lane that is open to connection 1.
+    fn lane() -> Lane {
+        let lane = Lane::default();
+        lane.raise(1);
+        lane
+    }
+
     #[test]
     fn a_batch_holds_everything_in_order() {
-        let lane = Lane::default();
+        let lane = lane();
         for n in 0..100 {
             push(&lane, FrameType::Tell, n, if n % 7 == 0 { 20_000 } else { 10 }, 1 << 24).unwrap();
         }
@@ -267,7 +297,7 @@ mod tests {
 
     #[test]
     fn the_queue_is_bounded_and_answers_have_some_room_more() {
-        let lane = Lane::default();
+        let lane = lane();
         while push(&lane, FrameType::Tell, 1, 100, 1000).is_ok() {}
         assert_eq!(push(&lane, FrameType::Tell, 1, 0, 1000), Err(SendError::MailboxFull { limit: 1000 }));
         assert!(lane.queued_bytes() < 1300);
@@ -278,7 +308,7 @@ mod tests {
 
     #[test]
     fn a_lost_connection_keeps_what_it_had_not_taken() {
-        let lane = Lane::default();
+        let lane = lane();
         push(&lane, FrameType::Tell, 1, 0, 1 << 20).unwrap();
         push(&lane, FrameType::Ask, 2, 0, 1 << 20).unwrap();
         let taken = batch(&lane).unwrap();
@@ -288,6 +318,11 @@ mod tests {
         push(&lane, FrameType::Tell, 5, 0, 1 << 20).unwrap();
         let doubtful = lane.interrupted();
         assert_eq!(doubtful.iter().map(|f| f.head.correlation).collect::<Vec<_>>(), [1]);
+        // Nobody takes anything until the next connection stands, and then nobody else.
+        assert!(batch(&lane).is_none());
+        lane.raise(2);
+        assert!(batch(&lane).is_none());
+        let batch = |lane: &Lane| batch_of(lane, 2);
         let kept = one_ways(batch(&lane).unwrap().chunks);
         assert_eq!(kept.iter().map(|f| f.head.correlation).collect::<Vec<_>>(), [4, 5]);
         assert_eq!(kept[0].payload[0].len(), 30_000);
@@ -301,11 +336,11 @@ mod tests {
 
     #[tokio::test]
     async fn the_writer_is_woken_and_drained() {
-        let lane = std::sync::Arc::new(Lane::default());
+        let lane = std::sync::Arc::new(lane());
         let theirs = lane.clone();
         let writer = tokio::spawn(async move {
             let mut frames = 0;
-            while let Some(batch) = poll_fn(|cx| theirs.poll_batch(cx)).await {
+            while let Some(batch) = poll_fn(|cx| theirs.poll_batch(1, cx)).await {
                 frames += batch.frames;
             }
             frames
@@ -316,6 +351,98 @@ mod tests {
         }
         lane.drain();
         assert_eq!(writer.await.unwrap(), 10);
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_sleeps_ends_when_its_connection_is_lost() {
+        let lane = std::sync::Arc::new(lane());
+        let theirs = lane.clone();
+        let writer = tokio::spawn(async move { poll_fn(|cx| theirs.poll_batch(1, cx)).await.is_none() });
+        tokio::task::yield_now().await;
+        lane.interrupted();
+        lane.raise(2);
+        assert!(writer.await.unwrap());
+    }
+
+    /// What happens to a lane.
+    #[derive(Debug, Clone)]
+    enum Happens {
+        Push {
+            tell: bool,
+            part: usize,
+        },
+        /// The writer of the connection that was raised so many connections ago asks for more.
+        Poll {
+            back: u64,
+        },
+        Interrupted,
+        Raise,
+    }
+
+    fn history() -> impl Strategy<Value = Vec<Happens>> {
+        let event = prop_oneof![
+            6 => (any::<bool>(), prop_oneof![4 => 0usize..50, 1 => Just(CHUNK_FROM_BYTES)])
+                .prop_map(|(tell, part)| Happens::Push { tell, part }),
+            6 => prop_oneof![3 => Just(0u64), 1 => 0u64..3].prop_map(|back| Happens::Poll { back }),
+            2 => Just(Happens::Interrupted),
+            2 => Just(Happens::Raise),
+        ];
+        prop::collection::vec(event, 0..60)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// Every one-way message has one fate: written by a living connection, returned as
+        /// doubtful by the connection that was writing it, or kept. Nobody else takes any, and
+        /// what is taken is taken in the order in which it was pushed.
+        #[test]
+        fn every_one_way_message_has_one_fate(history in history()) {
+            let lane = Lane::default();
+            let numbers = |frames: Vec<Frame>| frames.iter().map(|f| f.head.correlation).collect::<Vec<_>>();
+            let (mut connection, mut living) = (0u64, false);
+            let (mut told, mut written, mut writing, mut doubtful) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+            let mut taken: Vec<u64> = Vec::new();
+            for (n, happens) in history.into_iter().enumerate() {
+                match happens {
+                    Happens::Push { tell, part } => {
+                        let n = n as u64;
+                        let frame_type = if tell { FrameType::Tell } else { FrameType::Ask };
+                        push(&lane, frame_type, n, part, 1 << 30).unwrap();
+                        told.extend(tell.then_some(n));
+                    }
+                    Happens::Poll { back } => {
+                        let batch = batch_of(&lane, connection.saturating_sub(back));
+                        if back > 0 || !living {
+                            // A writer whose connection is no more.
+                            prop_assert!(batch.is_none());
+                            continue;
+                        }
+                        written.append(&mut writing);
+                        writing = batch.map_or_else(Vec::new, |batch| numbers(one_ways(batch.chunks)));
+                        taken.extend(&writing);
+                    }
+                    Happens::Interrupted => {
+                        living = false;
+                        let returned = numbers(lane.interrupted());
+                        prop_assert_eq!(&returned, &writing);
+                        doubtful.append(&mut writing);
+                    }
+                    Happens::Raise if living => {}
+                    Happens::Raise => {
+                        connection += 1;
+                        living = true;
+                        lane.raise(connection);
+                    }
+                }
+            }
+            prop_assert!(taken.is_sorted());
+            let left = numbers(lane.close(SendError::Closed));
+            prop_assert!(left.starts_with(&writing), "what is being written is doubtful too");
+            let mut fates = [written, doubtful, left].concat();
+            fates.sort_unstable();
+            prop_assert_eq!(fates, told);
+        }
     }
 
     #[test]

@@ -12,6 +12,17 @@ use crate::error::SendError;
 const GONE_MEMORY: usize = 8192;
 
 /// A change in what is known about another process.
+///
+/// What a watcher hears of one process, in this order:
+/// ```text
+///   ( Connected  Interrupted )*  [ Connected ]  ( Lost | Gone )
+/// ```
+/// and, after `Lost`, perhaps all of it again. Whenever a connection that stood is no more,
+/// whether it broke or the other side has replaced it, [`Interrupted`](Self::Interrupted) comes
+/// before the `Connected` of the next one (unless the process is `Gone` altogether). That is the
+/// only sign that one-way messages which the network had already taken may be lost: who sends
+/// such messages must compare notes with the other side when it hears it. Messages that were
+/// still queued are sent over the next connection, in order, and are not repeated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PeerEvent {
@@ -20,8 +31,9 @@ pub enum PeerEvent {
         /// The process.
         process: ProcessId,
     },
-    /// The connection broke and is being made again. Requests in flight have failed; one-way
-    /// messages that were already on their way may or may not have arrived.
+    /// The connection that stood is no more; another one is being made, or was made by the other
+    /// side. Requests in flight have failed; one-way messages that were already on their way may
+    /// or may not have arrived.
     Interrupted {
         /// The process.
         process: ProcessId,
@@ -92,15 +104,17 @@ impl Peers {
         self.watchers.lock().push(watcher);
     }
 
-    /// Tells the watchers, one event after the other. A watcher may cause further events (by
-    /// declaring a process dead, say); they are told after the present one.
-    pub(crate) fn tell(&self, event: PeerEvent) {
-        {
-            let mut news = self.news.lock();
-            news.untold.push_back(event);
-            if std::mem::replace(&mut news.telling, true) {
-                return;
-            }
+    /// Puts an event in its place among the others; [`tell_announced`](Self::tell_announced)
+    /// tells it. Calls nobody, so it may be used under a lock.
+    pub(crate) fn announce(&self, event: PeerEvent) {
+        self.news.lock().untold.push_back(event);
+    }
+
+    /// Tells the watchers what was announced, one event after the other. A watcher may cause
+    /// further events (by declaring a process dead, say); they are told after the present one.
+    pub(crate) fn tell_announced(&self) {
+        if std::mem::replace(&mut self.news.lock().telling, true) {
+            return;
         }
         loop {
             let event = {
@@ -138,11 +152,13 @@ mod tests {
             log.lock().push(event.clone());
             let Some(peers) = inner.upgrade() else { return };
             if let PeerEvent::Connected { process } = event {
-                peers.tell(PeerEvent::Gone { process, why: "seen".into() });
+                peers.announce(PeerEvent::Gone { process, why: "seen".into() });
+                peers.tell_announced();
                 peers.watch(Box::new(|_| {}));
             }
         }));
-        peers.tell(PeerEvent::Connected { process });
+        peers.announce(PeerEvent::Connected { process });
+        peers.tell_announced();
         assert_eq!(seen.lock().len(), 2);
         assert_eq!(peers.watchers.lock().len(), 2);
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
-use quinn::{ConnectionError, ReadToEndError, RecvStream};
+use quinn::{ConnectionError, ReadError, ReadToEndError, RecvStream, WriteError};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -162,18 +162,20 @@ pub(super) async fn accept(network: Arc<QuicNetwork>, core: Arc<Core>, connectio
 /// Carries a link's lanes until the connection ends.
 async fn run(network: Arc<QuicNetwork>, core: Arc<Core>, link: Arc<Link>, connection: quinn::Connection, nonce: u64) {
     let (mut writers, mut readers) = (JoinSet::new(), JoinSet::new());
+    let fault = Fault::default();
     if let Some(guard) = network.writer_guard() {
         for lane in 0..LANES {
             let (core, link) = (core.clone(), link.clone());
-            writers.spawn(write_lane(core, link, connection.clone(), lane, guard.clone()));
+            let carrier = Carrier { core, link, connection: connection.clone(), fault: fault.clone() };
+            writers.spawn(write_lane(carrier, nonce, lane, guard.clone()));
         }
     }
-    let fault = Fault::default();
     let ended = loop {
         match connection.accept_uni().await {
             Ok(stream) => {
                 let (core, link) = (core.clone(), link.clone());
-                readers.spawn(read_lane(core, link, connection.clone(), stream, fault.clone()));
+                let carrier = Carrier { core, link, connection: connection.clone(), fault: fault.clone() };
+                readers.spawn(read_lane(carrier, stream));
             }
             Err(error) => break error,
         }
@@ -196,60 +198,68 @@ async fn run(network: Arc<QuicNetwork>, core: Arc<Core>, link: Arc<Link>, connec
     }
 }
 
-/// Writes whatever is queued in one lane, until the lane or the connection ends.
-async fn write_lane(
-    core: Arc<Core>,
-    link: Arc<Link>,
-    connection: quinn::Connection,
-    lane: usize,
-    _guard: mpsc::Sender<()>,
-) -> Option<()> {
-    let mut stream = connection.open_uni().await.ok()?;
-    // Lane 0 before the others; a lane that has gone has no priority.
-    let _ = stream.set_priority((LANES - lane) as i32);
-    while let Some(mut batch) = poll_fn(|cx| link.lane(lane).poll_batch(cx)).await {
-        stream.write_all_chunks(&mut batch.chunks).await.ok()?;
-        core.metrics.messages_out.fetch_add(batch.frames, Ordering::Relaxed);
-        core.metrics.bytes_out.fetch_add(batch.bytes as u64, Ordering::Relaxed);
-        core.metrics.batches_out.fetch_add(1, Ordering::Relaxed);
-    }
-    // Drained: everything has left when the peer has acknowledged the end.
-    stream.finish().ok()?;
-    let _ = stream.stopped().await;
-    Some(())
-}
-
-/// Why a reader had to close the connection.
+/// Why we closed a connection.
 type Fault = Arc<Mutex<Option<String>>>;
 
-/// Delivers what one lane brings.
-async fn read_lane(
+/// What the reader or the writer of one lane works with.
+struct Carrier {
     core: Arc<Core>,
     link: Arc<Link>,
     connection: quinn::Connection,
-    mut stream: RecvStream,
     fault: Fault,
-) -> Option<()> {
+}
+
+impl Carrier {
+    /// Ends the connection: with one of its lanes dumb or deaf it is of no use.
+    fn give_up(&self, why: String) {
+        tracing::warn!(peer = %self.link.peer(), why, "closing the connection");
+        self.connection.close(code::BAD_FRAME.into(), why.as_bytes());
+        *self.fault.lock() = Some(why);
+    }
+}
+
+/// Writes whatever is queued in one lane, until the lane or the connection ends.
+async fn write_lane(carrier: Carrier, nonce: u64, lane: usize, _guard: mpsc::Sender<()>) {
+    // Fails only with the connection.
+    let Ok(mut stream) = carrier.connection.open_uni().await else { return };
+    // Lane 0 before the others; a lane that has gone has no priority.
+    let _ = stream.set_priority((LANES - lane) as i32);
+    let metrics = &carrier.core.metrics;
+    while let Some(mut batch) = poll_fn(|cx| carrier.link.lane(lane).poll_batch(nonce, cx)).await {
+        match stream.write_all_chunks(&mut batch.chunks).await {
+            Ok(()) => {}
+            Err(WriteError::ConnectionLost(_)) => return,
+            Err(error) => return carrier.give_up(format!("a lane cannot be written: {error}")),
+        }
+        metrics.messages_out.fetch_add(batch.frames, Ordering::Relaxed);
+        metrics.bytes_out.fetch_add(batch.bytes as u64, Ordering::Relaxed);
+        metrics.batches_out.fetch_add(1, Ordering::Relaxed);
+    }
+    // Drained: everything has left when the peer has acknowledged the end.
+    if stream.finish().is_ok() {
+        let _ = stream.stopped().await;
+    }
+}
+
+/// Delivers what one lane brings.
+async fn read_lane(carrier: Carrier, mut stream: RecvStream) {
     let mut reader = FrameReader::new(MAX_FRAME_BYTES);
-    let why = loop {
-        let chunk = stream.read_chunk(READ_BYTES, true).await.ok()??;
+    loop {
+        let chunk = match stream.read_chunk(READ_BYTES, true).await {
+            Ok(Some(chunk)) => chunk,
+            // The peer drains its lanes before it leaves.
+            Ok(None) | Err(ReadError::ConnectionLost(_)) => return,
+            Err(error) => return carrier.give_up(format!("a lane cannot be read: {error}")),
+        };
         // A raw mailbox that panics must not silence the lane; the connection is made anew.
-        let received = catch_unwind(AssertUnwindSafe(|| core.receive(&link, &mut reader, chunk.bytes)));
+        let received = catch_unwind(AssertUnwindSafe(|| carrier.core.receive(&carrier.link, &mut reader, chunk.bytes)));
         match received {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                core.metrics.bad_frames.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!(peer = %link.peer(), %error, "closing the connection: bad frame");
-                break error.to_string();
+                carrier.core.metrics.bad_frames.fetch_add(1, Ordering::Relaxed);
+                return carrier.give_up(format!("bad frame: {error}"));
             }
-            Err(panic) => {
-                let why = panic_text(&*panic).to_owned();
-                tracing::error!(peer = %link.peer(), why, "a mailbox panicked");
-                break why;
-            }
+            Err(panic) => return carrier.give_up(format!("a mailbox panicked: {}", panic_text(&*panic))),
         }
-    };
-    connection.close(code::BAD_FRAME.into(), why.as_bytes());
-    *fault.lock() = Some(why);
-    Some(())
+    }
 }

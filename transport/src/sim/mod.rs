@@ -223,6 +223,17 @@ impl Sim {
         alive(&a) && alive(&b) && !state.cut.contains(&pair(a, b))
     }
 
+    /// Whether a connection carries anything now: between the very processes that made it, not
+    /// their successors under the same ids.
+    fn carries(&self, connection: &SimConnection) -> bool {
+        let state = self.state.lock();
+        let [a, b] = &connection.ends;
+        let alive = |end: &End| {
+            state.processes.get(&end.process).is_some_and(|process| process.alive && process.core.ptr_eq(&end.core))
+        };
+        alive(a) && alive(b) && !state.cut.contains(&pair(a.process, b.process))
+    }
+
     /// The living process that listens at `socket`.
     fn at(&self, socket: SocketAddr) -> Option<Arc<Core>> {
         let state = self.state.lock();
@@ -252,11 +263,10 @@ impl Sim {
     fn watch_silence(self: &Arc<Self>, connection: Arc<SimConnection>) {
         let sim = self.clone();
         tokio::spawn(async move {
-            let [a, b] = [connection.ends[0].process(), connection.ends[1].process()];
             let deadline = Instant::now() + connection.idle_timeout;
             loop {
                 let changed = sim.changed.notified();
-                if sim.connected(a, b) {
+                if sim.carries(&connection) {
                     return;
                 }
                 if tokio::time::timeout_at(deadline, changed).await.is_err() {

@@ -165,7 +165,7 @@ async fn depart_from(
         let batch = tokio::select! {
             biased;
             () = over => return,
-            batch = poll_fn(|cx| link.lane(lane).poll_batch(cx)) => batch,
+            batch = poll_fn(|cx| link.lane(lane).poll_batch(connection.nonce, cx)) => batch,
         };
         let Some(batch) = batch else { return };
         last = last.max(Instant::now() + sim.delay());
@@ -192,7 +192,7 @@ async fn arrive_at(
             if connection.is_over() {
                 return;
             }
-            if sim.connected(sender.process, receiver.process) {
+            if sim.carries(&connection) {
                 break;
             }
             // Held back until healed, or until the silence ends the connection.

@@ -246,6 +246,29 @@ fn a_process_may_come_back_under_its_id() {
     client.shutdown(LONG);
 }
 
+/// Somebody comes back under its id and connects before its predecessor's silence was noticed:
+/// whoever talked to that one hears that messages may be lost before it hears of the connection.
+#[test]
+fn a_replaced_connection_is_an_interruption() {
+    let (server, first, probe) = pair(Runner::Inline);
+    let events = watch(&server);
+    let at_first = first.spawn(Some(MailboxId::WORKER), Runner::Inline, Probe::default);
+    assert_eq!(ask(&first, probe, Add(1)), Ok(1));
+    let waiting = server.request(at_first, Sleep, vec![], LONG);
+    assert_eq!(ask(&server, at_first, Add(1)), Ok(1));
+    crash(&first);
+    let process = first.process().id;
+    let second = Endpoint::bind(EndpointConfig { process: Some(process), ..config() }).unwrap();
+    assert_eq!(ask(&second, probe, Add(1)), Ok(2));
+    assert!(matches!(block_on(waiting), Err(SendError::Unreachable { .. })));
+    let connected = PeerEvent::Connected { process };
+    let events = events.lock().clone();
+    let [one, PeerEvent::Interrupted { .. }, two] = &events[..] else { panic!("{events:?}") };
+    assert_eq!((one, two), (&connected, &connected));
+    second.shutdown(LONG);
+    server.shutdown(LONG);
+}
+
 /// A process of its own with a probe; killed when dropped.
 struct Child {
     process: std::process::Child,

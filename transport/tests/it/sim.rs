@@ -158,6 +158,32 @@ fn a_successor_at_the_same_address_makes_the_crashed_process_gone() {
     });
 }
 
+/// A process that comes back under its id connects before anybody has missed it: whoever talked
+/// to its predecessor hears that messages may be lost, and only then of the new connection.
+#[test]
+fn a_replaced_connection_is_an_interruption() {
+    paused(async {
+        let (network, server, client, probe) = two(8);
+        let events = Arc::new(Mutex::new(Vec::new()));
+        let log = events.clone();
+        client.watch_peers(move |event| log.lock().push(event));
+        assert_eq!(ask(&client, probe, Add(1)).await, Ok(1));
+        let here = client.spawn(Some(MailboxId::WORKER), Runner::Inline, Probe::default);
+        let waiting = client.request(probe, Sleep, vec![], LONG);
+        let process = server.process();
+        network.crash(process.id);
+        let config = EndpointConfig { process: Some(process.id), listen: Some(process.socket), ..Default::default() };
+        let heir = network.endpoint(config).unwrap();
+        assert_eq!(ask(&heir, here, Add(1)).await, Ok(1));
+        assert!(matches!(waiting.await, Err(SendError::Unreachable { .. })));
+        let connected = PeerEvent::Connected { process: process.id };
+        let [first, PeerEvent::Interrupted { .. }, second] = &events.lock()[..] else {
+            panic!("{:?}", events.lock());
+        };
+        assert_eq!((first, second), (&connected, &connected));
+    });
+}
+
 #[test]
 fn a_shut_down_process_says_farewell() {
     paused(async {
