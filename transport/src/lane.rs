@@ -124,7 +124,7 @@ impl Lane {
     /// is not open to it any more, or drained and empty.
     pub(crate) fn poll_batch(&self, nonce: u64, cx: &mut Context<'_>) -> Poll<Option<Batch>> {
         let mut queue = self.0.lock();
-        if queue.connection == Some(u64::MAX - nonce) {
+        if queue.connection != Some(nonce) {
             return Poll::Ready(None);
         }
         // Asking for more means that the connection has taken all of the batch before.

@@ -90,7 +90,7 @@ impl Link {
             Step::Dial { .. } => {}
             Step::Up { nonce, replaced } => {
                 if replaced.is_some() {
-                    doubtful = self.lanes.iter().flat_map(Lane::interrupted).collect();
+                    doubtful = interrupted();
                 }
                 self.lanes.iter().for_each(|lane| lane.raise(*nonce));
                 peers.announce(PeerEvent::Connected { process });
