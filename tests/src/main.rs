@@ -12,6 +12,7 @@ mod datasets;
 mod drivers;
 mod failures;
 mod gate;
+mod many;
 mod scheduling;
 mod values;
 
@@ -46,6 +47,7 @@ fn group(name: &str) -> Option<&'static [Scenario]> {
         "datasets" => datasets::SCENARIOS,
         "failures" => failures::SCENARIOS,
         "lost-workers" => failures::LOST_WORKERS,
+        "many" => many::SCENARIOS,
         "scheduling" => scheduling::SCENARIOS,
         "stuck" => scheduling::STUCK,
         _ => return None,

@@ -71,6 +71,16 @@ fn failures_on_a_cluster() {
 }
 
 #[test]
+fn many_in_one_process() {
+    in_one_process("many");
+}
+
+#[test]
+fn many_on_a_cluster() {
+    on_a_cluster("many");
+}
+
+#[test]
 fn scheduling_in_one_process() {
     in_one_process("scheduling");
 }
