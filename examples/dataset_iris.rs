@@ -73,7 +73,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("\n{} of {} flowers have small sepals and long petals:", found.count()?, iris.count()?);
     found.show(10)?;
 
-    // All files of a result appear together, or none does.
+    // The directory appears in one step, when all its files are written.
     let report = found.write_parquet(folder.join("found"))?;
     println!("\n{} rows read, {} written to {:?}", report.rows_in, report.rows_out, report.files);
     assert_eq!(read_parquet([folder.join("found")]).count()?, 3);

@@ -1,7 +1,7 @@
 //! Lazy datasets over Parquet: [`read_parquet`] and [`Dataset`].
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use mobula_data::function::Parameter;
 use mobula_data::parquet_write::WriteOptions;
 use mobula_data::plan::{LogicalPlan, MapBatches, Sink};
 use mobula_data::schema::Matching;
-use mobula_data::{DataError, Expr, executor};
+use mobula_data::{DataError, Expr, executor, paths};
 use parking_lot::Mutex;
 
 use crate::batch_call::BatchCall;
@@ -23,10 +23,68 @@ type Listener = Arc<Mutex<dyn FnMut(RunProgress) + Send>>;
 /// The rows of Parquet files, one file or many: each path is a file, a directory or a pattern
 /// such as `trips/*.parquet`. Nothing is read yet.
 ///
-/// Files whose columns differ are unified by name, with casts that lose nothing.
-pub fn read_parquet<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> Dataset {
-    let paths = paths.into_iter().map(|path| path.as_ref().display().to_string());
-    Dataset::of(LogicalPlan::read_parquet(paths))
+/// Files whose columns differ are unified by name. A file that two paths name is read once.
+///
+/// ```
+/// use mobula::read_parquet;
+/// let month = read_parquet("trips/2023-01.parquet");
+/// let year = read_parquet(["trips/2022-12.parquet", "trips/2023-*.parquet"]);
+/// ```
+pub fn read_parquet(paths: impl Paths) -> Dataset {
+    let mut texts = Vec::new();
+    let mut problem = None;
+    for path in paths.into_paths() {
+        match paths::text(&path) {
+            Ok(text) => texts.push(text.to_owned()),
+            // Building a plan fails nowhere; the sink says what was wrong with it.
+            Err(error) => {
+                problem.get_or_insert(RunError::Data(error));
+            }
+        }
+    }
+    Dataset { problem, ..Dataset::of(LogicalPlan::read_parquet(texts)) }
+}
+
+/// One path or several, for [`read_parquet`]: text, a path, or a list of either.
+pub trait Paths {
+    /// The paths, in order.
+    fn into_paths(self) -> Vec<PathBuf>;
+}
+
+macro_rules! one_path {
+    ($($type:ty),*) => {$(
+        impl Paths for $type {
+            fn into_paths(self) -> Vec<PathBuf> {
+                vec![PathBuf::from(self)]
+            }
+        }
+    )*};
+}
+
+one_path!(&str, String, &String, &Path, PathBuf, &PathBuf);
+
+impl<P: AsRef<Path>, const N: usize> Paths for [P; N] {
+    fn into_paths(self) -> Vec<PathBuf> {
+        self.iter().map(|path| path.as_ref().to_path_buf()).collect()
+    }
+}
+
+impl<P: AsRef<Path>> Paths for &[P] {
+    fn into_paths(self) -> Vec<PathBuf> {
+        self.iter().map(|path| path.as_ref().to_path_buf()).collect()
+    }
+}
+
+impl<P: AsRef<Path>> Paths for Vec<P> {
+    fn into_paths(self) -> Vec<PathBuf> {
+        self.as_slice().into_paths()
+    }
+}
+
+impl<P: AsRef<Path>> Paths for &Vec<P> {
+    fn into_paths(self) -> Vec<PathBuf> {
+        self.as_slice().into_paths()
+    }
 }
 
 /// A lazy table: a plan that runs when a sink asks for its rows.
@@ -153,8 +211,13 @@ impl Dataset {
 
     // ---- sinks -----------------------------------------------------------------------------------
 
-    /// Writes the rows into a directory, one file for each block, in source order. A reader never
-    /// sees half of it: all files appear together, or none does.
+    /// Writes the rows into a directory, one file for each block, in source order. A directory
+    /// that does not exist yet appears in one step, whole. In one that does, nothing appears before
+    /// every block is written; the files are then moved in one by one, and all of them back if
+    /// one cannot be. What a run that was killed left half done, the next one into the same
+    /// directory takes back.
+    ///
+    /// The directory may not lie in the input, nor hold some of it.
     ///
     /// # Errors
     /// [`RunError`], naming file, column or operator.
@@ -167,7 +230,7 @@ impl Dataset {
     /// # Errors
     /// [`RunError`].
     pub fn write_parquet_with(&self, dir: impl AsRef<Path>, options: WriteOptions) -> Result<RunReport, RunError> {
-        let dir = dir.as_ref().display().to_string();
+        let dir = paths::text(dir.as_ref())?.to_owned();
         self.run(&self.plan, &Sink::WriteParquet { dir, options })
     }
 

@@ -100,13 +100,17 @@ mod session;
 mod table;
 mod value;
 
+/// The Arrow that datasets speak, so that programs need not match its version.
+pub use arrow;
 pub use bytes::Bytes;
 pub use mobula_core::error::Error;
 pub use mobula_core::ids::NodeId;
+pub use mobula_data::execute::OperatorReport;
 pub use mobula_data::executor::{RunError, RunProgress, RunReport};
+pub use mobula_data::expr::ValueType;
 pub use mobula_data::parquet_write::{Compression, WriteMode, WriteOptions};
-pub use mobula_data::schema::Matching;
-pub use mobula_data::{DataError, Expr, col, lit};
+pub use mobula_data::schema::{ColumnName, Matching};
+pub use mobula_data::{DataError, Expr, LogicalPlan, col, lit};
 pub use mobula_macros::{main, remote};
 
 pub use crate::actor::{ActorRef, RemoteClass, RemoteHandle, get_actor, get_actor_in, kill, kill_and_restart};
@@ -115,7 +119,7 @@ pub use crate::batch_call::BatchCall;
 pub use crate::call::{Method, Results, Signature};
 pub use crate::cluster::{Node, available_resources, cluster_resources, nodes};
 pub use crate::config::Config;
-pub use crate::dataset::{Dataset, read_parquet};
+pub use crate::dataset::{Dataset, Paths, read_parquet};
 pub use crate::object::{Get, ObjectRef, Wait, Waited, get, get_timeout, put, wait};
 pub use crate::options::{ActorOptions, TaskOptions};
 pub use crate::session::{Session, init, shutdown};

@@ -9,8 +9,10 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use mobula_data::execute::{BlockContext, BlockReport, NoFunctions, run_block};
-use mobula_data::parquet_read::{FileFooter, expand};
-use mobula_data::parquet_write::{OutputDir, WriteOptions};
+use mobula_data::output_dir::OutputDir;
+use mobula_data::parquet_read::FileFooter;
+use mobula_data::parquet_write::WriteOptions;
+use mobula_data::paths::expand;
 use mobula_data::planner::plan;
 use mobula_data::{DataError, LogicalPlan, Sink, col, lit};
 

@@ -27,6 +27,23 @@ pub enum DataError {
         /// The directory or pattern.
         path: String,
     },
+    /// A path is not UTF-8, and a plan carries paths as text.
+    #[error("path {path} is not UTF-8: rename it, or name it through a link that is")]
+    NotUtf8 {
+        /// The path, as far as it can be shown.
+        path: String,
+    },
+    /// The output lies in the input, or holds some of it.
+    #[error(
+        "output {output} and input {input} lie in each other: the run would replace what it reads, or the next one \
+         read what this one writes; choose another directory"
+    )]
+    OutputInInput {
+        /// The directory to write to.
+        output: String,
+        /// The path to read that overlaps with it.
+        input: String,
+    },
     /// An input could not be read.
     #[error("cannot read {path}: {cause}")]
     Read {
@@ -166,7 +183,7 @@ pub enum DataError {
         cause: String,
     },
     /// The output directory already holds what this run would write.
-    #[error("{path} already holds {found}: choose another directory, or append or overwrite")]
+    #[error("{path} already holds {found}, which this run may not replace: choose another directory, or move it away")]
     OutputExists {
         /// The directory.
         path: String,

@@ -11,6 +11,7 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,8 +30,9 @@ use crate::error::DataError;
 use crate::execute::{BlockContext, BlockReport, OperatorReport, dropped_by_filter, run_block};
 use crate::function::RegisteredFunctions;
 use crate::ipc;
-use crate::parquet_read::{FileFooter, expand};
-use crate::parquet_write::OutputDir;
+use crate::output_dir::OutputDir;
+use crate::parquet_read::FileFooter;
+use crate::paths::{absolute, expand, refuse_overlap};
 use crate::plan::{LogicalPlan, Sink};
 use crate::planner::{self, BlockTask, PhysicalPlan, Stage, StageSink, WireSchema};
 
@@ -126,8 +128,10 @@ pub fn run(client: &Client, plan: &LogicalPlan, sink: &Sink, options: RunOptions
     planner::plan(plan, sink, &files, "")?;
     let output = match sink {
         Sink::WriteParquet { dir, options } => {
-            let run_id = uuid_text();
-            Some(OutputDir::prepare(dir, options.mode, &run_id)?)
+            let dir = absolute(Path::new(dir))?;
+            let paths: Vec<String> = files.iter().map(|file| file.path.clone()).collect();
+            refuse_overlap(&plan.source().paths, &paths, &dir)?;
+            Some(OutputDir::prepare(&dir, options.mode, &uuid_text())?)
         }
         _ => None,
     };

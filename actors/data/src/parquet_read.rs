@@ -1,16 +1,16 @@
-//! Finding Parquet files, reading what their footers say, and streaming their rows.
+//! Reading what the footers of Parquet files say, and streaming their rows.
 //!
-//! Entry types: [`expand`], which turns files, directories and patterns into a sorted list of
-//! files; [`FileFooter`], what the planner needs to know of one; and [`PieceReader`], which
-//! streams the batches of some row groups of a file in the unified schema. A reader holds one
+//! Entry types: [`FileFooter`], what the planner needs to know of a file, and [`PieceReader`],
+//! which streams the batches of some row groups of a file in the unified schema. A reader holds one
 //! page per column and one batch, whatever the file's size. It does not decide which rows are
 //! read: the planner does.
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
@@ -22,30 +22,6 @@ use parquet::file::metadata::RowGroupMetaData;
 use crate::error::DataError;
 use crate::planner::Piece;
 use crate::schema::{Conform, plain_type};
-
-/// The files that `paths` mean. What one path means is sorted; the paths keep their order, and
-/// a file named twice is read twice. A directory means the Parquet files under it, at any
-/// depth; names that begin with a dot or an underscore are skipped there, as every reader of
-/// such directories does. A name that exists is never taken for a pattern.
-pub fn expand(paths: &[String]) -> Result<Vec<String>, DataError> {
-    let mut files = Vec::new();
-    for path in paths {
-        let before = files.len();
-        match fs::metadata(path) {
-            Ok(found) if found.is_dir() => walk(Path::new(path), 0, &mut files)?,
-            Ok(_) => files.push(path.clone()),
-            Err(_) if path.contains(['*', '?', '[']) => match_pattern(path, &mut files)?,
-            Err(error) => return Err(DataError::read(Path::new(path), &error)),
-        }
-        if files.len() == before {
-            return Err(DataError::NoParquet { path: path.clone() });
-        }
-    }
-    if files.is_empty() {
-        return Err(DataError::InvalidPlan { operator: "read_parquet".into(), cause: "no path was given".into() });
-    }
-    Ok(files)
-}
 
 /// What the footer of a file says.
 #[derive(Debug, Clone)]
@@ -157,7 +133,7 @@ impl Iterator for PieceReader {
                 path: self.path.clone(),
                 cause,
             }),
-            Err(e) => Err(DataError::BadFile { path: self.path.clone(), cause: e.to_string() }),
+            Err(e) => Err(read_error(&self.path, &e)),
         })
     }
 }
@@ -199,6 +175,19 @@ fn open(path: &str) -> Result<(File, ArrowReaderMetadata), DataError> {
     Ok((file, metadata))
 }
 
+/// An error of decoding a batch. The reader passes on only the text of what it met; an error of
+/// the system is told from damage by its number.
+fn read_error(path: &str, error: &ArrowError) -> DataError {
+    let cause = match error {
+        ArrowError::ParquetError(cause) => cause.clone(),
+        other => other.to_string(),
+    };
+    if cause.contains("(os error ") {
+        return DataError::Read { path: path.into(), cause };
+    }
+    DataError::BadFile { path: path.into(), cause }
+}
+
 fn parquet_error(path: &str, error: &ParquetError) -> DataError {
     if let ParquetError::External(cause) = error
         && let Some(error) = cause.downcast_ref::<std::io::Error>()
@@ -209,49 +198,17 @@ fn parquet_error(path: &str, error: &ParquetError) -> DataError {
     DataError::BadFile { path: path.into(), cause: error.to_string() }
 }
 
-fn walk(dir: &Path, depth: usize, files: &mut Vec<String>) -> Result<(), DataError> {
-    if depth > MAX_DIRECTORY_DEPTH {
-        return Err(DataError::Read {
-            path: dir.display().to_string(),
-            cause: format!("more than {MAX_DIRECTORY_DEPTH} directories deep: a link that leads back?"),
-        });
-    }
-    let failed = |e: std::io::Error| DataError::read(dir, &e);
-    let mut entries: Vec<PathBuf> = fs::read_dir(dir)
-        .map_err(failed)?
-        .map(|entry| entry.map(|e| e.path()).map_err(failed))
-        .collect::<Result<_, _>>()?;
-    entries.sort();
-    for entry in entries {
-        let name = entry.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with(['.', '_']) {
-            continue;
-        }
-        if entry.is_dir() {
-            walk(&entry, depth + 1, files)?;
-        } else if entry.extension().is_some_and(|e| e.eq_ignore_ascii_case("parquet")) {
-            files.push(entry.display().to_string());
-        }
-    }
-    Ok(())
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn match_pattern(pattern: &str, files: &mut Vec<String>) -> Result<(), DataError> {
-    let failed = |cause: String| DataError::Read { path: pattern.into(), cause };
-    let options = glob::MatchOptions { require_literal_leading_dot: true, ..Default::default() };
-    let found = glob::glob_with(pattern, options).map_err(|e| failed(e.to_string()))?;
-    let mut entries: Vec<PathBuf> =
-        found.map(|entry| entry.map_err(|e| failed(e.to_string()))).collect::<Result<_, _>>()?;
-    entries.sort();
-    for entry in entries {
-        if entry.is_dir() {
-            walk(&entry, 0, files)?;
-        } else {
-            files.push(entry.display().to_string());
-        }
+    #[test]
+    fn a_failing_disk_is_not_taken_for_a_damaged_file() {
+        let of = |error: ParquetError| read_error("x", &ArrowError::from(error));
+        let disk = std::io::Error::from_raw_os_error(5);
+        assert!(matches!(of(ParquetError::External(Box::new(disk))), DataError::Read { .. }));
+        let short = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+        assert!(matches!(of(ParquetError::External(Box::new(short))), DataError::BadFile { .. }));
+        assert!(matches!(of(ParquetError::General("bad page".into())), DataError::BadFile { .. }));
     }
-    Ok(())
 }
-
-/// How deep directories of input may be nested.
-const MAX_DIRECTORY_DEPTH: usize = 32;

@@ -3,10 +3,8 @@
 //! Entry type: [`clean`], the dataset of the cleaning: trips whose fare and distance are real, and
 //! their duration. A null fare or distance is as bad as a small one, and counted with it.
 
-use std::path::Path;
-
 use arrow::datatypes::Schema;
-use mobula::{DataError, Dataset, col, lit, read_parquet};
+use mobula::{DataError, Dataset, Paths, col, lit, read_parquet};
 use serde::{Deserialize, Serialize};
 
 use crate::columns;
@@ -27,7 +25,7 @@ impl Default for Limits {
 }
 
 /// The trips of these files, unified.
-pub fn read<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> Dataset {
+pub fn read(paths: impl Paths) -> Dataset {
     read_parquet(paths).matching(columns::matching())
 }
 

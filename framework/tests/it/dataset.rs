@@ -1,13 +1,15 @@
 //! Datasets through their typed face: plans that name remote functions, run on a local session.
 
+use std::ffi::OsStr;
 use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{Array as _, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
 use arrow::compute::filter_record_batch;
 use arrow::error::ArrowError;
-use mobula::{Config, Session, col, lit, read_parquet, remote};
+use mobula::{Config, DataError, RunError, Session, WriteMode, WriteOptions, col, lit, read_parquet, remote};
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
 use serde::{Deserialize, Serialize};
@@ -88,7 +90,7 @@ fn a_remote_function_cleans_batches_with_its_parameters() {
     let names: Vec<_> = cleaned.schema().unwrap().fields().iter().map(|field| field.name().clone()).collect();
     assert_eq!(names, ["id", "fare", "zone", "double"]);
 
-    let out = dir.path().join("clean");
+    let out = dir.path().join("_clean");
     let report = cleaned.write_parquet(&out).unwrap();
     assert_eq!((report.rows_in, report.rows_out), (300, expected.len() as u64));
     let read = read_parquet([&out]);
@@ -115,7 +117,7 @@ fn what_goes_wrong_says_where() {
     let _entered = session.enter();
     trips(dir.path(), 1);
     let all = || read_parquet([dir.path()]);
-    let out = dir.path().join("out");
+    let out = dir.path().join("_out");
     let error = all().map_batches(refuse).write_parquet(&out).unwrap_err().to_string();
     assert!(error.contains("refuse") && error.contains("rows too many"), "{error}");
     assert!(!out.exists(), "a failed run leaves nothing behind");
@@ -123,6 +125,45 @@ fn what_goes_wrong_says_where() {
     assert!(error.contains("fair") && error.contains("fare"), "{error}");
     let error = read_parquet([dir.path().join("nothing.parquet")]).count().unwrap_err().to_string();
     assert!(error.contains("nothing.parquet"), "{error}");
+}
+
+#[test]
+fn a_result_among_its_own_input_is_refused_before_anything_is_touched() {
+    let (session, dir) = (session(), tempfile::tempdir().unwrap());
+    let _entered = session.enter();
+    trips(dir.path(), 1);
+    let before = std::fs::read(dir.path().join("trips-0.parquet")).unwrap();
+    let overwrite = WriteOptions { mode: WriteMode::Overwrite, ..WriteOptions::default() };
+    for out in [dir.path().to_path_buf(), dir.path().join("clean")] {
+        for input in [dir.path().to_path_buf(), dir.path().join("*")] {
+            let error = read_parquet(&input).write_parquet_with(&out, overwrite.clone()).unwrap_err();
+            assert!(matches!(error, RunError::Data(DataError::OutputInInput { .. })), "{error}");
+        }
+    }
+    assert_eq!(std::fs::read(dir.path().join("trips-0.parquet")).unwrap(), before);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+
+    // A run again reads what the first one read.
+    let out = dir.path().join("_out");
+    for _ in 0..2 {
+        let report = read_parquet(dir.path()).write_parquet_with(&out, overwrite.clone()).unwrap();
+        assert_eq!((report.rows_in, report.rows_out), (100, 100));
+    }
+}
+
+#[test]
+fn a_path_that_is_not_utf8_is_refused_and_not_rewritten() {
+    let (session, dir) = (session(), tempfile::tempdir().unwrap());
+    let _entered = session.enter();
+    trips(dir.path(), 1);
+    let strange = dir.path().join(OsStr::from_bytes(b"\xff"));
+    let errors = [
+        read_parquet(&strange).count().unwrap_err(),
+        read_parquet(dir.path()).write_parquet(&strange).map(drop).unwrap_err(),
+    ];
+    for error in errors {
+        assert!(matches!(error, RunError::Data(DataError::NotUtf8 { .. })), "{error}");
+    }
 }
 
 #[test]

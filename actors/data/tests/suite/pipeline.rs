@@ -225,7 +225,7 @@ fn paths_mean_sorted_files_and_what_means_none_is_an_error() {
     }
     let expand = |paths: &[&str]| {
         let paths: Vec<String> = paths.iter().map(|p| format!("{root}/{p}")).collect();
-        let found = mobula_data::parquet_read::expand(&paths)?;
+        let found = mobula_data::paths::expand(&paths)?;
         Ok(found.iter().map(|f| f[root.len() + 1..].to_owned()).collect::<Vec<_>>())
     };
     assert_eq!(expand(&[""]).map(|f: Vec<_>| f.len()), Ok(3));
@@ -236,5 +236,5 @@ fn paths_mean_sorted_files_and_what_means_none_is_an_error() {
     assert!(matches!(error(&["empty"]), DataError::NoParquet { path } if path.ends_with("/empty")));
     assert!(matches!(error(&["x*.parquet"]), DataError::NoParquet { .. }));
     assert!(matches!(error(&["missing.parquet"]), DataError::NotFound { .. }));
-    assert!(mobula_data::parquet_read::expand(&[]).is_err());
+    assert!(mobula_data::paths::expand(&[]).is_err());
 }

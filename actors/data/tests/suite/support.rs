@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use arrow::record_batch::RecordBatch;
 use mobula_data::execute::{BatchFunctions, BlockContext, BlockReport, NoFunctions, run_block};
-use mobula_data::parquet_read::{FileFooter, expand};
-use mobula_data::parquet_write::{OutputDir, WriteOptions};
+use mobula_data::output_dir::OutputDir;
+use mobula_data::parquet_read::FileFooter;
+use mobula_data::parquet_write::WriteOptions;
+use mobula_data::paths::expand;
 use mobula_data::planner::{PhysicalPlan, plan};
 use mobula_data::{DataError, LogicalPlan, Sink};
 
