@@ -13,7 +13,10 @@
 //!     <--- 0, total bytes (8), body ...   BulkSink::begin, write, write ..., finish
 //!     <--- 1, error                       fetch fails with it
 //! ```
-//! The body must be exactly as long as announced.
+//! The body must be exactly as long as announced. A fetch fails when nothing arrives for the time
+//! its caller allows; a source gives up a receiver that takes nothing for
+//! [`Limits::bulk_stall`](crate::Limits::bulk_stall), so that no stalled peer keeps an object in
+//! memory.
 
 use std::fmt;
 use std::future::Future;

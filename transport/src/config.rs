@@ -65,6 +65,8 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// How often a silent connection is tested.
     pub keep_alive: Duration,
+    /// A bulk object whose receiver takes nothing for this long is not sent any further.
+    pub bulk_stall: Duration,
 }
 
 /// The largest frame any endpoint reads.
@@ -81,6 +83,7 @@ impl Default for Limits {
             connect_timeout: Duration::from_secs(2),
             idle_timeout: Duration::from_secs(10),
             keep_alive: Duration::from_secs(2),
+            bulk_stall: Duration::from_secs(30),
         }
     }
 }

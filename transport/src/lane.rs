@@ -393,7 +393,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #![proptest_config(ProptestConfig::with_cases(1000))]
 
         /// Every one-way message has one fate: written by a living connection, returned as
         /// doubtful by the connection that was writing it, or kept. Nobody else takes any, and

@@ -29,6 +29,8 @@ pub enum RefusalReason {
     Token,
     /// It connected and then said nothing for too long.
     Silence,
+    /// Too many others were being let in at the time.
+    Busy,
 }
 
 impl Display for RefusalReason {
@@ -38,6 +40,7 @@ impl Display for RefusalReason {
             Self::Protocol => "another protocol",
             Self::Token => "no valid join token",
             Self::Silence => "silence",
+            Self::Busy => "too many at once",
         })
     }
 }
@@ -55,6 +58,8 @@ pub struct RefusalsSnapshot {
     pub token: u64,
     /// How many connected and said nothing.
     pub silence: u64,
+    /// How many came while too many others were being let in.
+    pub busy: u64,
     /// The latest of them.
     pub last: Option<LastRefusal>,
 }
@@ -62,7 +67,7 @@ pub struct RefusalsSnapshot {
 impl RefusalsSnapshot {
     /// How many in all.
     pub fn total(&self) -> u64 {
-        self.certificate + self.protocol + self.token + self.silence
+        self.certificate + self.protocol + self.token + self.silence + self.busy
     }
 
     fn counter(&mut self, reason: RefusalReason) -> &mut u64 {
@@ -71,6 +76,7 @@ impl RefusalsSnapshot {
             RefusalReason::Protocol => &mut self.protocol,
             RefusalReason::Token => &mut self.token,
             RefusalReason::Silence => &mut self.silence,
+            RefusalReason::Busy => &mut self.busy,
         }
     }
 }

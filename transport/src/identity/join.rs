@@ -182,7 +182,8 @@ async fn exchange(addr: SocketAddr, token: &JoinToken) -> Result<Credentials, Jo
         Ok::<JoinAnswer, Box<dyn std::error::Error + Send + Sync>>(rmp_serde::from_slice(&answer)?)
     }
     .await
-    .map_err(|error| unreachable(&error))?;
+    // Why the connection ended says more than that it did.
+    .map_err(|error| connection.close_reason().map_or_else(|| unreachable(&error), |reason| unreachable(&reason)))?;
     connection.close(0u32.into(), b"joined");
     endpoint.wait_idle().await;
     match answer {

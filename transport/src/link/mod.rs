@@ -304,7 +304,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(3000))]
+        #![proptest_config(ProptestConfig::with_cases(1000))]
 
         /// Whatever comes in whatever order: never two living connections, the lanes are open to
         /// the living one and to no other, exactly one round dials while the link dials, and

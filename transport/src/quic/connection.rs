@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 use quinn::{ConnectionError, ReadError, ReadToEndError, RecvStream, WriteError};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinSet;
 
 use super::hello::{HELLO_MAX_BYTES, Hello, HelloAnswer, decode, encode};
@@ -95,8 +95,14 @@ enum NoHello {
     Silent,
 }
 
-/// Takes the hello of a connection somebody else made, and runs the connection if it counts.
-pub(super) async fn accept(network: Arc<QuicNetwork>, core: Arc<Core>, connection: quinn::Connection) {
+/// Takes the hello of a connection somebody else made, and runs the connection if it counts. The
+/// permit is given back when the hello is over.
+pub(super) async fn accept(
+    network: Arc<QuicNetwork>,
+    core: Arc<Core>,
+    connection: quinn::Connection,
+    permit: OwnedSemaphorePermit,
+) {
     let timeout = core.limits.connect_timeout;
     let peer = connection.remote_address();
     let hello = tokio::time::timeout(timeout, async {
@@ -143,12 +149,16 @@ pub(super) async fn accept(network: Arc<QuicNetwork>, core: Arc<Core>, connectio
             }
         },
     };
-    if let Ok(bytes) = encode(&answer)
-        && send.write_all(&bytes).await.is_ok()
-    {
-        // The connection may already have ended; then there is nobody to finish for.
-        let _ = send.finish();
+    let answered = tokio::time::timeout(timeout, async {
+        let bytes = encode(&answer).ok()?;
+        send.write_all(&bytes).await.ok()?;
+        send.finish().ok()
+    });
+    if !matches!(answered.await, Ok(Some(()))) {
+        // Without its answer the dialler has no connection, so we should not have one either.
+        connection.close(code::BAD_FRAME.into(), b"the hello cannot be answered");
     }
+    drop(permit);
     match link {
         Some((link, nonce)) => run(network, core, link, connection, nonce).await,
         None => {

@@ -16,7 +16,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::address::ProcessAddr;
 use crate::config::Limits;
@@ -31,8 +31,12 @@ use crate::refusals::RefusalReason;
 pub(crate) use bulk::QuicBulk;
 pub(crate) use config::{bind, window_bytes};
 
-/// Connections that may be in their handshake at once; more wait.
+/// Connections, of messages or of bulk, that may be on their way in at once, from the first
+/// datagram to the end of the hello; more wait.
 const MAX_HANDSHAKES: usize = 256;
+/// Processes that may be joining at once; more are refused. They have no certificate yet and may
+/// take their time, so they have a bound of their own.
+const MAX_JOINS: usize = 16;
 /// How long the last words of a closed endpoint may take to leave.
 const CLOSE_GRACE: Duration = Duration::from_millis(50);
 
@@ -48,6 +52,10 @@ pub(crate) mod code {
     pub(crate) const BAD_FRAME: u32 = 3;
     /// The peer has no certificate, or asks for what is not served.
     pub(crate) const REFUSED: u32 = 4;
+    /// Too many others come in at this moment.
+    pub(crate) const BUSY: u32 = 5;
+    /// A bulk stream on which nothing moves.
+    pub(crate) const STALLED: u32 = 6;
 }
 
 /// The QUIC configurations of one protocol: for loopback peers and for others.
@@ -81,6 +89,7 @@ impl Sides {
         };
         let server_with = |loopback| {
             let mut config = quinn::ServerConfig::with_crypto(server.clone());
+            config::bound_incoming(&mut config);
             config.transport_config(tuning(loopback));
             Arc::new(config)
         };
@@ -125,6 +134,7 @@ pub(crate) struct QuicNetwork {
     window_bytes: usize,
     joins: Mutex<Option<Arc<JoinPolicy>>>,
     handshakes: Arc<Semaphore>,
+    joining: Arc<Semaphore>,
     /// Held by every writer; when the last one drops it, everything queued has left.
     writers: Mutex<Option<mpsc::Sender<()>>>,
     writers_done: Mutex<Option<mpsc::Receiver<()>>>,
@@ -154,6 +164,7 @@ impl QuicNetwork {
             window_bytes,
             joins: Mutex::default(),
             handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
+            joining: Arc::new(Semaphore::new(MAX_JOINS)),
             writers: Mutex::new(Some(writers)),
             writers_done: Mutex::new(Some(writers_done)),
         });
@@ -187,8 +198,7 @@ impl QuicNetwork {
             let (network, core) = (self.clone(), core.clone());
             tokio::spawn(async move {
                 let Some(connection) = network.handshake(&core, incoming).await else { return };
-                drop(permit);
-                network.welcome(core, connection).await;
+                network.welcome(core, connection, permit).await;
             });
         }
     }
@@ -198,12 +208,19 @@ impl QuicNetwork {
         handshake(core, incoming, self.sides().server(peer)).await
     }
 
-    /// A connection past its handshake: a join, or a process of the cluster.
-    async fn welcome(self: Arc<Self>, core: Arc<Core>, connection: quinn::Connection) {
+    /// A connection past its handshake: a join, or a process of the cluster. The permit is that
+    /// of who comes in.
+    async fn welcome(self: Arc<Self>, core: Arc<Core>, connection: quinn::Connection, permit: OwnedSemaphorePermit) {
         let peer = connection.remote_address();
         if protocol_of(&connection).as_deref() == Some(ALPN_JOIN) {
+            drop(permit);
             let policy = self.joins.lock().clone();
             let Some(policy) = policy else { return };
+            let Ok(_joining) = self.joining.try_acquire() else {
+                connection.close(code::BUSY.into(), b"too many are joining; try again");
+                core.refusals.note(peer, RefusalReason::Busy, &"too many are joining");
+                return;
+            };
             match serve_join(&policy, connection).await {
                 Ok(()) => {}
                 Err(Unjoined::Refused(why)) => core.refusals.note(peer, RefusalReason::Token, &why),
@@ -218,7 +235,7 @@ impl QuicNetwork {
             core.refusals.note(peer, RefusalReason::Certificate, &"it has no certificate");
             return;
         }
-        connection::accept(self, core, connection).await;
+        connection::accept(self, core, connection, permit).await;
     }
 
     /// Dials `socket` and completes the handshake.

@@ -14,7 +14,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 fn head() -> (Endpoint, Arc<JoinPolicy>) {
     let authority = ClusterAuthority::create("joining").unwrap();
     let credentials = authority.credentials(Role::Node).unwrap();
-    let head = Endpoint::bind(EndpointConfig { credentials: Some(credentials), ..EndpointConfig::default() }).unwrap();
+    let head = Endpoint::bind(EndpointConfig { credentials: Some(credentials), ..impatient() }).unwrap();
     let policy = Arc::new(JoinPolicy::new(authority, Role::Node));
     head.serve_join(policy.clone()).unwrap();
     (head, policy)
@@ -121,6 +121,43 @@ fn without_a_certificate_no_message_is_read() {
     eventually("counted", || head.refusals().certificate == 1 && head.refusals().protocol == 1);
     assert_eq!(head.metrics().messages_in, 0);
     assert_eq!(ask(&head, probe, Add(1)), Ok(1));
+    head.shutdown(LONG);
+}
+
+/// Strangers that connect and then say nothing, with a certificate and without: they are given up
+/// after a while, and the processes of the cluster come in all the time.
+#[test]
+fn silent_strangers_are_in_nobodys_way() {
+    let (head, policy) = head();
+    let to = head.process().socket;
+    let probe = head.spawn(Some(MailboxId::GCS), Runner::Inline, Probe::default);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (silent, joiners) = runtime.block_on(async {
+        let silent = Nobody::with_certificate(&policy.authority().credentials(Role::Node).unwrap());
+        let mut kept = Vec::new();
+        for _ in 0..5 {
+            kept.push(silent.connect(to).await.unwrap());
+        }
+        let joiner = Nobody::new(policy.authority().ca_pem(), b"mobula-join/1");
+        let mut joiners = Vec::new();
+        while head.refusals().busy == 0 {
+            assert!(joiners.len() < 100, "joining is not bounded");
+            joiners.push(joiner.connect(to).await.unwrap());
+        }
+        ((silent, kept), (joiner, joiners))
+    });
+    let last = head.refusals().last.unwrap();
+    assert_eq!(last.peer, joiners.0.endpoint.local_addr().unwrap());
+    let member = bind_with(policy.authority().credentials(Role::Node).unwrap());
+    assert_eq!(ask(&member, probe, Add(1)), Ok(1));
+    // Too many are joining: the next one is told so.
+    let refused = join(to, &policy.new_token(HOUR));
+    assert!(matches!(&refused, Err(JoinError::Unreachable { why, .. }) if why.contains("too many")), "{refused:?}");
+    eventually("the silent ones are given up", || head.refusals().silence >= 5);
+    // When the joiners have left, others may join.
+    drop((silent, joiners));
+    eventually("somebody joins", || join(to, &policy.new_token(HOUR)).is_ok());
+    member.shutdown(LONG);
     head.shutdown(LONG);
 }
 

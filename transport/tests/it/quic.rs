@@ -219,13 +219,14 @@ fn a_restarted_peer_is_another_process() {
 }
 
 /// A process that comes back under its own id is unreachable for a while, never gone; its peers
-/// find it again without waiting for a timeout.
+/// find it again at once, without waiting for a timeout (there is none in this test).
 #[test]
 fn a_process_may_come_back_under_its_id() {
     let dir = tempfile::tempdir().unwrap();
     config().credentials.unwrap().save(dir.path()).unwrap();
     std::fs::write(dir.path().join("id"), ProcessId::random().0.to_string()).unwrap();
-    let client = bind();
+    let limits = Limits { idle_timeout: 10 * LONG, ..Limits::default() };
+    let client = Endpoint::bind(EndpointConfig { limits, ..config() }).unwrap();
     let events = watch(&client);
     let mut first = Child::start(dir.path(), "127.0.0.1:0");
     let probe = first.probe;
@@ -311,6 +312,7 @@ fn child_process() {
     let endpoint = Endpoint::bind(EndpointConfig {
         listen: Some(listen),
         credentials: Some(credentials),
+        limits: Limits { idle_timeout: 10 * LONG, ..Limits::default() },
         process: std::fs::read_to_string(dir.join("id")).ok().map(|id| ProcessId(id.parse().unwrap())),
         ..EndpointConfig::default()
     })
