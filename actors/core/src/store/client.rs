@@ -12,17 +12,16 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::channel::oneshot;
 use mobula_transport::{
-    Actor, Address, Context, Endpoint, Handlers, MailboxId, Message, Payload, ProcessAddr, Runner, SendError, TimerId,
+    Address, Endpoint, MailboxId, Message, Payload, PeerEvent, ProcessAddr, ProcessId, Runner, SendError,
 };
 use parking_lot::{Condvar, Mutex};
-use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::error::Error;
@@ -31,12 +30,17 @@ use crate::messages::StoredObject;
 use crate::store::directory::has_proof;
 use crate::store::mapping::{Mapping, Mappings};
 use crate::store::messages::{
-    CreateObject, FreeObjects, GetObjects, GetStoreStats, ListObjects, Located, ObjectSummary, OpenClient,
-    ReleaseObjects, STORE_SHARD_BASE, STORE_SHARDS, SegmentsDropped, StoreStats, shard_address, shard_of,
+    CountPins, CreateObject, FreeObjects, GetObjects, GetStoreStats, ListObjects, Located, ObjectSummary, OpenClient,
+    ReleaseObjects, STORE_SHARD_BASE, STORE_SHARDS, StoreStats, shard_address, shard_of,
 };
+use crate::store::pins::Pins;
 use crate::store::segment::SegmentId;
 use crate::store::writer::ObjectWriter;
 use crate::value::{Encoding, Value};
+
+mod helper;
+
+use self::helper::{Helper, Wake};
 
 /// How long the store may take to find room and make a segment.
 const CREATE_DEADLINE: Duration = Duration::from_secs(30);
@@ -51,6 +55,11 @@ const RELEASE_DELAY: Duration = Duration::from_millis(1);
 const TELL_ATTEMPTS: u32 = 5;
 /// How long to wait for the confirmation of such a message.
 const TELL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long after a connection has changed the pins are counted: what the old one had brought has
+/// been read by then. And how long until the next time, while a shard says that this process waits
+/// for something: it may be an answer that nobody here waits for any more.
+const COUNT_AFTER: Duration = Duration::from_secs(10);
 
 /// What a get ends with.
 type Outcome = Result<Arc<Pin>, Error>;
@@ -83,9 +92,12 @@ impl StoreClient {
             mailbox: endpoint.fresh_mailbox(),
             mappings: Mappings::of(directory),
             state: Mutex::default(),
+            connection: AtomicU64::new(0),
         });
-        let helper = Helper { inner: Arc::downgrade(&inner), deadline_timer: None };
+        *CLIENTS.lock().entry(inner.ends()).or_default() += 1;
+        let helper = Helper::new(Arc::downgrade(&inner));
         let client = endpoint.spawn(Some(inner.mailbox), Runner::Inline, move || helper);
+        inner.watch_connection();
         endpoint.send(None, inner.front(), OpenClient { client }, Payload::new());
         Ok(Self { inner })
     }
@@ -120,20 +132,19 @@ impl StoreClient {
     }
 
     /// The object's value, pulled to this node if need be. `done` runs once: on this thread if
-    /// the value is at hand, else on whatever thread brings it, and must be short.
+    /// the value is at hand, else on whatever thread brings or maps it, and must be short.
     pub fn get(
         &self,
         wanted: &StoredObject,
         deadline: Duration,
         done: impl FnOnce(Result<Value, Error>) + Send + 'static,
     ) {
-        let caller = thread::current().id();
         let mappings = self.inner.mappings.clone();
         let located = move |outcome: Outcome| match outcome {
             Err(error) => done(Err(error)),
             // Mapping takes the lock of the process's memory, which another thread may hold for
-            // a while: not on a thread that reads a socket.
-            Ok(pin) if pin.is_mapped() || thread::current().id() == caller => done(pin.value()),
+            // a while: not on this thread, which may be one that reads a socket.
+            Ok(pin) if pin.is_mapped() => done(pin.value()),
             Ok(pin) => mappings.background().run(move || done(pin.value())),
         };
         if let Some(waiter) = self.inner.locate(wanted, Box::new(located)) {
@@ -273,6 +284,8 @@ pub(crate) struct Inner {
     mailbox: MailboxId,
     mappings: Arc<Mappings>,
     state: Mutex<State>,
+    /// Counts the changes of the connection to the store.
+    connection: AtomicU64,
 }
 
 #[derive(Default)]
@@ -281,8 +294,7 @@ struct State {
     live: HashMap<ObjectId, Weak<Pin>>,
     /// Objects the store has been asked for.
     asked: HashMap<ObjectId, Asked>,
-    /// Pins to give back, by shard.
-    releases: BTreeMap<MailboxId, Vec<(SegmentId, u32)>>,
+    pins: Pins,
     release_armed: bool,
     next_waiter: u64,
     /// Deadlines of those who wait in `asked`; entries of waiters that are gone mean nothing.
@@ -358,6 +370,7 @@ impl Inner {
         let this = self.clone();
         let object = wanted.object;
         let to = shard_address(self.store, &object);
+        // One at a time: an answer is on its way as soon as its pin is counted.
         let message = GetObjects { objects: vec![wanted] };
         self.endpoint.request_with(to, message, Payload::new(), FATE_DEADLINE, move |answer| {
             let result = match answer {
@@ -382,6 +395,7 @@ impl Inner {
         };
         let mut again = Vec::new();
         if let Ok(pin) = &outcome {
+            state.pins.received(shard_of(&object), pin.located.segment);
             state.live.insert(object, Arc::downgrade(pin));
             if let Some(mapping) = self.mappings.cached(pin.located.segment, false) {
                 // It is empty, so this succeeds.
@@ -460,7 +474,7 @@ impl Inner {
         if state.live.get(&object).is_some_and(|live| std::ptr::eq(live.as_ptr(), pin)) {
             state.live.remove(&object);
         }
-        state.releases.entry(shard_of(&object)).or_default().push((segment, 1));
+        state.pins.dropped(shard_of(&object), segment);
         let arm = !std::mem::replace(&mut state.release_armed, true);
         drop(state);
         if arm {
@@ -468,19 +482,76 @@ impl Inner {
         }
     }
 
-    /// Gives back the pins nobody uses any more.
+    /// Has the pins given back that nobody uses any more, before anything else is asked.
     fn flush_releases(&self) {
-        let releases = {
-            let mut state = self.state.lock();
-            if state.releases.is_empty() {
-                return;
-            }
-            std::mem::take(&mut state.releases)
-        };
+        if self.state.lock().pins.has_unused() {
+            self.call_helper(Wake::Flush);
+        }
+    }
+
+    /// Gives back the pins nobody uses any more. Only for the helper, which does one thing after
+    /// the other: what is counted must not be given back at the same time.
+    fn give_back(&self) {
+        let releases = self.state.lock().pins.give_back();
         for (mailbox, segments) in releases {
             let to = Address { process: self.store, mailbox };
             self.endpoint.send(Some(self.mailbox), to, ReleaseObjects { segments }, Payload::new());
         }
+    }
+
+    /// Asks the shards what they count, and gives back what is not known here. As for
+    /// [`give_back`](Self::give_back).
+    fn count_pins(self: &Arc<Self>) {
+        let connection = self.connection.load(Ordering::Acquire);
+        if CLIENTS.lock().get(&self.ends()).is_some_and(|clients| *clients > 1) {
+            // What is not known to this client may be another one's.
+            return;
+        }
+        self.give_back();
+        for shard in (0..STORE_SHARDS).map(|shard| MailboxId(STORE_SHARD_BASE.0 + shard)) {
+            if !self.state.lock().pins.ask(shard) {
+                continue;
+            }
+            let this = Arc::downgrade(self);
+            let to = Address { process: self.store, mailbox: shard };
+            self.endpoint.request_with(to, CountPins, Payload::new(), ASK_DEADLINE, move |answer| {
+                let Some(this) = this.upgrade() else { return };
+                // An answer over another connection may have overtaken others.
+                let same = this.connection.load(Ordering::Acquire) == connection;
+                let held = answer.ok().map(|(held, _)| held).filter(|_| same);
+                let unsure = held.as_ref().is_none_or(|held| held.waiting > 0);
+                this.state.lock().pins.settle(shard, held.as_ref().map(|held| &held.pins[..]));
+                this.flush_releases();
+                if unsure {
+                    this.call_helper(Wake::Count);
+                }
+            });
+        }
+    }
+
+    /// Has the pins counted when the connection to the store has broken.
+    fn watch_connection(self: &Arc<Self>) {
+        let (this, store) = (Arc::downgrade(self), self.store.id);
+        self.endpoint.watch_peers(move |event| {
+            let (process, first) = match event {
+                PeerEvent::Connected { process } => (process, true),
+                PeerEvent::Interrupted { process, .. } | PeerEvent::Lost { process, .. } => (process, false),
+                _ => return,
+            };
+            if process == store
+                && let Some(this) = this.upgrade()
+            {
+                let before = this.connection.fetch_add(1, Ordering::AcqRel);
+                // Before the first connection there was nothing to lose.
+                if !(first && before == 0) {
+                    this.call_helper(Wake::Count);
+                }
+            }
+        });
+    }
+
+    fn ends(&self) -> (ProcessId, ProcessId) {
+        (self.endpoint.process().id, self.store.id)
     }
 
     fn call_helper(&self, wake: Wake) {
@@ -488,9 +559,20 @@ impl Inner {
     }
 }
 
+/// How many clients a process has at a store: the store counts the pins of a process.
+static CLIENTS: Mutex<BTreeMap<(ProcessId, ProcessId), usize>> = Mutex::new(BTreeMap::new());
+
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.flush_releases();
+        self.give_back();
+        let mut clients = CLIENTS.lock();
+        if let Some(left) = clients.get_mut(&self.ends()) {
+            *left -= 1;
+            if *left == 0 {
+                clients.remove(&self.ends());
+            }
+        }
+        drop(clients);
         if let Some(helper) = self.endpoint.detach(self.mailbox) {
             helper.close();
         }
@@ -548,54 +630,5 @@ impl AsRef<[u8]> for Pinned {
             // Not reached: `value` maps first.
             None => &[],
         }
-    }
-}
-
-/// The client's timers, and its ear for what the store has to say.
-struct Helper {
-    inner: Weak<Inner>,
-    deadline_timer: Option<TimerId>,
-}
-
-/// A client to its own helper: set a timer.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-enum Wake {
-    /// Pins wait to be given back.
-    Releases,
-    /// There is an earlier deadline.
-    Deadlines,
-}
-mobula_transport::message!(Wake);
-
-impl Actor for Helper {
-    const NAME: &'static str = "store-client";
-
-    fn handlers(table: &mut Handlers<Self>) {
-        table.on::<SegmentsDropped>(|helper, message, _, _| {
-            if let Some(inner) = helper.inner.upgrade() {
-                inner.mappings.forget(&message.segments);
-            }
-        });
-        table.on::<Wake>(|helper, message, _, ctx| match message {
-            Wake::Releases => {
-                ctx.later(RELEASE_DELAY, |helper, _| {
-                    if let Some(inner) = helper.inner.upgrade() {
-                        inner.state.lock().release_armed = false;
-                        inner.flush_releases();
-                    }
-                });
-            }
-            Wake::Deadlines => helper.look_at_deadlines(ctx),
-        });
-    }
-}
-
-impl Helper {
-    fn look_at_deadlines(&mut self, ctx: &mut Context<Self>) {
-        let next = self.inner.upgrade().and_then(|inner| inner.sweep_deadlines(ctx.now()));
-        if let Some(timer) = self.deadline_timer.take() {
-            ctx.cancel(timer);
-        }
-        self.deadline_timer = next.map(|next| ctx.later(next, Self::look_at_deadlines));
     }
 }

@@ -103,6 +103,21 @@ pub struct ReleaseObjects {
 }
 message!(ReleaseObjects);
 
+/// Client to shard, after their connection broke: the pins of the asking process. Answers and
+/// releases that were lost are found by it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CountPins;
+message!(CountPins => HeldPins);
+
+/// What a shard counts for a process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldPins {
+    /// Segments and how many pins on each.
+    pub pins: Vec<(SegmentId, u32)>,
+    /// For how many objects the process waits; some of its questions may have been lost to it.
+    pub waiting: u32,
+}
+
 /// Owner to shard: nobody needs these objects (all of this shard) any more. As [`SealObject`]. Copies
 /// that other stores took are freed by the store they came from.
 #[derive(Clone, Debug, Serialize, Deserialize)]

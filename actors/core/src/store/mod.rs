@@ -36,6 +36,7 @@ mod directory;
 mod ledger;
 mod mapping;
 pub mod messages;
+mod pins;
 mod pool;
 mod pull;
 mod segment;

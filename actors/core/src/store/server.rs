@@ -31,7 +31,7 @@ use crate::store::client::{StoreClient, tell};
 use crate::store::directory::{SHARED_MEMORY, StoreDirectory};
 use crate::store::ledger::{DECAY_EVERY, Reserved};
 use crate::store::messages::{
-    AbortObject, CreateObject, FreeObjects, GetObjects, GetStoreStats, ListObjects, Located, OpenClient,
+    AbortObject, CountPins, CreateObject, FreeObjects, GetObjects, GetStoreStats, ListObjects, Located, OpenClient,
     ReleaseObjects, STORE_SHARD_BASE, STORE_SHARDS, SealObject, Segment, SegmentsDropped, StoreStats, shard_address,
 };
 use crate::store::pool::{IO_THREADS, MAX_MAKING, Pool, capacity_bytes};
@@ -363,6 +363,10 @@ impl Actor for Shard {
                 shard.table.release(segment, process, pins, &mut shard.effects);
             }
             shard.carry_out(ctx);
+        });
+        table.on::<CountPins>(|shard, _, request, _| {
+            let held = shard.table.pins_of(request.from().process.id);
+            request.reply(held);
         });
         table.on::<FreeObjects>(|shard, message, request, ctx| {
             let shared = shard.shared.clone();

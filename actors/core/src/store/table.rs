@@ -26,7 +26,7 @@ use smallvec::SmallVec;
 use crate::error::Error;
 use crate::ids::ObjectId;
 use crate::messages::StoredObject;
-use crate::store::messages::{Located, ObjectState, ObjectSummary};
+use crate::store::messages::{HeldPins, Located, ObjectState, ObjectSummary};
 use crate::store::segment::SegmentId;
 use crate::value::Encoding;
 
@@ -254,6 +254,14 @@ impl Table {
             self.tidy_process(process);
         }
         self.unpin(segment, given, effects);
+    }
+
+    /// What `process` has, and waits for.
+    pub(crate) fn pins_of(&self, process: ProcessId) -> HeldPins {
+        let pins = self.processes.get(&process).map(|holdings| holdings.pins.iter().map(|(s, n)| (*s, *n)).collect());
+        let waiters = self.objects.values().flat_map(|entry| &entry.waiters);
+        let waiting = waiters.filter(|waiter| waiter.process == process).count();
+        HeldPins { pins: pins.unwrap_or_default(), waiting: u32::try_from(waiting).unwrap_or(u32::MAX) }
     }
 
     /// The owner needs the object no longer.

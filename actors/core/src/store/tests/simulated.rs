@@ -147,3 +147,51 @@ fn idle_memory_decays_within_ten_seconds() {
         assert_eq!(node.stats().idle_bytes, 128 * MIB as u64, "within the bound it stays");
     });
 }
+
+/// A process of the node reads objects while its connection to the store breaks again and again,
+/// with answers and releases on their way; others write over whatever becomes free.
+async fn reading(seed: u64) {
+    let network = SimNetwork::new(seed, SimOptions::default());
+    let mut random = StdRng::seed_from_u64(seed);
+    let node = Local::with(network.endpoint(EndpointConfig::default()).unwrap(), 4 << 20, true);
+    let reader = network.endpoint(EndpointConfig::default()).unwrap();
+    let ids = (node.endpoint.process().id, reader.process().id);
+    let store = node.endpoint.process();
+    let client = StoreClient::connect(&reader, store, &node.store.store_dir(), &node.store.host_proof()).unwrap();
+    let mut read = Vec::new();
+    for n in 0..150 {
+        let stored = node.client.put(object(n), Encoding::RAW, &[&pattern(size_of(n), n as u32)]).unwrap();
+        let getting = (client.clone(), stored.clone());
+        let get = tokio::spawn(async move { getting.0.fetch(&getting.1).await });
+        if random.random_range(0..3) == 0 {
+            network.break_connection(ids.0, ids.1);
+        }
+        tokio::time::sleep(Duration::from_millis(random.random_range(0..400))).await;
+        node.client.free(&[stored]);
+        // It may have been freed, or its answer lost, before it came.
+        if let Ok(value) = get.await.unwrap() {
+            read.push((n, value));
+        }
+        if random.random() && !read.is_empty() {
+            read.swap_remove(random.random_range(0..read.len()));
+        }
+        if random.random_range(0..8) == 0 {
+            tokio::time::sleep(Duration::from_secs(random.random_range(0..30))).await;
+        }
+        for (n, value) in &read {
+            assert!(value.data == pattern(size_of(*n), *n as u32), "object {n} was written over");
+        }
+    }
+    drop(read);
+    tokio::time::sleep(EVENTUALLY).await;
+    assert_eq!(node.stats().used_bytes, 0, "{:?}", block_in_place(&node));
+}
+
+#[test]
+fn pins_that_were_lost_with_a_connection_come_back() {
+    for seed in 0..20 {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        let outcome = std::panic::catch_unwind(|| runtime.block_on(reading(seed)));
+        assert!(outcome.is_ok(), "seed {seed}");
+    }
+}
