@@ -4,35 +4,25 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::pin::Pin;
 use std::sync::{Arc, mpsc};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
-use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
 use crate::actor::{Actor, Runner};
-use crate::address::{Address, MailboxId, ProcessAddr, ProcessId, Sender};
-use crate::asker::Asker;
+use crate::address::{Address, MailboxId, ProcessAddr, ProcessId};
 use crate::bulk::BulkNetwork;
 use crate::config::{EndpointConfig, RuntimeChoice};
 use crate::core::Core;
-use crate::envelope::{Body, Envelope, RawReply};
-use crate::error::{SendError, Undelivered};
-use crate::frame::{FrameType, Head};
+use crate::envelope::Envelope;
+use crate::error::SendError;
 use crate::identity::{IdentityError, JoinPolicy};
-use crate::lane::lane_of;
-use crate::message::{Message, Payload};
 use crate::metrics::MetricsSnapshot;
 use crate::network::Network;
 use crate::peers::PeerEvent;
-use crate::pending::Waiter;
 use crate::quic::{QuicBulk, QuicNetwork};
 use crate::refusals::RefusalsSnapshot;
 use crate::runtime::Runtime;
-use crate::stream::{ReplyStream, StreamInbox};
 
 /// A process's place in the world of actors. Cheap to clone; call
 /// [`shutdown`](Self::shutdown) when done, since actors keep their endpoint alive.
@@ -165,136 +155,6 @@ impl Endpoint {
         self.core.detach(id)
     }
 
-    /// Sends a one-way message; never blocks. If it cannot be delivered, the mailbox `from`
-    /// receives an [`Undelivered`].
-    pub fn send<M: Message>(&self, from: Option<MailboxId>, to: Address, message: M, payload: Payload) {
-        if let Err(error) = self.send_or_fail(from, to, message, payload)
-            && let Some(from) = from
-        {
-            self.core.undelivered(from, Undelivered { to, kind: M::KIND, error });
-        }
-    }
-
-    fn send_or_fail<M: Message>(
-        &self,
-        from: Option<MailboxId>,
-        to: Address,
-        message: M,
-        payload: Payload,
-    ) -> Result<(), SendError> {
-        if self.core.is_closed() {
-            return Err(SendError::Closed);
-        }
-        if to.process.id != self.process().id {
-            return self.transmit(FrameType::Tell, 0, from, to, &message, payload);
-        }
-        let asker = match from {
-            Some(from) => Asker::local_sender(self.core.clone(), from, to, M::KIND),
-            None => Asker::nobody(),
-        };
-        self.core.deliver(self.envelope(from, to, message, payload, asker));
-        Ok(())
-    }
-
-    /// Queues a frame for another process.
-    fn transmit<M: Message>(
-        &self,
-        frame_type: FrameType,
-        correlation: u64,
-        from: Option<MailboxId>,
-        to: Address,
-        message: &M,
-        payload: Payload,
-    ) -> Result<(), SendError> {
-        let link = self.core.link(to.process)?;
-        let head = Head {
-            frame_type,
-            kind: M::KIND,
-            mailbox: to.mailbox.0,
-            sender: from.map_or(0, |from| from.0),
-            correlation,
-        };
-        self.core.transmit(&link, lane_of(from, Some(to.mailbox)), head, Some(message), payload)
-    }
-
-    /// Asks and returns the answer as a future, which needs no particular runtime. Dropping the
-    /// future gives up waiting; the receiver is not told.
-    pub fn request<M: Message>(
-        &self,
-        to: Address,
-        message: M,
-        payload: Payload,
-        deadline: Duration,
-    ) -> RequestFuture<M::Reply> {
-        let (tell, answer) = oneshot::channel();
-        let id = self.ask(None, to, message, payload, deadline, move |result| {
-            // The future may be gone by now.
-            let _ = tell.send(result);
-        });
-        RequestFuture { core: self.core.clone(), id, answer }
-    }
-
-    /// Asks and hands the answer to `done`, on whatever thread delivers it: `done` must be short
-    /// and never block. The primitive under the other ways to ask.
-    pub fn request_with<M: Message>(
-        &self,
-        to: Address,
-        message: M,
-        payload: Payload,
-        deadline: Duration,
-        done: impl FnOnce(Result<(M::Reply, Payload), SendError>) + Send + 'static,
-    ) {
-        self.ask(None, to, message, payload, deadline, done);
-    }
-
-    /// [`request_with`](Self::request_with) in the name of the actor `from`.
-    pub fn request_from<M: Message>(
-        &self,
-        from: Option<MailboxId>,
-        to: Address,
-        message: M,
-        payload: Payload,
-        deadline: Duration,
-        done: impl FnOnce(Result<(M::Reply, Payload), SendError>) + Send + 'static,
-    ) {
-        self.ask(from, to, message, payload, deadline, done);
-    }
-
-    /// Asks and blocks the calling thread until the answer. For user threads: never from an
-    /// actor, a callback or a task of the endpoint, which would wait for itself.
-    pub fn request_blocking<M: Message>(
-        &self,
-        to: Address,
-        message: M,
-        payload: Payload,
-        deadline: Duration,
-    ) -> Result<(M::Reply, Payload), SendError> {
-        let slot = Arc::new((Mutex::new(None), Condvar::new()));
-        let filled = slot.clone();
-        self.ask::<M>(None, to, message, payload, deadline, move |result| {
-            *filled.0.lock() = Some(result);
-            filled.1.notify_one();
-        });
-        let mut result = slot.0.lock();
-        loop {
-            // The deadline's sweep fills the slot at the latest.
-            if let Some(result) = result.take() {
-                return result;
-            }
-            slot.1.wait(&mut result);
-        }
-    }
-
-    /// Asks for a stream of replies. It has no deadline; it ends with an error when the
-    /// producer's process is lost.
-    pub fn open_stream<M: Message>(&self, to: Address, message: M, payload: Payload) -> ReplyStream<M::Reply> {
-        let inbox = Arc::new(StreamInbox::default());
-        let id = self.core.expect(to.process.id, None, Waiter::Stream(inbox.clone()));
-        let stream = ReplyStream::new(self.core.clone(), id, M::NAME, to.process.id, inbox);
-        self.dispatch(id, true, None, to, message, payload);
-        stream
-    }
-
     /// Finds out which process listens at `socket`, connecting to it; tries again with backoff
     /// until `deadline`.
     pub async fn discover(&self, socket: SocketAddr, deadline: Duration) -> Result<ProcessAddr, SendError> {
@@ -365,64 +225,6 @@ impl Endpoint {
     pub(crate) fn seed_of(&self, salt: u64) -> u64 {
         self.core.seed_of(salt)
     }
-
-    fn ask<M: Message>(
-        &self,
-        from: Option<MailboxId>,
-        to: Address,
-        message: M,
-        payload: Payload,
-        deadline: Duration,
-        done: impl FnOnce(Result<(M::Reply, Payload), SendError>) + Send + 'static,
-    ) -> u64 {
-        let waiter = Waiter::Once(Box::new(move |raw| done(raw.open::<M::Reply>(M::NAME))));
-        let id = self.core.expect(to.process.id, Some(deadline), waiter);
-        self.dispatch(id, false, from, to, message, payload);
-        id
-    }
-
-    /// Sends the request `id` on its way; if it cannot go, its waiter hears of it.
-    fn dispatch<M: Message>(
-        &self,
-        id: u64,
-        stream: bool,
-        from: Option<MailboxId>,
-        to: Address,
-        message: M,
-        payload: Payload,
-    ) {
-        let sent = if self.core.is_closed() {
-            Err(SendError::Closed)
-        } else if to.process.id == self.process().id {
-            let asker = Asker::local(self.core.clone(), id, stream);
-            self.core.deliver(self.envelope(from, to, message, payload, asker));
-            Ok(())
-        } else {
-            let frame_type = if stream { FrameType::AskStream } else { FrameType::Ask };
-            self.transmit(frame_type, id, from, to, &message, payload)
-        };
-        if let Err(error) = sent {
-            self.core.answer(to.process.id, id, RawReply::Failed(error));
-        }
-    }
-
-    fn envelope<M: Message>(
-        &self,
-        from: Option<MailboxId>,
-        to: Address,
-        message: M,
-        payload: Payload,
-        asker: Asker,
-    ) -> Envelope {
-        Envelope {
-            from: Sender { process: self.process(), mailbox: from },
-            to: to.mailbox,
-            kind: M::KIND,
-            body: Body::Local(Box::new(message)),
-            payload,
-            asker,
-        }
-    }
 }
 
 impl fmt::Debug for Endpoint {
@@ -437,35 +239,5 @@ fn dialable(local: SocketAddr) -> SocketAddr {
         SocketAddr::V4(addr) if addr.ip().is_unspecified() => (Ipv4Addr::LOCALHOST, addr.port()).into(),
         SocketAddr::V6(addr) if addr.ip().is_unspecified() => (Ipv6Addr::LOCALHOST, addr.port()).into(),
         addr => addr,
-    }
-}
-
-/// The answer to a request, some day.
-#[must_use = "dropping the future gives up waiting for the answer"]
-pub struct RequestFuture<R> {
-    core: Arc<Core>,
-    id: u64,
-    answer: oneshot::Receiver<Result<(R, Payload), SendError>>,
-}
-
-impl<R> Future for RequestFuture<R> {
-    type Output = Result<(R, Payload), SendError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        // The callback is dropped unused only when the endpoint's tables go.
-        Pin::new(&mut self.answer).poll(cx).map(|answer| answer.unwrap_or(Err(SendError::Closed)))
-    }
-}
-
-impl<R> Drop for RequestFuture<R> {
-    fn drop(&mut self) {
-        // Ids are never used twice, so this is harmless after the answer.
-        self.core.forget(self.id);
-    }
-}
-
-impl<R> fmt::Debug for RequestFuture<R> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RequestFuture").field("id", &self.id).finish_non_exhaustive()
     }
 }
