@@ -234,11 +234,14 @@ pub fn block_on<F: Future>(future: F) -> Result<F::Output, CallError> {
     worker::block_on(future).map_err(CallError::System)
 }
 
-/// Runs an async `main`.
+/// Runs an async `main`. Should there be no runtime for it, the program ends as one whose `main`
+/// returned that error: `main` itself may return anything, or nothing at all.
 pub fn block_on_main<F: Future>(future: F) -> F::Output {
     match worker::block_on(future) {
         Ok(output) => output,
-        // There is nobody to return it to: `main` may return nothing at all.
-        Err(error) => panic!("{error}"),
+        Err(error) => {
+            eprintln!("Error: {error}");
+            std::process::exit(1);
+        }
     }
 }

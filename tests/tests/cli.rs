@@ -41,6 +41,31 @@ fn status_of_a_cluster_that_is_gone_says_how_to_start_one() {
     assert!(finished.stderr.contains("mobula start --head"), "{}", finished.stderr);
 }
 
+/// Its cluster is for the occasion: nothing of it stays, in whatever moment it is interrupted.
+#[test]
+fn an_interrupted_benchmark_leaves_nothing_behind() {
+    for (signal, with_a_node) in [(Signal::TERM, false), (Signal::INT, true)] {
+        let family = Family::new();
+        let temporary = family.path("tmp");
+        std::fs::create_dir(&temporary).expect("a directory");
+        let files = || std::fs::read_dir(&temporary).expect("it is there").count();
+        let mut command = family.command(binary("mobula"));
+        command.env("TMPDIR", &temporary);
+        command.args(["microbenchmark", "single client tasks sync", "--between-processes", "--seconds", "600"]);
+        let mut program = Program::start("mobula microbenchmark", command);
+        wait_until("its cluster", || {
+            let dir = std::fs::read_dir(&temporary).expect("it is there").next()?.expect("an entry").path();
+            // Each process has its log, the node after the head.
+            dir.join(if with_a_node { "node.log" } else { "head.log" }).exists().then_some(())
+        });
+        program.signal(signal);
+        let status = program.wait();
+        assert!(!status.success(), "{status}");
+        assert_eq!(files(), 0, "files were left");
+        family.wait_until_empty();
+    }
+}
+
 #[test]
 fn wrong_arguments_are_refused_with_a_hint() {
     let family = Family::new();

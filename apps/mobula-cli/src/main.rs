@@ -17,6 +17,7 @@ mod microbenchmark;
 mod output;
 mod parse;
 mod registry;
+mod signals;
 mod start;
 mod status;
 mod stop;

@@ -14,7 +14,6 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use clap::Args;
@@ -33,6 +32,7 @@ use crate::error::CliError;
 use crate::output::{self, Format};
 use crate::parse;
 use crate::registry::{Registry, RunningNode};
+use crate::signals::Signals;
 
 /// How long work that runs may go on after a node was told to stop, unless another time is given.
 const DRAIN_S: f64 = 30.0;
@@ -231,63 +231,10 @@ fn serve(running: &Running, signals: &Signals, drain: Duration) -> Result<(), Cl
         "mobula: stopping ({why}); running work may go on for {} s, another signal ends it at once",
         drain.as_secs()
     );
-    signals.next_ends_at_once();
+    // The workers end with this process; what the store left, the next node removes.
+    signals.next_ends(|| {});
     running.drain(drain);
     Ok(())
-}
-
-/// SIGINT and SIGTERM, counted.
-struct Signals {
-    seen: Arc<AtomicUsize>,
-    ends_after: Arc<AtomicUsize>,
-}
-
-/// The exit code of a process that a second signal ended.
-const ENDED_BY_SIGNAL: i32 = 130;
-
-impl Signals {
-    /// Counts from now on, on a thread of its own.
-    fn watch() -> Result<Self, CliError> {
-        let what = "signals cannot be watched";
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(CliError::system(what))?;
-        let (mut interrupt, mut terminate) = {
-            use tokio::signal::unix::{SignalKind, signal};
-            let _inside = runtime.enter();
-            let interrupt = signal(SignalKind::interrupt()).map_err(CliError::system(what))?;
-            (interrupt, signal(SignalKind::terminate()).map_err(CliError::system(what))?)
-        };
-        let seen = Arc::new(AtomicUsize::new(0));
-        let ends_after = Arc::new(AtomicUsize::new(usize::MAX));
-        let watched = Self { seen: Arc::clone(&seen), ends_after: Arc::clone(&ends_after) };
-        let watch = async move {
-            loop {
-                tokio::select! {
-                    _ = interrupt.recv() => {}
-                    _ = terminate.recv() => {}
-                }
-                let count = seen.fetch_add(1, Ordering::AcqRel) + 1;
-                if count > ends_after.load(Ordering::Acquire) {
-                    // The workers end with this process; what the store left, the next node removes.
-                    std::process::exit(ENDED_BY_SIGNAL);
-                }
-            }
-        };
-        std::thread::Builder::new()
-            .name("signals".to_owned())
-            .spawn(move || runtime.block_on(watch))
-            .map_err(CliError::system(what))?;
-        Ok(watched)
-    }
-
-    fn seen(&self) -> usize {
-        self.seen.load(Ordering::Acquire)
-    }
-
-    /// From now on one more ends the process.
-    fn next_ends_at_once(&self) {
-        self.ends_after.store(self.seen(), Ordering::Release);
-    }
 }
 
 // ---- what the arguments mean -------------------------------------------------------------------

@@ -108,7 +108,7 @@ pub(crate) fn run(args: &MicrobenchmarkArgs) -> Result<(), CliError> {
         windows: args.repeat,
     };
 
-    // Ended, with its processes and files, when this function returns.
+    // Ended, with its processes and files, when this function returns, or by a signal.
     let throwaway = if args.between_processes { Some(Throwaway::start()?) } else { None };
     if let Some(cluster) = &throwaway {
         target = cluster.target();

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
@@ -14,6 +15,7 @@ use tempfile::TempDir;
 use super::Target;
 use crate::daemon::wait_until_ready;
 use crate::error::CliError;
+use crate::signals::Signals;
 use crate::start::Ready;
 
 /// How long a process may take to end when asked.
@@ -21,18 +23,33 @@ const ENDED_WITHIN: Duration = Duration::from_secs(5);
 /// How often it is looked whether it has.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// A running cluster; ends when dropped.
+/// A running cluster; ends when dropped, or when a signal ends this process.
 pub(super) struct Throwaway {
-    head: Ready,
-    // Dropped in this order: the node can still say goodbye to its head.
+    target: Target,
+    parts: Arc<Mutex<Option<Parts>>>,
+}
+
+/// What there is of it; dropped in this order, so that the node can still say goodbye to its head.
+struct Parts {
     _node: Process,
     _head: Process,
-    dir: TempDir,
+    _dir: TempDir,
 }
 
 impl Throwaway {
     /// Starts both and waits until they are ready.
     pub(super) fn start() -> Result<Self, CliError> {
+        let parts = Arc::new(Mutex::new(None));
+        // Held while it starts: a signal waits until there is something to end.
+        let mut starting = lock(&parts);
+        let signals = Signals::watch()?;
+        let ending = parts.clone();
+        signals.next_ends(move || {
+            let mut parts = lock(&ending);
+            drop(parts.take());
+            // Kept for ever: whoever else wants to end it waits for the end of the process.
+            std::mem::forget(parts);
+        });
         let dir = TempDir::with_prefix("mobula-").map_err(CliError::system("no temporary directory can be made"))?;
         let (head_dir, node_dir) = (dir.path().join("head"), dir.path().join("node"));
         let (head_process, head) = Process::start(
@@ -62,13 +79,26 @@ impl Throwaway {
                 node_dir.as_os_str(),
             ],
         )?;
-        Ok(Self { head, _node: node_process, _head: head_process, dir })
+        let target = Target { address: Some(head.address), credentials: Some(credentials(dir.path())) };
+        *starting = Some(Parts { _node: node_process, _head: head_process, _dir: dir });
+        drop(starting);
+        Ok(Self { target, parts })
     }
 
     /// How to reach it.
     pub(super) fn target(&self) -> Target {
-        Target { address: Some(self.head.address.clone()), credentials: Some(credentials(self.dir.path())) }
+        self.target.clone()
     }
+}
+
+impl Drop for Throwaway {
+    fn drop(&mut self) {
+        drop(lock(&self.parts).take());
+    }
+}
+
+fn lock(parts: &Mutex<Option<Parts>>) -> MutexGuard<'_, Option<Parts>> {
+    parts.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn credentials(dir: &Path) -> std::path::PathBuf {
@@ -93,6 +123,8 @@ impl Process {
             // Neither the user's credentials nor the list of the user's nodes are touched.
             .env("MOBULA_CREDENTIALS", credentials(dir))
             .env("XDG_STATE_HOME", dir)
+            // A terminal's Ctrl-C is for this process, which then ends its cluster in good order.
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log);
