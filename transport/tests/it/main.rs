@@ -8,3 +8,4 @@ mod identity;
 mod local;
 mod quic;
 mod sim;
+mod soak;
