@@ -1,8 +1,10 @@
 //! Lazy datasets over Parquet: [`read_parquet`] and [`Dataset`].
 
 use std::fmt;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
@@ -10,6 +12,7 @@ use arrow::record_batch::RecordBatch;
 use indicatif::{ProgressBar, ProgressStyle};
 use mobula_data::executor::{RunError, RunOptions, RunProgress, RunReport};
 use mobula_data::function::Parameter;
+use mobula_data::parquet_read::FileFooter;
 use mobula_data::parquet_write::WriteOptions;
 use mobula_data::plan::{LogicalPlan, MapBatches, Sink};
 use mobula_data::schema::Matching;
@@ -18,7 +21,7 @@ use parking_lot::Mutex;
 
 use crate::batch_call::BatchCall;
 
-type Listener = Arc<Mutex<dyn FnMut(RunProgress) + Send>>;
+type Listener<T> = Arc<Mutex<dyn FnMut(&T) + Send>>;
 
 /// The rows of Parquet files, one file or many: each path is a file, a directory or a pattern
 /// such as `trips/*.parquet`. Nothing is read yet.
@@ -113,13 +116,16 @@ impl<P: AsRef<Path>> Paths for &Vec<P> {
 pub struct Dataset {
     plan: LogicalPlan,
     concurrency: Option<usize>,
-    listener: Option<Listener>,
+    files: Option<Arc<Vec<FileFooter>>>,
+    listener: Option<Listener<RunProgress>>,
+    on_waiting: Option<Listener<str>>,
+    cancel: Option<Arc<AtomicBool>>,
     problem: Option<RunError>,
 }
 
 impl Dataset {
     fn of(plan: LogicalPlan) -> Self {
-        Self { plan, concurrency: None, listener: None, problem: None }
+        Self { plan, concurrency: None, files: None, listener: None, on_waiting: None, cancel: None, problem: None }
     }
 
     /// The plan as it stands, for those who want to see or ship it.
@@ -197,6 +203,32 @@ impl Dataset {
         self
     }
 
+    /// About so many bytes, before compression, to a block: a task each, and a file each where
+    /// they are written. Row groups are never split. 16 MiB unless given.
+    pub fn block_bytes(mut self, bytes: u64) -> Self {
+        self.plan.source_mut().block_bytes = bytes;
+        self
+    }
+
+    /// Reads what the files say of themselves now, once, for every schema and sink that follows;
+    /// each would read it for itself otherwise. A file that changes after this is an error of
+    /// the sink.
+    ///
+    /// # Errors
+    /// [`RunError`], naming the file.
+    pub fn opened(mut self) -> Result<Self, RunError> {
+        self.check()?;
+        self.files = Some(self.footers()?);
+        Ok(self)
+    }
+
+    fn footers(&self) -> Result<Arc<Vec<FileFooter>>, RunError> {
+        match &self.files {
+            Some(files) => Ok(Arc::clone(files)),
+            None => Ok(Arc::new(executor::footers(&self.plan)?)),
+        }
+    }
+
     /// At most so many tasks at once; by the cluster's CPUs unless given.
     pub fn concurrency(mut self, tasks: usize) -> Self {
         self.concurrency = Some(tasks);
@@ -204,8 +236,22 @@ impl Dataset {
     }
 
     /// Tells `listener` how the run goes instead of showing a bar on a terminal.
-    pub fn on_progress(mut self, listener: impl FnMut(RunProgress) + Send + 'static) -> Self {
-        self.listener = Some(Arc::new(Mutex::new(listener)));
+    pub fn on_progress(mut self, mut listener: impl FnMut(RunProgress) + Send + 'static) -> Self {
+        self.listener = Some(Arc::new(Mutex::new(move |progress: &RunProgress| listener(*progress))));
+        self
+    }
+
+    /// Tells `listener` why the run waits, when it has not moved for some seconds: the cluster's
+    /// reasons, or nothing where it has none.
+    pub fn on_waiting(mut self, listener: impl FnMut(&str) + Send + 'static) -> Self {
+        self.on_waiting = Some(Arc::new(Mutex::new(listener)));
+        self
+    }
+
+    /// Ends a sink with [`DataError::Cancelled`], and nothing left behind, soon after `flag`
+    /// becomes true.
+    pub fn cancel_when(mut self, flag: Arc<AtomicBool>) -> Self {
+        self.cancel = Some(flag);
         self
     }
 
@@ -242,22 +288,33 @@ impl Dataset {
         Ok(self.run(&self.plan, &Sink::Count)?.rows_out)
     }
 
-    /// The first `rows` rows, in source order.
+    /// The first `rows` rows, in source order. Where there are none, one batch without rows tells
+    /// the columns.
     ///
     /// # Errors
     /// [`RunError`].
     pub fn take(&self, rows: u64) -> Result<Vec<RecordBatch>, RunError> {
         let plan = self.plan.clone().limit(rows);
-        Ok(self.run(&plan, &Sink::Batches)?.batches)
+        let mut report = self.run(&plan, &Sink::Batches)?;
+        if let (true, Some(schema)) = (report.batches.is_empty(), report.schema) {
+            report.batches.push(RecordBatch::new_empty(schema));
+        }
+        Ok(report.batches)
     }
 
-    /// Prints the first `rows` rows as a table.
+    /// Prints the first `rows` rows as a table, or only the columns where there are none. A reader
+    /// that has gone away (`| head`) is no failure.
     ///
     /// # Errors
     /// [`RunError`].
     pub fn show(&self, rows: u64) -> Result<(), RunError> {
-        println!("{}", crate::table::of_batches(&self.take(rows)?));
-        Ok(())
+        let table = crate::table::of_batches(&self.take(rows)?);
+        match writeln!(std::io::stdout().lock(), "{table}") {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                Err(DataError::write(Path::new("/dev/stdout"), &error).into())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The columns of the result. Reads the files' footers; where a function makes the columns,
@@ -267,7 +324,7 @@ impl Dataset {
     /// [`RunError`].
     pub fn schema(&self) -> Result<SchemaRef, RunError> {
         self.check()?;
-        if let (_, Some(schema)) = executor::schemas(&self.plan)? {
+        if let (_, Some(schema)) = executor::schemas(&self.plan, &self.footers()?)? {
             return Ok(schema);
         }
         let plan = self.plan.clone().limit(1);
@@ -275,7 +332,7 @@ impl Dataset {
         report.schema.ok_or_else(|| {
             RunError::Data(DataError::InvalidPlan {
                 operator: "schema".to_owned(),
-                cause: "a function makes the columns and there is no row to give it".to_owned(),
+                cause: "a function makes the columns, there is no row to give it, and it fails without any".to_owned(),
             })
         })
     }
@@ -285,7 +342,8 @@ impl Dataset {
     /// # Errors
     /// [`RunError`].
     pub fn source_schema(&self) -> Result<SchemaRef, RunError> {
-        Ok(executor::schemas(&self.plan)?.0)
+        self.check()?;
+        Ok(executor::schemas(&self.plan, &self.footers()?)?.0)
     }
 
     fn check(&self) -> Result<(), RunError> {
@@ -297,14 +355,25 @@ impl Dataset {
         let client = crate::object::current()?;
         let bar = self.listener.is_none().then(|| progress_bar(sink));
         let mut tell = |progress: RunProgress| match (&self.listener, &bar) {
-            (Some(listener), _) => (listener.lock())(progress),
+            (Some(listener), _) => (listener.lock())(&progress),
             (None, Some(bar)) => {
                 bar.set_length(progress.rows_total);
                 bar.set_position(progress.rows_in);
             }
             (None, None) => {}
         };
-        let options = RunOptions { concurrency: self.concurrency, progress: &mut tell };
+        let mut waiting = |reason: &str| match (&self.on_waiting, &bar) {
+            (Some(listener), _) => (listener.lock())(reason),
+            (None, Some(bar)) => bar.set_message(waits(sink, reason)),
+            (None, None) => {}
+        };
+        let options = RunOptions {
+            concurrency: self.concurrency,
+            files: self.files.as_ref().map(|files| files.as_slice()),
+            progress: &mut tell,
+            waiting: &mut waiting,
+            cancelled: &|| self.cancel.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed)),
+        };
         let result = executor::run(&client, plan, sink, options);
         if let Some(bar) = bar {
             bar.finish_and_clear();
@@ -317,7 +386,7 @@ impl Dataset {
 impl fmt::Display for Dataset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.plan)?;
-        let columns = match executor::schemas(&self.plan) {
+        let columns = match self.footers().and_then(|files| executor::schemas(&self.plan, &files)) {
             Ok((_, Some(schema))) => schema
                 .fields()
                 .iter()
@@ -336,6 +405,11 @@ impl fmt::Debug for Dataset {
         // Only the plan: a log line must not read files.
         write!(f, "Dataset({})", self.plan)
     }
+}
+
+/// What the bar says of a run that does not move.
+fn waits(sink: &Sink, reason: &str) -> String {
+    if reason.is_empty() { sink.to_string() } else { format!("{sink} waits: {reason}") }
 }
 
 /// A bar on a terminal; indicatif stays quiet elsewhere.

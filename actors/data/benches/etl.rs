@@ -8,7 +8,8 @@ use std::ops::ControlFlow;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use mobula_data::execute::{BlockContext, BlockReport, NoFunctions, run_block};
+use mobula_data::execute::{BlockContext, BlockReport, run_block};
+use mobula_data::function::RegisteredFunctions;
 use mobula_data::output_dir::OutputDir;
 use mobula_data::parquet_read::FileFooter;
 use mobula_data::parquet_write::WriteOptions;
@@ -50,7 +51,7 @@ fn main() -> Result<(), DataError> {
                 return Ok(reports);
             };
             let context = BlockContext {
-                functions: &NoFunctions,
+                functions: &RegisteredFunctions,
                 progress: &|_| ControlFlow::Continue(()),
                 clock: &|| start.elapsed(),
                 attempt: "0",

@@ -156,8 +156,19 @@ pub enum DataError {
         /// The function's id.
         function: String,
     },
+    /// The result has no rows, and a function did not tell its columns without any.
+    #[error(
+        "the result has no rows, and function {function}, called without rows to learn its columns, failed: {cause}; \
+         let it return its columns for a batch without rows"
+    )]
+    NoColumns {
+        /// The function's registered id.
+        function: String,
+        /// What it returned.
+        cause: String,
+    },
     /// Batches of one output do not have the same columns.
-    #[error("{operator} gives {found} where earlier batches had {expected}")]
+    #[error("{operator} gives the columns {found} where earlier batches had {expected}")]
     SchemaChanged {
         /// The operator.
         operator: String,
@@ -196,12 +207,6 @@ pub enum DataError {
 }
 
 impl DataError {
-    /// Whether trying the same work again, elsewhere or later, may succeed.
-    #[must_use]
-    pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Read { .. } | Self::Write { .. } | Self::DiskFull { .. } | Self::UnknownFunction { .. })
-    }
-
     /// An error of reading `path`, of the kind the system's error says.
     #[must_use]
     pub fn read(path: &Path, error: &std::io::Error) -> Self {

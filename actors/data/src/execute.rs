@@ -19,7 +19,7 @@ use crate::error::DataError;
 use crate::expr::{BoundExpr, Expr};
 use crate::function::Parameter;
 use crate::parquet_read::PieceReader;
-use crate::parquet_write::{BlockFile, BlockWriter};
+use crate::parquet_write::{BlockFile, BlockWriter, check_staging};
 use crate::plan::{MapBatches, Operator};
 use crate::planner::{BlockTask, Stage, StageSink, WireSchema, schema_after, select_indices};
 
@@ -27,16 +27,6 @@ use crate::planner::{BlockTask, Stage, StageSink, WireSchema, schema_after, sele
 pub trait BatchFunctions: Send + Sync {
     /// Calls the function registered as `function`.
     fn call(&self, function: &str, params: &[Parameter], batch: RecordBatch) -> Result<RecordBatch, DataError>;
-}
-
-/// For plans without functions.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct NoFunctions;
-
-impl BatchFunctions for NoFunctions {
-    fn call(&self, function: &str, _: &[Parameter], _: RecordBatch) -> Result<RecordBatch, DataError> {
-        Err(DataError::UnknownFunction { function: function.into() })
-    }
 }
 
 /// What a task needs from where it runs.
@@ -121,6 +111,10 @@ pub struct BlockOutput {
 /// Runs one task of a stage in the calling thread.
 pub fn run_block(task: &BlockTask, stage: &Stage, context: &BlockContext<'_>) -> Result<BlockOutput, DataError> {
     let start = (context.clock)();
+    if let StageSink::WriteParquet { staging, .. } = &stage.sink {
+        // A run that has ended has none: nothing is read for it in vain.
+        check_staging(staging)?;
+    }
     let mut pipeline = Pipeline::new(&stage.operators, context.functions);
     let mut sink = Sink::new(task.ordinal, &stage.sink, context.attempt);
     let mut rows_in = 0;
@@ -148,6 +142,10 @@ pub fn run_block(task: &BlockTask, stage: &Stage, context: &BlockContext<'_>) ->
         }
     }
     pipeline.finish(&mut sink)?;
+    let is_known = matches!(stage.sink, StageSink::WriteParquet { schema: Some(_), .. } | StageSink::Count);
+    if task.pieces.is_empty() && !is_known {
+        sink.schema = Some(columns_of(&stage.schema, &stage.operators, context.functions)?);
+    }
     let operators = pipeline.into_reports();
     let rows_out = sink.rows;
     let (file, schema, batches) = sink.finish()?;
@@ -156,6 +154,33 @@ pub fn run_block(task: &BlockTask, stage: &Stage, context: &BlockContext<'_>) ->
     let schema = schema.map(WireSchema);
     let report = BlockReport { ordinal, rows_in, rows_out, operators, bytes_in, file, schema, seconds };
     Ok(BlockOutput { report, batches })
+}
+
+/// The columns after `operators`; functions are called with no rows to learn theirs.
+fn columns_of(
+    input: &SchemaRef,
+    operators: &[Operator],
+    functions: &dyn BatchFunctions,
+) -> Result<SchemaRef, DataError> {
+    let mut schema = Arc::clone(input);
+    for operator in operators {
+        schema = match operator {
+            Operator::MapBatches(map) => {
+                let empty = RecordBatch::new_empty(Arc::clone(&schema));
+                let result = functions.call(&map.function, &map.params, empty);
+                let result = result.map_err(|error| DataError::NoColumns {
+                    function: map.function.clone(),
+                    cause: match error {
+                        DataError::Function { cause, .. } => cause,
+                        error => error.to_string(),
+                    },
+                })?;
+                nullable(&result.schema())
+            }
+            other => schema_after(other, &schema)?.unwrap_or(schema),
+        };
+    }
+    Ok(schema)
 }
 
 /// The operators of a stage while a block passes through them.
@@ -178,7 +203,7 @@ enum Step {
     /// Passes on the first rows.
     Limit { report: usize, left: u64 },
     /// Calls a function, with batches of its size.
-    Map { report: usize, map: MapBatches, waiting: Vec<RecordBatch>, waiting_rows: usize },
+    Map { report: usize, map: MapBatches, schema: Option<SchemaRef>, waiting: Vec<RecordBatch>, waiting_rows: usize },
 }
 
 impl<'a> Pipeline<'a> {
@@ -202,7 +227,7 @@ impl<'a> Pipeline<'a> {
                 Operator::Select { columns } => Step::Select { report, columns: columns.clone(), bound: None },
                 Operator::Limit { rows } => Step::Limit { report, left: *rows },
                 Operator::MapBatches(map) => {
-                    Step::Map { report, map: map.clone(), waiting: Vec::new(), waiting_rows: 0 }
+                    Step::Map { report, map: map.clone(), schema: None, waiting: Vec::new(), waiting_rows: 0 }
                 }
             };
             steps.push(step);
@@ -328,12 +353,18 @@ impl<'a> Pipeline<'a> {
 
     /// Calls the function of a map step and takes what it gives further.
     fn call(&mut self, index: usize, batch: RecordBatch, sink: &mut Sink<'_>) -> Result<(), DataError> {
-        let Some(Step::Map { report, map, .. }) = self.steps.get(index) else {
+        let Some(Step::Map { report, map, schema, .. }) = self.steps.get_mut(index) else {
             return Ok(());
         };
         let rows = batch.num_rows();
         let result = self.functions.call(&map.function, &map.params, batch)?;
         self.reports[*report].count(rows, result.num_rows());
+        if result.num_rows() == 0 {
+            return Ok(());
+        }
+        // The steps behind are bound to the columns of the first batch.
+        let schema = schema.get_or_insert_with(|| nullable(&result.schema()));
+        let result = with_columns(&self.reports[*report].name, schema, result)?;
         self.push(index + 1, result, sink)
     }
 
@@ -421,30 +452,13 @@ impl<'a> Sink<'a> {
         }
     }
 
-    /// Every batch of a block must have the columns of the first. Whether a field may be null
-    /// and what its metadata says is the function's whim and is not compared.
+    /// Every batch of a block must have the columns of the first.
     fn check(&mut self, batch: RecordBatch) -> Result<RecordBatch, DataError> {
-        let found = batch.schema();
-        let Some(expected) = &self.schema else {
-            let known = match self.kind {
-                StageSink::WriteParquet { schema: Some(schema), .. } => Arc::clone(&schema.0),
-                _ => nullable(&found),
-            };
-            self.schema = Some(known);
-            return self.check(batch);
-        };
-        if expected == &found {
-            return Ok(batch);
-        }
-        let changed = |found: &Schema| DataError::SchemaChanged {
-            operator: self.kind.name().into(),
-            expected: columns_text(expected),
-            found: columns_text(found),
-        };
-        RecordBatch::try_new(Arc::clone(expected), batch.columns().to_vec())
-            .ok()
-            .filter(|_| expected.fields().iter().zip(found.fields()).all(|(a, b)| a.name() == b.name()))
-            .ok_or_else(|| changed(&found))
+        let expected = self.schema.get_or_insert_with(|| match self.kind {
+            StageSink::WriteParquet { schema: Some(schema), .. } => Arc::clone(&schema.0),
+            _ => nullable(&batch.schema()),
+        });
+        with_columns(self.kind.name(), expected, batch)
     }
 
     fn writer(&mut self, schema: SchemaRef) -> Result<&mut BlockWriter, DataError> {
@@ -464,10 +478,12 @@ impl<'a> Sink<'a> {
     /// A block without rows writes no file, but for the first one: a result without rows is
     /// still one file with its columns.
     fn finish(mut self) -> Result<Finished, DataError> {
-        if let StageSink::WriteParquet { schema: Some(schema), .. } = self.kind {
-            self.schema.get_or_insert_with(|| Arc::clone(&schema.0));
-            if self.writer.is_none() && self.ordinal == 0 {
-                self.writer(Arc::clone(&schema.0))?;
+        if let StageSink::WriteParquet { schema, .. } = self.kind {
+            if let Some(schema) = schema {
+                self.schema.get_or_insert_with(|| Arc::clone(&schema.0));
+            }
+            if let (None, 0, Some(schema)) = (&self.writer, self.ordinal, self.schema.clone()) {
+                self.writer(schema)?;
             }
         }
         let file = self.writer.take().map(BlockWriter::finish).transpose()?;
@@ -476,7 +492,8 @@ impl<'a> Sink<'a> {
 }
 
 impl StageSink {
-    fn name(&self) -> &'static str {
+    /// The operator of a plan that it stands for.
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             StageSink::WriteParquet { .. } => "write_parquet",
             StageSink::Count => "count",
@@ -489,6 +506,37 @@ impl StageSink {
 fn nullable(schema: &Schema) -> SchemaRef {
     let fields = schema.fields().iter().map(|f| f.as_ref().clone().with_nullable(true));
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+/// The batch under the columns `expected`, if they are the same. Whether a field may be null and
+/// what its metadata says is the function's whim and is not compared.
+fn with_columns(operator: &str, expected: &SchemaRef, batch: RecordBatch) -> Result<RecordBatch, DataError> {
+    let found = batch.schema_ref();
+    if Arc::ptr_eq(expected, found) || expected == found {
+        return Ok(batch);
+    }
+    check_same_columns(operator, expected, found)?;
+    let columns = batch.columns().to_vec();
+    RecordBatch::try_new(Arc::clone(expected), columns).map_err(|error| DataError::Compute {
+        operator: operator.into(),
+        path: String::new(),
+        cause: error.to_string(),
+    })
+}
+
+/// Checks the names, the types and the order of columns.
+pub(crate) fn check_same_columns(operator: &str, expected: &Schema, found: &Schema) -> Result<(), DataError> {
+    let columns = |schema: &Schema| -> Vec<_> {
+        schema.fields().iter().map(|field| (field.name().clone(), field.data_type().clone())).collect()
+    };
+    if columns(expected) == columns(found) {
+        return Ok(());
+    }
+    Err(DataError::SchemaChanged {
+        operator: operator.into(),
+        expected: columns_text(expected),
+        found: columns_text(found),
+    })
 }
 
 fn columns_text(schema: &Schema) -> String {

@@ -7,7 +7,7 @@
 //! seen before the run commits, so nothing is written twice.
 //!
 //! ```text
-//!   footers ─▶ plan ─▶ [block] ─▶ task on any node ─▶ staged file ─▶ all done? rename
+//!   footers ─▶ plan ─▶ [block] ─▶ task on any node ─▶ staged file ─▶ all done? move into place
 //! ```
 
 use std::collections::BTreeMap;
@@ -20,34 +20,54 @@ use arrow::record_batch::RecordBatch;
 use mobula_core::client::{Arg, Client, ObjectHandle, TaskOptions};
 use mobula_core::error::Error;
 use mobula_core::messages::Strategy;
-use mobula_core::registry::{CallError, CallResult, Code, RemoteFunction};
 use mobula_core::resources::CPU;
-use mobula_core::value::{Encoding, Value};
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use mobula_core::value::Value;
 
 use crate::error::DataError;
-use crate::execute::{BlockContext, BlockReport, OperatorReport, dropped_by_filter, run_block};
-use crate::function::RegisteredFunctions;
-use crate::ipc;
+use crate::execute::{BlockReport, OperatorReport, check_same_columns, dropped_by_filter};
 use crate::output_dir::OutputDir;
 use crate::parquet_read::FileFooter;
+use crate::parquet_write::BlockFile;
 use crate::paths::{absolute, expand, refuse_overlap};
 use crate::plan::{LogicalPlan, Sink};
 use crate::planner::{self, BlockTask, PhysicalPlan, Stage, StageSink, WireSchema};
 
+mod live;
+mod schedule;
+mod task;
+
+use live::Live;
+use schedule::Schedule;
+use task::{Answer, Order, RUN_BLOCK, decode, decode_batches, encode};
+
 /// Tasks under way for each CPU of the cluster: one that runs and one that is next.
 const TASKS_PER_CPU: usize = 2;
 
-/// After a failure, how long to wait for tasks under way before their files are taken away.
-const DRAIN_WITHIN: Duration = Duration::from_secs(60);
+/// After a failure, how long to wait, in all, for the tasks that come before the one that failed:
+/// the error of the first is told.
+const DRAIN_WITHIN: Duration = Duration::from_secs(10);
+
+/// How often a run looks up while no task ends.
+const TICK: Duration = Duration::from_millis(100);
+
+/// When nothing has moved for so long, the run says why.
+const WAITING_SHOWN_AFTER: Duration = Duration::from_secs(3);
 
 /// Why a plan did not run to its end.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum RunError {
     /// The plan, its files or its output are at fault.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// A block failed on a node.
+    #[error("{error} (on node {node})")]
+    Block {
+        /// The node's name.
+        node: String,
+        /// What failed there.
+        error: Box<DataError>,
+    },
     /// A task or the cluster is.
     #[error(transparent)]
     Core(#[from] Error),
@@ -74,8 +94,14 @@ pub struct RunProgress {
 pub struct RunOptions<'a> {
     /// At most so many tasks at once; by the cluster's CPUs if none is given.
     pub concurrency: Option<usize>,
-    /// Told whenever a task is done.
+    /// The footers of the plan's files, if they have been read already.
+    pub files: Option<&'a [FileFooter]>,
+    /// Told at the start, whenever a task is done, and a few times a second besides.
     pub progress: &'a mut dyn FnMut(RunProgress),
+    /// Told why the run waits, when it has not moved for some seconds.
+    pub waiting: &'a mut dyn FnMut(&str),
+    /// Asked a few times a second whether the run is to end.
+    pub cancelled: &'a dyn Fn() -> bool,
 }
 
 /// What a run did.
@@ -111,10 +137,15 @@ impl RunReport {
     }
 }
 
-/// The columns of the files of `plan`, unified, and those of its result where they are known.
-/// Reads footers only.
-pub fn schemas(plan: &LogicalPlan) -> Result<(SchemaRef, Option<SchemaRef>), RunError> {
-    Ok(planner::schemas(plan, &footers(plan)?)?)
+/// The columns of `files`, unified as `plan` says, and those of its result where they are known.
+pub fn schemas(plan: &LogicalPlan, files: &[FileFooter]) -> Result<(SchemaRef, Option<SchemaRef>), RunError> {
+    Ok(planner::schemas(plan, files)?)
+}
+
+/// Reads the footers of the files of `plan`.
+pub fn footers(plan: &LogicalPlan) -> Result<Vec<FileFooter>, RunError> {
+    let paths = expand(&plan.source().paths)?;
+    Ok(paths.iter().map(|path| FileFooter::read(path)).collect::<Result<_, _>>()?)
 }
 
 /// Runs `plan` into `sink` and returns when everything is in place; nothing is if it fails.
@@ -123,60 +154,78 @@ pub fn schemas(plan: &LogicalPlan) -> Result<(SchemaRef, Option<SchemaRef>), Run
 /// [`RunError`], the first one in source order of those that are seen.
 pub fn run(client: &Client, plan: &LogicalPlan, sink: &Sink, options: RunOptions<'_>) -> Result<RunReport, RunError> {
     let start = Instant::now();
-    let files = footers(plan)?;
-    // Planned once without an output, so that a plan that cannot run leaves no directory.
-    planner::plan(plan, sink, &files, "")?;
+    let read;
+    let files = match options.files {
+        Some(files) => files,
+        None => {
+            read = footers(plan)?;
+            &read
+        }
+    };
+    // Planned before there is an output, so that a plan that cannot run leaves no directory.
+    let mut physical = planner::plan(plan, sink, files, "")?;
     let output = match sink {
         Sink::WriteParquet { dir, options } => {
             let dir = absolute(Path::new(dir))?;
             let paths: Vec<String> = files.iter().map(|file| file.path.clone()).collect();
             refuse_overlap(&plan.source().paths, &paths, &dir)?;
-            Some(OutputDir::prepare(&dir, options.mode, &uuid_text())?)
+            let output = OutputDir::prepare(&dir, options.mode, &uuid_text())?;
+            physical.stage.stage_in(output.staging());
+            Some(output)
         }
         _ => None,
     };
-    let staging = output.as_ref().map(OutputDir::staging).unwrap_or_default();
-    let physical = planner::plan(plan, sink, &files, &staging)?;
     let mut run = Run::new(client, &physical, options)?;
-    let results = run.all()?;
-    let mut report = gather(&physical, results);
+    let mut results = run.all()?;
+    let mut report = gather(&physical, &mut results)?;
+    if report.schema.is_none() && !matches!(sink, Sink::Count) {
+        // No row tells the columns that a function makes: it is asked without any.
+        match run.columns() {
+            Ok(columns) => {
+                report.schema.clone_from(&columns.schema);
+                results.push(columns);
+            }
+            // A caller who gets no rows can do without columns; a file cannot.
+            Err(RunError::Block { error, .. }) if output.is_none() && matches!(*error, DataError::NoColumns { .. }) => {
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    drop(run);
     if let Some(output) = output {
-        let blocks: Vec<_> = report.1.iter().flatten().cloned().collect();
-        report.0.bytes_out = blocks.iter().map(|block| block.bytes).sum();
-        report.0.files = output.commit(&blocks)?;
+        let blocks: Vec<BlockFile> = results.into_iter().filter_map(|ran| ran.file).collect();
+        report.bytes_out = blocks.iter().map(|block| block.bytes).sum();
+        report.files = output.commit(&blocks)?;
     }
-    report.0.seconds = start.elapsed().as_secs_f64();
-    Ok(report.0)
+    report.seconds = start.elapsed().as_secs_f64();
+    Ok(report)
 }
 
-fn footers(plan: &LogicalPlan) -> Result<Vec<FileFooter>, RunError> {
-    let mut footers = Vec::new();
-    for path in expand(&plan.source().paths)? {
-        footers.push(FileFooter::read(&path)?);
-    }
-    Ok(footers)
-}
-
-/// What a task sends back.
-#[derive(Debug, Serialize, Deserialize)]
+/// What a block gave.
+#[derive(Debug, Default)]
 struct Ran {
-    report: BlockReport,
     node: String,
+    rows_in: u64,
+    rows_out: u64,
+    bytes_in: u64,
+    operators: Vec<OperatorReport>,
+    schema: Option<SchemaRef>,
+    file: Option<BlockFile>,
+    batch: Option<RecordBatch>,
 }
-
-type Answer = Result<Ran, DataError>;
 
 /// The tasks of one run.
-struct Run<'a, 'p> {
+struct Run<'a, 'o> {
     client: &'a Client,
     tasks: &'a [BlockTask],
-    stage: Value,
+    order: Value,
     returns_batches: bool,
     limit: Option<u64>,
     submit: Arc<TaskOptions>,
     window: usize,
-    progress: RunProgress,
-    tell: &'p mut dyn FnMut(RunProgress),
+    live: Live,
+    done: RunProgress,
+    options: RunOptions<'o>,
 }
 
 /// A task under way: its report, and its rows if the sink returns them.
@@ -186,11 +235,11 @@ struct UnderWay {
     batches: Option<ObjectHandle>,
 }
 
-impl<'a, 'p> Run<'a, 'p> {
-    fn new(client: &'a Client, physical: &'a PhysicalPlan, options: RunOptions<'p>) -> Result<Self, RunError> {
+impl<'a, 'o> Run<'a, 'o> {
+    fn new(client: &'a Client, physical: &'a PhysicalPlan, options: RunOptions<'o>) -> Result<Self, RunError> {
         let returns_batches = matches!(physical.stage.sink, StageSink::Batches);
-        let concurrency = match options.concurrency {
-            Some(tasks) => tasks.max(1),
+        let window = match options.concurrency {
+            Some(tasks) => tasks,
             None => cluster_cpus(client)? * TASKS_PER_CPU,
         };
         let mut submit = TaskOptions::default();
@@ -200,77 +249,94 @@ impl<'a, 'p> Run<'a, 'p> {
         submit.returns = 1 + u32::from(returns_batches);
         let pieces = physical.tasks.iter().flat_map(|task| &task.pieces);
         let rows_total = pieces.map(|piece| piece.rows).sum();
+        let live = Live::begin();
         Ok(Self {
             client,
             tasks: &physical.tasks,
-            stage: encode(&physical.stage)?,
+            order: encode(&Order { run: live.id, stage: physical.stage.clone() })?,
             returns_batches,
             limit: physical.limit,
             submit: Arc::new(submit),
-            window: concurrency,
-            progress: RunProgress { tasks_total: physical.tasks.len() as u64, rows_total, ..RunProgress::default() },
-            tell: options.progress,
+            window,
+            live,
+            done: RunProgress { tasks_total: physical.tasks.len() as u64, rows_total, ..RunProgress::default() },
+            options,
         })
     }
 
-    /// The results of all tasks, in source order.
-    fn all(&mut self) -> Result<Vec<(Ran, Vec<RecordBatch>)>, RunError> {
-        let mut results: Vec<Option<(Ran, Vec<RecordBatch>)>> = self.tasks.iter().map(|_| None).collect();
+    /// The results of all tasks that count, in source order.
+    fn all(&mut self) -> Result<Vec<Ran>, RunError> {
+        let mut schedule = Schedule::new(self.tasks.len(), self.window, self.limit);
         let mut under_way: Vec<UnderWay> = Vec::new();
-        let mut next = 0;
-        let mut failed: Option<(usize, RunError)> = None;
-        loop {
-            while failed.is_none()
-                && next < self.tasks.len()
-                && under_way.len() < self.window
-                && !self.has_enough(&results)
-            {
-                under_way.push(self.submit(next)?);
-                next += 1;
+        let mut patience = Patience::new();
+        let mut drain_until = None;
+        self.tell();
+        while !schedule.is_decided() {
+            while let Some(index) = schedule.submit() {
+                under_way.push(self.submit(index, &self.tasks[index])?);
             }
-            if under_way.is_empty() {
-                break;
+            let Some(first) = self.wait(&under_way, &mut patience)? else {
+                if drain_until.is_some_and(|until| Instant::now() >= until) {
+                    break;
+                }
+                continue;
+            };
+            let task = under_way.remove(first);
+            let result = self.result(&task);
+            if let Ok(ran) = &result {
+                self.done.rows_in += ran.rows_in;
+                self.done.rows_out += ran.rows_out;
+                self.done.bytes_in += ran.bytes_in;
+                self.done.tasks_done += 1;
+                self.tell();
             }
-            let handles: Vec<_> = under_way.iter().map(|task| task.report.clone()).collect();
-            let patience = failed.is_some().then_some(DRAIN_WITHIN);
-            let (ready, _) = self.client.wait(&handles, 1, patience)?;
-            let Some(first) = ready.first() else { break };
-            let task = under_way.remove(*first);
-            match self.result(&task) {
-                Ok(result) => {
-                    let report = &result.0.report;
-                    self.progress.rows_in += report.rows_in;
-                    self.progress.rows_out += report.rows_out;
-                    self.progress.bytes_in += report.bytes_in;
-                    self.progress.tasks_done += 1;
-                    (self.tell)(self.progress);
-                    results[task.index] = Some(result);
-                }
-                // The first in source order is reported, whichever came first.
-                Err(error) => {
-                    if failed.as_ref().is_none_or(|(index, _)| task.index < *index) {
-                        failed = Some((task.index, error));
-                    }
-                }
+            schedule.settle(task.index, result.map(|ran| (ran.rows_out, ran)));
+            if schedule.has_failed() {
+                drain_until.get_or_insert_with(|| Instant::now() + DRAIN_WITHIN);
             }
         }
-        match failed {
-            Some((_, error)) => Err(error),
-            None => Ok(results.into_iter().flatten().collect()),
+        schedule.finish()
+    }
+
+    /// Runs the stage over no rows, for its columns.
+    fn columns(&mut self) -> Result<Ran, RunError> {
+        let task = self.submit(0, &BlockTask { ordinal: 0, pieces: Vec::new(), expected_bytes: 0 })?;
+        let under_way = [task];
+        let mut patience = Patience::new();
+        while self.wait(&under_way, &mut patience)?.is_none() {}
+        self.result(&under_way[0])
+    }
+
+    /// The position of a task that has ended, if one does before the next tick.
+    fn wait(&mut self, under_way: &[UnderWay], patience: &mut Patience) -> Result<Option<usize>, RunError> {
+        if (self.options.cancelled)() {
+            return Err(DataError::Cancelled.into());
         }
+        let handles: Vec<_> = under_way.iter().map(|task| task.report.clone()).collect();
+        let (ready, _) = self.client.wait(&handles, 1, Some(TICK))?;
+        if ready.is_empty() {
+            self.tell();
+        }
+        if patience.is_over(self.progress().rows_in, !ready.is_empty()) {
+            (self.options.waiting)(&why_it_waits(self.client, self.submit.name.as_deref().unwrap_or_default()));
+        }
+        Ok(ready.first().copied())
     }
 
-    /// Whether the tasks at the front have all the rows that are wanted.
-    fn has_enough(&self, results: &[Option<(Ran, Vec<RecordBatch>)>]) -> bool {
-        let Some(limit) = self.limit else {
-            return false;
-        };
-        let front = results.iter().map_while(Option::as_ref);
-        front.map(|(ran, _)| ran.report.rows_out).sum::<u64>() >= limit
+    /// What is done, or under way in this process.
+    fn progress(&self) -> RunProgress {
+        let live = self.live.counters.sum();
+        let rows_in = self.done.rows_in.max(live.rows_in).min(self.done.rows_total);
+        RunProgress { rows_in, rows_out: self.done.rows_out.max(live.rows_out).min(rows_in), ..self.done }
     }
 
-    fn submit(&self, index: usize) -> Result<UnderWay, RunError> {
-        let args = [Arg::Value(self.stage.clone()), Arg::Value(encode(&self.tasks[index])?)];
+    fn tell(&mut self) {
+        let progress = self.progress();
+        (self.options.progress)(progress);
+    }
+
+    fn submit(&self, index: usize, task: &BlockTask) -> Result<UnderWay, RunError> {
+        let args = [Arg::Value(self.order.clone()), Arg::Value(encode(task)?)];
         let mut handles = self.client.submit(&RUN_BLOCK, args.into_iter().collect(), &self.submit);
         let batches = self.returns_batches.then(|| handles.pop()).flatten();
         let report =
@@ -278,17 +344,26 @@ impl<'a, 'p> Run<'a, 'p> {
         Ok(UnderWay { index, report, batches })
     }
 
-    fn result(&self, task: &UnderWay) -> Result<(Ran, Vec<RecordBatch>), RunError> {
-        let value = self.get(&task.report)?;
-        let ran = decode::<Answer>(&value)??;
-        let mut batches = Vec::new();
-        if let Some(handle) = &task.batches {
-            let value = self.get(handle)?;
-            if !value.is_empty() {
-                batches.push(ipc::decode(value.data).map_err(|error| codec("decoded", &error))?);
-            }
-        }
-        Ok((ran, batches))
+    fn result(&self, task: &UnderWay) -> Result<Ran, RunError> {
+        let Answer { node, result } = decode(&self.get(&task.report)?)?;
+        let report: BlockReport = match result {
+            Ok(report) => report,
+            Err(error) => return Err(RunError::Block { node, error: Box::new(error) }),
+        };
+        let batch = match &task.batches {
+            Some(handle) => decode_batches(self.get(handle)?)?,
+            None => None,
+        };
+        Ok(Ran {
+            node,
+            rows_in: report.rows_in,
+            rows_out: report.rows_out,
+            bytes_in: report.bytes_in,
+            operators: report.operators,
+            schema: report.schema.map(|WireSchema(schema)| schema),
+            file: report.file,
+            batch,
+        })
     }
 
     fn get(&self, handle: &ObjectHandle) -> Result<Value, RunError> {
@@ -297,46 +372,69 @@ impl<'a, 'p> Run<'a, 'p> {
     }
 }
 
-type Blocks = Vec<Option<crate::parquet_write::BlockFile>>;
-
-/// Adds up what the tasks did.
-fn gather(physical: &PhysicalPlan, results: Vec<(Ran, Vec<RecordBatch>)>) -> (RunReport, Blocks) {
+/// Adds up what the blocks did, cut to the limit; their batches are taken out. All must have the
+/// same columns.
+fn gather(physical: &PhysicalPlan, results: &mut [Ran]) -> Result<RunReport, DataError> {
     let mut total = RunReport { schema: physical.output_schema.clone(), ..RunReport::default() };
-    let mut blocks = Vec::new();
-    let mut left = physical.limit;
-    for (Ran { report, node }, batches) in results {
-        total.rows_in += report.rows_in;
-        total.bytes_in += report.bytes_in;
-        let rows = left.map_or(report.rows_out, |left| left.min(report.rows_out));
+    let mut left = physical.limit.unwrap_or(u64::MAX);
+    let mut first: Option<SchemaRef> = None;
+    for ran in results {
+        if let Some(schema) = &ran.schema {
+            let first = first.get_or_insert_with(|| Arc::clone(schema));
+            check_same_columns(physical.stage.sink.name(), first, schema)?;
+        }
+        let rows = ran.rows_out.min(left);
+        left -= rows;
+        total.rows_in += ran.rows_in;
+        total.bytes_in += ran.bytes_in;
         total.rows_out += rows;
-        *total.tasks_by_node.entry(node).or_default() += 1;
+        *total.tasks_by_node.entry(std::mem::take(&mut ran.node)).or_default() += 1;
         if total.operators.is_empty() {
-            total.operators = report.operators;
+            total.operators = std::mem::take(&mut ran.operators);
         } else {
-            for (sum, one) in total.operators.iter_mut().zip(report.operators) {
+            for (sum, one) in total.operators.iter_mut().zip(&ran.operators) {
                 sum.rows_in += one.rows_in;
                 sum.rows_out += one.rows_out;
             }
         }
-        if total.schema.is_none() {
-            total.schema = report.schema.map(|WireSchema(schema)| schema);
-        }
-        for batch in batches {
-            let keep =
-                left.map_or(batch.num_rows(), |left| batch.num_rows().min(usize::try_from(left).unwrap_or(usize::MAX)));
-            if let Some(left) = &mut left {
-                *left -= keep as u64;
-            }
-            total.batches.push(batch.slice(0, keep));
-        }
-        if total.batches.is_empty()
-            && let Some(left) = &mut left
-        {
-            *left -= rows;
-        }
-        blocks.push(report.file);
+        // A block's batch has all its rows.
+        total.batches.extend(ran.batch.take().map(|batch| batch.slice(0, batch.num_rows().min(rows as usize))));
     }
-    (total, blocks)
+    total.schema = total.schema.or(first);
+    Ok(total)
+}
+
+/// How long a run has not moved.
+struct Patience {
+    rows: u64,
+    since: Instant,
+}
+
+impl Patience {
+    fn new() -> Self {
+        Self { rows: 0, since: Instant::now() }
+    }
+
+    /// Whether it has lasted too long; it then starts again.
+    fn is_over(&mut self, rows: u64, moved: bool) -> bool {
+        let now = Instant::now();
+        if moved || rows != self.rows {
+            *self = Self { rows, since: now };
+        }
+        if now.duration_since(self.since) < WAITING_SHOWN_AFTER {
+            return false;
+        }
+        self.since = now;
+        true
+    }
+}
+
+/// What the cluster says of demands for the task `name`; nothing if the task simply runs.
+fn why_it_waits(client: &Client, name: &str) -> String {
+    let pending = client.status().map(|status| status.pending).unwrap_or_default();
+    let reasons: Vec<String> =
+        pending.into_iter().filter(|demand| demand.what.contains(name)).map(|demand| demand.reason).collect();
+    reasons.join("; ")
 }
 
 fn cluster_cpus(client: &Client) -> Result<usize, RunError> {
@@ -364,82 +462,4 @@ fn stage_name(stage: &Stage) -> String {
 
 fn uuid_text() -> String {
     format!("{:016x}", rand::random::<u64>())
-}
-
-// ---- in the task -------------------------------------------------------------------------------
-
-const RUN_BLOCK_NAME: &str = concat!("mobula-data@", env!("CARGO_PKG_VERSION"), "::run_block");
-
-static RUN_BLOCK: RemoteFunction = RemoteFunction {
-    name: RUN_BLOCK_NAME,
-    signature: "(Stage, BlockTask) -> (Result<Ran, DataError>, RecordBatch?)",
-    code: Code::Task(run_block_task),
-};
-
-inventory::submit! {
-    RemoteFunction {
-        name: RUN_BLOCK_NAME,
-        signature: "(Stage, BlockTask) -> (Result<Ran, DataError>, RecordBatch?)",
-        code: Code::Task(run_block_task),
-    }
-}
-
-fn run_block_task(args: Vec<Value>) -> CallResult {
-    let [stage, task] = args.as_slice() else {
-        let what = "run_block takes a stage and a block".to_owned();
-        return Err(CallError::System(Error::Invalid { what }));
-    };
-    let stage: Stage = decode(stage).map_err(system)?;
-    let task: BlockTask = decode(task).map_err(system)?;
-    let started = Instant::now();
-    let attempt = uuid_text();
-    let context = BlockContext {
-        functions: &RegisteredFunctions,
-        progress: &|_| std::ops::ControlFlow::Continue(()),
-        clock: &|| started.elapsed(),
-        attempt: &attempt,
-    };
-    let (answer, batches) = match run_block(&task, &stage, &context) {
-        Ok(output) => {
-            let node = mobula_core::worker::node_name().unwrap_or_default();
-            let ran = Ran { report: output.report, node };
-            (Ok(ran), output.batches)
-        }
-        Err(error) => (Err(error), Vec::new()),
-    };
-    let mut values = vec![encode::<Answer>(&answer).map_err(system)?];
-    if matches!(stage.sink, StageSink::Batches) {
-        values.push(encode_batches(&batches).map_err(system)?);
-    }
-    Ok(values)
-}
-
-/// All rows of a block as one batch; no bytes if there are none.
-fn encode_batches(batches: &[RecordBatch]) -> Result<Value, RunError> {
-    let Some(first) = batches.first() else {
-        return Ok(Value::new(Encoding::ARROW, Vec::new()));
-    };
-    let whole = arrow::compute::concat_batches(&first.schema(), batches).map_err(|error| codec("encoded", &error))?;
-    let pieces = ipc::encode(&whole).map_err(|error| codec("encoded", &error))?;
-    Ok(Value::new(Encoding::ARROW, pieces.concat()))
-}
-
-fn encode<T: Serialize>(value: &T) -> Result<Value, RunError> {
-    let data = rmp_serde::to_vec_named(value).map_err(|error| codec("encoded", &error))?;
-    Ok(Value::new(Encoding::MSGPACK, data))
-}
-
-fn decode<T: DeserializeOwned>(value: &Value) -> Result<T, RunError> {
-    rmp_serde::from_slice(&value.data).map_err(|error| codec("decoded", &error))
-}
-
-fn codec(doing: &str, error: &dyn std::fmt::Display) -> RunError {
-    RunError::Core(Error::Codec { what: "a block".to_owned(), doing: doing.to_owned(), why: error.to_string() })
-}
-
-fn system(error: RunError) -> CallError {
-    CallError::System(match error {
-        RunError::Core(error) => error,
-        RunError::Data(error) => Error::Invalid { what: error.to_string() },
-    })
 }

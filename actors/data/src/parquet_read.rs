@@ -55,12 +55,6 @@ impl FileFooter {
             row_groups: row_groups.iter().map(|group| RowGroup::new(group, columns)).collect(),
         })
     }
-
-    /// The rows of the file.
-    #[must_use]
-    pub fn rows(&self) -> u64 {
-        self.row_groups.iter().map(|group| group.rows).sum()
-    }
 }
 
 /// Streams the rows of one piece of a file.

@@ -69,7 +69,6 @@ pub struct BlockFile {
 pub struct BlockWriter {
     /// Gone once the file is finished or given up.
     writer: Option<ArrowWriter<File>>,
-    schema: SchemaRef,
     ordinal: u64,
     path: PathBuf,
     finished_path: PathBuf,
@@ -88,23 +87,12 @@ impl BlockWriter {
         let finished_path = Path::new(staging).join(part_name(ordinal));
         let path = Path::new(staging).join(format!("{}.{attempt}", part_name(ordinal)));
         let file = File::create(&path).map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => DataError::Write {
-                path: path.display().to_string(),
-                cause: "its directory does not exist: the run has ended, or this node does not share \
-                        the output's file system with the driver"
-                    .into(),
-            },
+            io::ErrorKind::NotFound => no_staging(&path),
             _ => DataError::write(&path, &e),
         })?;
-        let writer = ArrowWriter::try_new(file, schema.clone(), Some(properties(options)))
-            .map_err(|e| write_error(&path, &e))?;
-        Ok(BlockWriter { writer: Some(writer), schema, ordinal, path, finished_path, rows: 0 })
-    }
-
-    /// The columns it writes.
-    #[must_use]
-    pub fn schema(&self) -> &SchemaRef {
-        &self.schema
+        let writer =
+            ArrowWriter::try_new(file, schema, Some(properties(options))).map_err(|e| write_error(&path, &e))?;
+        Ok(BlockWriter { writer: Some(writer), ordinal, path, finished_path, rows: 0 })
     }
 
     /// Adds the rows of a batch.
@@ -132,6 +120,21 @@ impl Drop for BlockWriter {
     fn drop(&mut self) {
         // After `finish` the file has another name and this finds nothing.
         let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Whether the directory is there in which the files of a run wait.
+pub(crate) fn check_staging(staging: &str) -> Result<(), DataError> {
+    let staging = Path::new(staging);
+    if staging.is_dir() { Ok(()) } else { Err(no_staging(staging)) }
+}
+
+fn no_staging(path: &Path) -> DataError {
+    DataError::Write {
+        path: path.display().to_string(),
+        cause: "its directory does not exist: the run has ended, or this node does not share the output's file \
+                system with the driver"
+            .into(),
     }
 }
 

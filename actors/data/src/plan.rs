@@ -47,6 +47,8 @@ pub struct ReadParquet {
     pub matching: Matching,
     /// Rows per batch.
     pub batch_rows: usize,
+    /// A block ends when it has this many bytes before compression; row groups are never split.
+    pub block_bytes: u64,
 }
 
 /// An operator whose rows come from one input.
@@ -117,6 +119,7 @@ impl LogicalPlan {
             columns: None,
             matching: Matching::default(),
             batch_rows: DEFAULT_BATCH_ROWS,
+            block_bytes: DEFAULT_BLOCK_BYTES,
         })
     }
 
@@ -234,6 +237,10 @@ impl fmt::Display for Sink {
 
 /// Rows per batch unless told otherwise: twenty columns of one batch stay in a core's cache.
 pub const DEFAULT_BATCH_ROWS: usize = 8192;
+
+/// Bytes of a block unless told otherwise: large enough to pay for a task and a file, small
+/// enough that a few gigabytes keep many cores busy.
+pub const DEFAULT_BLOCK_BYTES: u64 = 16 << 20;
 
 #[cfg(test)]
 mod tests {

@@ -33,8 +33,6 @@ pub struct PhysicalPlan {
     pub input_schema: SchemaRef,
     /// The columns of the result; not known before it runs if a function makes them.
     pub output_schema: Option<SchemaRef>,
-    /// The rows of the result, where footers tell them.
-    pub known_rows: Option<u64>,
 }
 
 /// What every task of a fused stage does.
@@ -49,6 +47,15 @@ pub struct Stage {
     pub operators: Vec<Operator>,
     /// What happens to the rows.
     pub sink: StageSink,
+}
+
+impl Stage {
+    /// Says where files wait; a stage that writes none ignores it.
+    pub fn stage_in(&mut self, dir: String) {
+        if let StageSink::WriteParquet { staging, .. } = &mut self.sink {
+            *staging = dir;
+        }
+    }
 }
 
 /// What a task does with its rows.
@@ -119,16 +126,10 @@ pub fn plan(plan: &LogicalPlan, sink: &Sink, files: &[FileFooter], staging: &str
     let limits = place_limits(operators, sink);
     let all_groups = needed.is_empty();
     let mut pieces = pieces(files, &unified, &needed);
-    let mut known_rows = None;
-    if limits.operators.iter().all(keeps_rows) {
-        let rows: u64 = files.iter().map(FileFooter::rows).sum();
-        let rows = rows.min(limits.read.unwrap_or(u64::MAX)).min(limits.total.unwrap_or(u64::MAX));
-        known_rows = Some(rows);
-    }
     if let Some(rows) = limits.read {
         cut(&mut pieces, rows);
     }
-    let target = if limits.one_task || all_groups { u64::MAX } else { BLOCK_TARGET_BYTES };
+    let target = if limits.one_task || all_groups { u64::MAX } else { source.block_bytes };
     let tasks = group(pieces, target);
 
     let schema = Arc::new(
@@ -152,7 +153,6 @@ pub fn plan(plan: &LogicalPlan, sink: &Sink, files: &[FileFooter], staging: &str
         limit: limits.total,
         input_schema: unified.schema,
         output_schema,
-        known_rows,
     })
 }
 
@@ -399,10 +399,6 @@ fn group(pieces: Vec<(Piece, u64)>, target: u64) -> Vec<BlockTask> {
     }
     tasks
 }
-
-/// A block ends when it has this many bytes before compression: large enough to pay for a task
-/// and a file, small enough that a few gigabytes keep many cores busy.
-pub const BLOCK_TARGET_BYTES: u64 = 16 << 20;
 
 /// The largest batch: more rows than this in one batch serve no one and cost memory.
 pub const MAX_BATCH_ROWS: usize = 1 << 24;

@@ -3,15 +3,18 @@
 //! Entry type: [`generate`]. One file a month, as the TLC publishes them. Threads make whole
 //! row groups, trips and encoding both, and append them in order, so what is written depends
 //! only on the seed, the months and the number of rows. Files get their names when all are
-//! done; a run that fails leaves none.
+//! done; a run that fails or is interrupted leaves none, and replaces none unless it is told to.
 
 use std::fs::{self, File};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use arrow::datatypes::SchemaRef;
 use mobula_data::DataError;
+use mobula_data::moves::{MadeDirectories, Moves};
+use mobula_data::parquet_write::write_error;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowRowGroupWriterFactory, compute_leaves};
 use parquet::basic::{Compression, ZstdLevel};
@@ -37,6 +40,8 @@ pub struct Generate {
     pub output: PathBuf,
     /// Threads to use.
     pub threads: usize,
+    /// Whether files that exist are replaced; otherwise they are an error.
+    pub overwrite: bool,
 }
 
 /// A file that was written.
@@ -50,40 +55,96 @@ pub struct Generated {
     pub bytes: u64,
 }
 
-/// Generates trips; `progress` is told of rows as they are encoded.
-pub fn generate(what: &Generate, progress: &(dyn Fn(u64) + Sync)) -> Result<Vec<Generated>, DataError> {
-    let output = Output::prepare(&what.output)?;
+/// Generates trips; `progress` is told of rows as they are encoded, and may end it.
+pub fn generate(what: &Generate, progress: Progress<'_>) -> Result<Vec<Generated>, DataError> {
+    let names: Vec<String> = what.months.iter().map(|month| format!("yellow_tripdata_{month}.parquet")).collect();
+    let existing = names.iter().find(|name| what.output.join(name).symlink_metadata().is_ok());
+    if let (false, Some(name)) = (what.overwrite, existing) {
+        return Err(DataError::OutputExists { path: what.output.display().to_string(), found: name.clone() });
+    }
+    let mut made = MadeDirectories::make(&what.output).map_err(|e| DataError::write(&what.output, &e))?;
     let (city, tables, schema) = (Arc::new(City::new()), Arc::new(Tables::new()), yellow_schema());
     let shares = share(what.rows, &what.months);
     let mut months = Vec::with_capacity(shares.len());
-    for (month, rows) in shares {
+    for ((month, rows), name) in shares.into_iter().zip(&names) {
         let trips = Trips::new(what.seed, month, rows, city.clone(), tables.clone(), schema.clone());
-        months.push(MonthFile::create(&output.dir, month, rows, trips, &schema)?);
+        months.push(MonthFile::create(&what.output, name, rows, trips, &schema)?);
     }
+    write_groups(&months, what.threads, &schema, progress)?;
+    let files = put_in_place(months, what.overwrite)?;
+    made.keep();
+    Ok(files)
+}
+
+/// Told of rows as they are encoded; it may end the run.
+pub type Progress<'a> = &'a (dyn Fn(u64) -> ControlFlow<()> + Sync);
+
+/// Makes all row groups of all months, by threads that take them in order.
+fn write_groups(
+    months: &[MonthFile],
+    threads: usize,
+    schema: &SchemaRef,
+    progress: Progress<'_>,
+) -> Result<(), DataError> {
     let groups: Vec<(&MonthFile, u64)> =
         months.iter().flat_map(|m| (0..m.rows.div_ceil(ROW_GROUP_ROWS)).map(move |g| (m, g))).collect();
     let next = AtomicUsize::new(0);
     let failure: Mutex<Option<DataError>> = Mutex::new(None);
     std::thread::scope(|scope| {
-        for _ in 0..what.threads.clamp(1, groups.len().max(1)) {
+        for _ in 0..threads.clamp(1, groups.len().max(1)) {
             scope.spawn(|| {
+                let mut end = EndAll { months, armed: true };
                 while let Some((month, group)) = groups.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if let Err(error) = month.write_group(*group, &schema, progress) {
+                    if let Err(error) = month.write_group(*group, schema, progress) {
                         lock(&failure).get_or_insert(error);
-                        months.iter().for_each(MonthFile::give_up);
                         return;
                     }
                 }
+                end.armed = false;
             });
         }
     });
-    if let Some(error) = lock(&failure).take() {
-        months.iter().for_each(|m| drop(fs::remove_file(&m.unfinished)));
-        return Err(error);
+    let failure = lock(&failure).take();
+    failure.map_or(Ok(()), Err)
+}
+
+/// Dropped by a thread that fails or panics, so that none waits for its turn after it for ever.
+struct EndAll<'a> {
+    months: &'a [MonthFile],
+    armed: bool,
+}
+
+impl Drop for EndAll<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            self.months.iter().for_each(MonthFile::give_up);
+        }
     }
-    let written = months.into_iter().map(MonthFile::finish).collect::<Result<Vec<_>, _>>()?;
-    output.keep();
-    Ok(written)
+}
+
+/// Ends all files and gives them their names: all of them, or none.
+fn put_in_place(months: Vec<MonthFile>, overwrite: bool) -> Result<Vec<Generated>, DataError> {
+    let mut finished = Vec::with_capacity(months.len());
+    for month in months {
+        finished.push(month.finish()?);
+    }
+    let mut moves = Moves::default();
+    let mut replaced = Vec::new();
+    for (unfinished, file) in &finished {
+        if overwrite && file.path.symlink_metadata().is_ok() {
+            let aside = unfinished.0.with_extension("replaced");
+            moves.rename(&file.path, &aside)?;
+            replaced.push(aside);
+        }
+        moves.rename(&unfinished.0, &file.path)?;
+    }
+    moves.keep();
+    for aside in replaced {
+        if let Err(error) = fs::remove_file(&aside) {
+            tracing::warn!(path = %aside.display(), %error, "cannot remove a file that was replaced");
+        }
+    }
+    Ok(finished.into_iter().map(|(_, file)| file).collect())
 }
 
 /// The rows of every month, by its days; the first months take what does not divide.
@@ -101,43 +162,20 @@ fn share(rows: u64, months: &[Month]) -> Vec<(Month, u64)> {
     months.iter().map(share).collect()
 }
 
-/// The directory of the output; one that this run made goes away with it if it fails.
-struct Output {
-    dir: PathBuf,
-    made: Vec<PathBuf>,
-}
+/// A file under the name it has until all months are done. Dropped, it is removed; one that has
+/// got its name is not there any more.
+struct Unfinished(PathBuf);
 
-impl Output {
-    fn prepare(dir: &Path) -> Result<Output, DataError> {
-        let missing: Vec<&Path> =
-            dir.ancestors().filter(|p| !p.as_os_str().is_empty()).take_while(|p| !p.exists()).collect();
-        let mut output = Output { dir: dir.to_path_buf(), made: Vec::new() };
-        for path in missing.into_iter().rev() {
-            fs::create_dir(path).map_err(|e| DataError::write(path, &e))?;
-            output.made.push(path.to_path_buf());
-        }
-        Ok(output)
-    }
-
-    fn keep(mut self) {
-        self.made.clear();
-    }
-}
-
-impl Drop for Output {
+impl Drop for Unfinished {
     fn drop(&mut self) {
-        for made in self.made.iter().rev() {
-            // Only empty directories go; that is all a failed run can have left.
-            let _ = fs::remove_dir(made);
-        }
+        let _ = fs::remove_file(&self.0);
     }
 }
 
 /// The file of a month while threads append row groups to it.
 struct MonthFile {
     path: PathBuf,
-    /// Its name until all months are done.
-    unfinished: PathBuf,
+    unfinished: Unfinished,
     rows: u64,
     trips: Trips,
     factory: ArrowRowGroupWriterFactory,
@@ -152,17 +190,17 @@ struct Appending {
 }
 
 impl MonthFile {
-    fn create(dir: &Path, month: Month, rows: u64, trips: Trips, schema: &SchemaRef) -> Result<MonthFile, DataError> {
-        let name = format!("yellow_tripdata_{month}.parquet");
-        let unfinished = dir.join(format!(".{name}.{}", std::process::id()));
-        let file = File::create(&unfinished).map_err(|e| DataError::write(&unfinished, &e))?;
+    fn create(dir: &Path, name: &str, rows: u64, trips: Trips, schema: &SchemaRef) -> Result<MonthFile, DataError> {
+        let path = dir.join(format!(".{name}.{}", std::process::id()));
+        let file = File::create(&path).map_err(|e| DataError::write(&path, &e))?;
+        let unfinished = Unfinished(path);
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
             .set_statistics_enabled(EnabledStatistics::Chunk)
             .build();
         let writer = ArrowWriter::try_new(file, Arc::clone(schema), Some(properties));
         let (writer, factory) =
-            writer.and_then(ArrowWriter::into_serialized_writer).map_err(|e| write_error(&unfinished, &e))?;
+            writer.and_then(ArrowWriter::into_serialized_writer).map_err(|e| write_error(&unfinished.0, &e))?;
         Ok(MonthFile {
             path: dir.join(name),
             unfinished,
@@ -176,9 +214,11 @@ impl MonthFile {
 
     /// Makes row group `group` and appends it when its turn comes. Groups are begun in order,
     /// so whoever's turn it is never waits, and no more than one waits per thread.
-    fn write_group(&self, group: u64, schema: &SchemaRef, progress: &(dyn Fn(u64) + Sync)) -> Result<(), DataError> {
-        let failed = |e: ParquetError| write_error(&self.unfinished, &e);
-        let encoded = self.encode(group, schema, progress).map_err(failed)?;
+    fn write_group(&self, group: u64, schema: &SchemaRef, progress: Progress<'_>) -> Result<(), DataError> {
+        let failed = |e: ParquetError| write_error(&self.unfinished.0, &e);
+        let Some(encoded) = self.encode(group, schema, progress).map_err(failed)? else {
+            return Err(DataError::Cancelled);
+        };
         let mut state = lock(&self.state);
         while state.next != group {
             if state.writer.is_none() {
@@ -195,12 +235,13 @@ impl MonthFile {
         Ok(())
     }
 
+    /// The columns of a row group; none if the run is to end.
     fn encode(
         &self,
         group: u64,
         schema: &SchemaRef,
-        progress: &(dyn Fn(u64) + Sync),
-    ) -> Result<Vec<ArrowColumnChunk>, ParquetError> {
+        progress: Progress<'_>,
+    ) -> Result<Option<Vec<ArrowColumnChunk>>, ParquetError> {
         let mut writers = self.factory.create_column_writers(group as usize)?;
         let first_chunk = group * (ROW_GROUP_ROWS / CHUNK_ROWS);
         let end_chunk = self.rows.div_ceil(CHUNK_ROWS).min(first_chunk + ROW_GROUP_ROWS / CHUNK_ROWS);
@@ -211,9 +252,11 @@ impl MonthFile {
                     writer.write(&leaf)?;
                 }
             }
-            progress(batch.num_rows() as u64);
+            if progress(batch.num_rows() as u64).is_break() {
+                return Ok(None);
+            }
         }
-        writers.into_iter().map(|writer| writer.close()).collect()
+        writers.into_iter().map(|writer| writer.close()).collect::<Result<_, _>>().map(Some)
     }
 
     /// Wakes whoever waits for a turn that will not come.
@@ -222,14 +265,14 @@ impl MonthFile {
         self.turn.notify_all();
     }
 
-    fn finish(self) -> Result<Generated, DataError> {
+    /// Ends the file; it still has to get its name.
+    fn finish(self) -> Result<(Unfinished, Generated), DataError> {
+        let path = &self.unfinished.0;
         if let Some(writer) = lock(&self.state).writer.take() {
-            writer.close().map_err(|e| write_error(&self.unfinished, &e))?;
+            writer.close().map_err(|e| write_error(path, &e))?;
         }
-        let failed = |e: std::io::Error| DataError::write(&self.path, &e);
-        let bytes = fs::metadata(&self.unfinished).map_err(failed)?.len();
-        fs::rename(&self.unfinished, &self.path).map_err(failed)?;
-        Ok(Generated { path: self.path, rows: self.rows, bytes })
+        let bytes = fs::metadata(path).map_err(|e| DataError::write(path, &e))?.len();
+        Ok((self.unfinished, Generated { path: self.path, rows: self.rows, bytes }))
     }
 }
 
@@ -240,15 +283,6 @@ fn append(writer: &mut SerializedFileWriter<File>, encoded: Vec<ArrowColumnChunk
     }
     row_group.close()?;
     Ok(())
-}
-
-fn write_error(path: &Path, error: &ParquetError) -> DataError {
-    if let ParquetError::External(cause) = error
-        && let Some(error) = cause.downcast_ref::<std::io::Error>()
-    {
-        return DataError::write(path, error);
-    }
-    DataError::Write { path: path.display().to_string(), cause: error.to_string() }
 }
 
 /// A thread that panicked has its own way to be heard; the lock's data stays usable.

@@ -1,17 +1,22 @@
 //! The program `taxi-etl`.
 
 use std::error::Error;
-use std::path::{Path, PathBuf};
+use std::io::IsTerminal;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mobula::{Config, DataError};
+use mobula_data::planner::MAX_BATCH_ROWS;
 use taxi_etl::calendar::Month;
 use taxi_etl::clean::{Limits, read};
 use taxi_etl::generate::{Generate, Generated, generate};
-use taxi_etl::report::{bar, grouped, size, table};
+use taxi_etl::interrupt::{INTERRUPTED, Interrupt};
+use taxi_etl::report::{bar, grouped, print, size, table};
 use taxi_etl::run::Run;
+use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -37,11 +42,12 @@ struct CleanArgs {
     /// Trip files, directories of them, or patterns such as 'trips/*.parquet'.
     #[arg(long, num_args = 1.., requires = "output")]
     input: Vec<PathBuf>,
-    /// The directory of the result. Files of an earlier run there are replaced.
+    /// The directory of the result, which may not lie in the input. The files of an earlier run
+    /// there, part-*.parquet, are replaced; another Parquet file there is an error.
     #[arg(long, requires = "input")]
     output: Option<PathBuf>,
     /// A running cluster; without it the work is done in this process.
-    #[arg(long)]
+    #[arg(long, value_name = "HOST:PORT", env = "MOBULA_ADDRESS")]
     address: Option<String>,
     /// The directory with the credentials for the cluster.
     #[arg(long, requires = "address")]
@@ -50,8 +56,8 @@ struct CleanArgs {
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     concurrency: Option<u64>,
     /// Rows per batch.
-    #[arg(long)]
-    batch_size: Option<usize>,
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=MAX_BATCH_ROWS as u64))]
+    batch_size: Option<u64>,
     /// How the result is told.
     #[arg(long, value_enum, default_value_t = Format::Human)]
     format: Format,
@@ -77,6 +83,9 @@ struct GenerateArgs {
     /// Where the files go.
     #[arg(long)]
     output: PathBuf,
+    /// Replace files of the same name; otherwise they are an error.
+    #[arg(long)]
+    overwrite: bool,
     /// How the result is told.
     #[arg(long, value_enum, default_value_t = Format::Human)]
     format: Format,
@@ -100,12 +109,24 @@ fn months(text: &str) -> Result<Months, String> {
 #[mobula::main]
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    log_to_stderr();
+    let interrupt = match Interrupt::watch() {
+        Ok(interrupt) => interrupt,
+        Err(error) => {
+            eprintln!("taxi-etl: signals cannot be watched: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let done = match cli.command {
-        Some(Command::Generate(arguments)) => run_generate(arguments),
-        None => run_clean(cli.clean),
+        Some(Command::Generate(arguments)) => run_generate(arguments, &interrupt),
+        None => run_clean(cli.clean, &interrupt),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
+        Err(_) if interrupt.is_set() => {
+            eprintln!("taxi-etl: interrupted; nothing was written");
+            ExitCode::from(INTERRUPTED)
+        }
         Err(error) => {
             eprintln!("taxi-etl: {error}");
             ExitCode::FAILURE
@@ -113,97 +134,100 @@ fn main() -> ExitCode {
     }
 }
 
-fn run_clean(arguments: CleanArgs) -> Result<(), Box<dyn Error>> {
+/// Warnings and errors, or what `MOBULA_LOG` asks for (`MOBULA_LOG=mobula_core=debug`).
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_env("MOBULA_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+}
+
+fn run_clean(arguments: CleanArgs, interrupt: &Interrupt) -> Result<(), Box<dyn Error>> {
     let quiet = arguments.format == Format::Json;
     let demo = arguments.output.is_none();
-    let (inputs, output) = match arguments.output {
-        Some(output) => (arguments.input, output),
-        None => demo_paths(quiet)?,
-    };
     let mut config = Config::default().name("taxi-etl");
-    if let Some(address) = arguments.address {
+    if let Some(address) = arguments.address.filter(|address| !address.is_empty()) {
         config = config.address(address);
     }
     if let Some(directory) = arguments.credentials {
         config = config.credentials(directory);
     }
+    // First of all: without a cluster there is no use in making up trips.
     let session = mobula::init(config)?;
+    let (inputs, output) = match arguments.output {
+        Some(output) => (arguments.input, output),
+        None => demo_paths(quiet, interrupt)?,
+    };
     let run = Run {
         inputs,
         output,
         limits: Limits::default(),
         concurrency: arguments.concurrency.map(|blocks| usize::try_from(blocks).unwrap_or(usize::MAX)),
-        batch_rows: arguments.batch_size,
+        batch_rows: arguments.batch_size.map(|rows| usize::try_from(rows).unwrap_or(usize::MAX)),
     };
     let bar = bar(0, quiet);
-    let result = run.run(&bar);
+    let result = run.run(&bar, interrupt);
     bar.finish_and_clear();
     let summary = result?;
-    if quiet {
-        println!("{}", summary.to_json());
-    } else {
-        println!("{}", summary.to_table());
-    }
+    print(&if quiet { summary.to_json() } else { summary.to_table() })?;
     if demo && !quiet {
-        println!("\nThe first of them, as they lie in {}:", run.output.display());
+        print(&format!("\nThe first of them, as they lie in {}:", run.output.display()))?;
         let columns = ["pickup", "dropoff"].map(|end| format!("tpep_{end}_datetime"));
         let rest = ["trip_distance", "fare_amount", "trip_duration_min"].map(str::to_owned);
-        read([&run.output]).select(columns.into_iter().chain(rest)).show(5)?;
+        read(&run.output).select(columns.into_iter().chain(rest)).show(5)?;
     }
     session.shutdown();
     Ok(())
 }
 
-/// Generates a month of trips where the user's caches are kept.
-fn demo_paths(quiet: bool) -> Result<(Vec<PathBuf>, PathBuf), Box<dyn Error>> {
+/// Generates a month of trips where the user's caches are kept, in the place of the last one.
+fn demo_paths(quiet: bool, interrupt: &Interrupt) -> Result<(Vec<PathBuf>, PathBuf), Box<dyn Error>> {
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
     let base = cache.unwrap_or_else(std::env::temp_dir).join("mobula").join("taxi-etl");
     let trips = base.join("generated");
     if !quiet {
-        println!("Making up a month of {} trips in {}", grouped(DEMO_ROWS), trips.display());
+        print(&format!("Making up a month of {} trips in {}", grouped(DEMO_ROWS), trips.display()))?;
     }
-    remove_generated(&trips)?;
     let what = Generate {
         rows: DEMO_ROWS,
         months: Month::parse_range("2023-01")?,
         seed: 42,
         output: trips,
         threads: threads(),
+        overwrite: true,
     };
-    let files = with_bar(&what, quiet)?;
+    let files = with_bar(&what, quiet, interrupt)?;
     Ok((files.into_iter().map(|file| file.path).collect(), base.join("cleaned")))
-}
-
-/// The generator replaces nothing; what an earlier demonstration left is in its way.
-fn remove_generated(directory: &Path) -> Result<(), DataError> {
-    match std::fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(DataError::write(directory, &error)),
-        _ => Ok(()),
-    }
 }
 
 fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-fn with_bar(what: &Generate, quiet: bool) -> Result<Vec<Generated>, DataError> {
+fn with_bar(what: &Generate, quiet: bool, interrupt: &Interrupt) -> Result<Vec<Generated>, DataError> {
     let bar = bar(what.rows, quiet);
-    let files = generate(what, &|rows| bar.inc(rows));
+    let files = generate(what, &|rows| {
+        bar.inc(rows);
+        if interrupt.is_set() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
     bar.finish_and_clear();
     files
 }
 
-fn run_generate(arguments: GenerateArgs) -> Result<(), Box<dyn Error>> {
+fn run_generate(arguments: GenerateArgs, interrupt: &Interrupt) -> Result<(), Box<dyn Error>> {
     let what = Generate {
         rows: arguments.rows,
         months: arguments.months.0,
         seed: arguments.seed,
         output: arguments.output,
         threads: threads(),
+        overwrite: arguments.overwrite,
     };
     let start = Instant::now();
-    let files = with_bar(&what, arguments.format == Format::Json)?;
+    let files = with_bar(&what, arguments.format == Format::Json, interrupt).map_err(|error| match error {
+        DataError::OutputExists { .. } => format!("{error}, or replace it with --overwrite"),
+        error => error.to_string(),
+    })?;
     let seconds = start.elapsed().as_secs_f64();
     let per_second = what.rows as f64 / seconds;
     if arguments.format == Format::Json {
@@ -215,13 +239,13 @@ fn run_generate(arguments: GenerateArgs) -> Result<(), Box<dyn Error>> {
             "seconds": seconds,
             "rows_per_second": per_second,
         });
-        println!("{result:#}");
+        print(&format!("{result:#}"))?;
         return Ok(());
     }
     let mut table = table(["file", "rows", "bytes"]);
     for file in &files {
         table.add_row([file.path.display().to_string(), grouped(file.rows), size(file.bytes)]);
     }
-    println!("{table}\n{seconds:.2} s, {} rows/s", grouped(per_second as u64));
+    print(&format!("{table}\n{seconds:.2} s, {} rows/s", grouped(per_second as u64)))?;
     Ok(())
 }

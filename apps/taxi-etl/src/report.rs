@@ -4,6 +4,8 @@
 //! bar that is silent when no one watches.
 
 use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -77,10 +79,23 @@ impl Summary {
 #[must_use]
 pub fn bar(rows: u64, quiet: bool) -> ProgressBar {
     let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-    let template = "{bar:40.cyan} {human_pos}/{human_len} rows  {per_sec}  {eta} left";
+    let template = "{bar:40.cyan} {human_pos}/{human_len} rows  {per_sec}  {eta} left  {msg}";
     // Shown as it is if the template were wrong.
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::with_draw_target(Some(rows), target).with_style(style)
+    let bar = ProgressBar::with_draw_target(Some(rows), target).with_style(style);
+    bar.enable_steady_tick(BAR_DRAWN_EVERY);
+    bar
+}
+
+/// Prints a result and a line end. A reader that has gone away (`| head`) is no failure.
+///
+/// # Errors
+/// What the system says when stdout cannot be written.
+pub fn print(text: &str) -> io::Result<()> {
+    match writeln!(io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// A table with these headings, numbers to the right.
@@ -112,12 +127,15 @@ pub fn grouped(number: u64) -> String {
 #[must_use]
 pub fn size(bytes: u64) -> String {
     match bytes {
-        0..10_000 => format!("{bytes} B"),
-        10_000..10_000_000 => format!("{:.1} KB", bytes as f64 / 1e3),
-        10_000_000..10_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        0..1_000 => format!("{bytes} B"),
+        1_000..1_000_000 => format!("{:.1} KB", bytes as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
         _ => format!("{:.1} GB", bytes as f64 / 1e9),
     }
 }
+
+/// How often the bar is drawn while nothing is told.
+const BAR_DRAWN_EVERY: Duration = Duration::from_millis(200);
 
 fn plural(count: u64, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{} {what}s", grouped(count)) }
@@ -165,7 +183,7 @@ mod tests {
             "97,327",
             "1,051",
             "not trip_distance > 0",
-            "3000.0 KB",
+            "3.0 MB",
             "1 file of 1 block by local (1) in 0.25 s",
             "400,000",
         ] {
@@ -177,6 +195,7 @@ mod tests {
     fn numbers_read_well() {
         let texts = [0, 999, 1_000, 1_234_567].map(grouped);
         assert_eq!(texts, ["0", "999", "1,000", "1,234,567"]);
-        assert_eq!(size(20_000_000_000), "20.0 GB");
+        let sizes = [999, 1_500, 3_000_000, 20_000_000_000].map(size);
+        assert_eq!(sizes, ["999 B", "1.5 KB", "3.0 MB", "20.0 GB"]);
     }
 }

@@ -4,11 +4,13 @@
 //! makes no difference.
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use indicatif::ProgressBar;
 use mobula::{RunError, RunReport, WriteMode, WriteOptions};
 
 use crate::clean::{Limits, clean, read};
+use crate::interrupt::Interrupt;
 use crate::report::Summary;
 
 /// What to clean, and how.
@@ -16,7 +18,7 @@ use crate::report::Summary;
 pub struct Run {
     /// Files, directories and patterns.
     pub inputs: Vec<PathBuf>,
-    /// The directory of the result; files of an earlier run there are replaced.
+    /// The directory of the result; the files that an earlier run wrote there are replaced.
     pub output: PathBuf,
     /// Which trips are kept.
     pub limits: Limits,
@@ -27,31 +29,45 @@ pub struct Run {
 }
 
 impl Run {
-    /// Runs it, telling `bar` how far it is.
+    /// Runs it, telling `bar` how far it is, until it is done or interrupted.
     ///
     /// # Errors
     /// [`RunError`], naming file and cause. Nothing is left in the output then.
-    pub fn run(&self, bar: &ProgressBar) -> Result<Summary, RunError> {
+    pub fn run(&self, bar: &ProgressBar, interrupt: &Interrupt) -> Result<Summary, RunError> {
+        let start = Instant::now();
         let mut trips = read(&self.inputs);
         if let Some(rows) = self.batch_rows {
             trips = trips.batch_size(rows);
         }
+        let trips = trips.opened()?;
         let schema = trips.source_schema()?;
         let mut cleaned = clean(trips, &schema, &self.limits)?;
         if let Some(blocks) = self.concurrency {
             cleaned = cleaned.concurrency(blocks);
         }
-        let shown = bar.clone();
-        let cleaned = cleaned.on_progress(move |progress| {
-            shown.set_length(progress.rows_total);
-            shown.set_position(progress.rows_in);
-        });
+        let (shown, waiting) = (bar.clone(), bar.clone());
+        let mut last = String::new();
+        let cleaned = cleaned
+            .cancel_when(interrupt.flag())
+            .on_progress(move |progress| {
+                shown.set_length(progress.rows_total);
+                shown.set_position(progress.rows_in);
+            })
+            .on_waiting(move |reason| {
+                waiting.set_message(if reason.is_empty() { String::new() } else { format!("waits: {reason}") });
+                // Who sees no bar is told once.
+                if waiting.is_hidden() && !reason.is_empty() && reason != last {
+                    tracing::warn!(reason, "the run waits");
+                }
+                reason.clone_into(&mut last);
+            });
         let options = WriteOptions { mode: WriteMode::Overwrite, ..WriteOptions::default() };
-        Ok(summary(cleaned.write_parquet_with(&self.output, options)?))
+        let report = cleaned.write_parquet_with(&self.output, options)?;
+        Ok(summary(report, start.elapsed().as_secs_f64()))
     }
 }
 
-fn summary(report: RunReport) -> Summary {
+fn summary(report: RunReport, seconds: f64) -> Summary {
     Summary {
         rows_read: report.rows_in,
         rows_written: report.rows_out,
@@ -61,7 +77,7 @@ fn summary(report: RunReport) -> Summary {
         bytes_read: report.bytes_in,
         bytes_written: report.bytes_out,
         blocks_by_node: report.tasks_by_node,
-        seconds: report.seconds,
-        rows_per_second: report.rows_in as f64 / report.seconds.max(1e-9),
+        seconds,
+        rows_per_second: report.rows_in as f64 / seconds.max(1e-9),
     }
 }

@@ -4,7 +4,8 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use arrow::array::{Array as _, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
 use arrow::compute::filter_record_batch;
@@ -125,6 +126,111 @@ fn what_goes_wrong_says_where() {
     assert!(error.contains("fair") && error.contains("fare"), "{error}");
     let error = read_parquet([dir.path().join("nothing.parquet")]).count().unwrap_err().to_string();
     assert!(error.contains("nothing.parquet"), "{error}");
+}
+
+/// Its column is called after the block, as far as the block knows.
+#[remote]
+fn fickle(batch: RecordBatch) -> RecordBatch {
+    let first = batch.column(0).as_any().downcast_ref::<Int64Array>().unwrap().values().first().copied();
+    let name = if first.is_some_and(|id| id >= 50) { "late" } else { "early" };
+    RecordBatch::try_from_iter([(name, batch.column(0).clone())]).unwrap()
+}
+
+#[remote]
+fn nobody(batch: RecordBatch) -> RecordBatch {
+    RecordBatch::try_from_iter([("person", batch.column(2).slice(0, 0))]).unwrap()
+}
+
+#[remote]
+fn nobody_or_error(batch: RecordBatch) -> Result<RecordBatch, String> {
+    if batch.num_rows() == 0 { Err("no rows".to_owned()) } else { Ok(batch.slice(0, 0)) }
+}
+
+#[remote]
+fn slow(batch: RecordBatch) -> RecordBatch {
+    std::thread::sleep(std::time::Duration::from_millis(1));
+    batch
+}
+
+#[test]
+fn blocks_whose_columns_differ_are_refused_before_anything_appears() {
+    let (session, dir) = (session(), tempfile::tempdir().unwrap());
+    let _entered = session.enter();
+    trips(dir.path(), 1);
+    let blocks = read_parquet(dir.path()).block_bytes(1).map_batches(fickle);
+    let out = dir.path().join("_out");
+    let errors = [blocks.write_parquet(&out).map(drop).unwrap_err(), blocks.take(100).map(drop).unwrap_err()];
+    for error in errors {
+        assert!(matches!(error, RunError::Data(DataError::SchemaChanged { .. })), "{error}");
+    }
+    assert!(!out.exists());
+    assert_eq!(blocks.take(50).unwrap().len(), 5);
+}
+
+#[test]
+fn a_result_without_rows_has_the_columns_that_a_function_makes() {
+    let (session, dir) = (session(), tempfile::tempdir().unwrap());
+    let _entered = session.enter();
+    trips(dir.path(), 1);
+    let out = dir.path().join("_out");
+    let none = read_parquet(dir.path()).block_bytes(1).map_batches(nobody);
+    let report = none.write_parquet(&out).unwrap();
+    assert_eq!((report.rows_out, report.files.len()), (0, 1));
+    let back = read_parquet(&out);
+    assert_eq!(back.count().unwrap(), 0);
+    let names =
+        |schema: &arrow::datatypes::Schema| schema.fields().iter().map(|f| f.name().clone()).collect::<Vec<_>>();
+    assert_eq!(names(&back.schema().unwrap()), ["person"]);
+    assert_eq!(names(&none.schema().unwrap()), ["person"]);
+    let rows = none.take(5).unwrap();
+    assert_eq!((names(&rows[0].schema()), rows[0].num_rows()), (vec!["person".to_owned()], 0));
+
+    let fails = read_parquet(dir.path()).map_batches(nobody_or_error);
+    assert!(fails.take(5).unwrap().is_empty());
+    let error = fails.write_parquet(dir.path().join("_fails")).unwrap_err().to_string();
+    assert!(error.contains("nobody_or_error") && error.contains("without rows"), "{error}");
+    assert!(!dir.path().join("_fails").exists());
+}
+
+#[test]
+fn a_run_that_is_cancelled_ends_soon_and_leaves_nothing() {
+    let (session, dir) = (session(), tempfile::tempdir().unwrap());
+    let _entered = session.enter();
+    trips(dir.path(), 1);
+    let out = dir.path().join("_out");
+    let flag = Arc::new(AtomicBool::new(false));
+    let (set, seen) = (flag.clone(), Arc::new(Mutex::new(Vec::new())));
+    let told = seen.clone();
+    let run = read_parquet(dir.path()).batch_size(1).map_batches(slow).cancel_when(flag).on_progress(move |progress| {
+        // Of the one block, before it ends.
+        set.store(progress.rows_in > 0, Ordering::Relaxed);
+        told.lock().unwrap().push(progress);
+    });
+    // Long enough for a tick to come first: the rows of the file, over and over.
+    let copies: Vec<_> = (0..20).map(|i| dir.path().join(format!("copy-{i}.parquet"))).collect();
+    for copy in &copies {
+        std::fs::copy(dir.path().join("trips-0.parquet"), copy).unwrap();
+    }
+    let error = run.write_parquet(&out).unwrap_err();
+    assert_eq!(error, RunError::Data(DataError::Cancelled));
+    assert!(std::fs::read_dir(dir.path()).unwrap().count() == 21, "something was left behind");
+    let seen = seen.lock().unwrap();
+    assert_eq!((seen[0].rows_in, seen[0].rows_total, seen[0].tasks_done), (0, 2100, 0));
+    assert!(seen.last().unwrap().tasks_done == 0 && seen.last().unwrap().rows_in > 0);
+}
+
+#[test]
+fn a_failing_block_says_on_which_node_and_the_first_one_is_told() {
+    let (session, dir) = (session(), tempfile::tempdir().unwrap());
+    let _entered = session.enter();
+    trips(dir.path(), 2);
+    let missing = dir.path().join("trips-1.parquet");
+    let opened = read_parquet(dir.path()).opened().unwrap();
+    std::fs::remove_file(&missing).unwrap();
+    let error = opened.filter(col("id").gt(lit(0))).count().unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("trips-1.parquet does not exist (on node local)"), "{text}");
+    assert!(matches!(error, RunError::Block { .. }));
 }
 
 #[test]

@@ -57,9 +57,8 @@ fn columns_that_no_one_uses_are_not_read() {
 #[test]
 fn a_count_without_conditions_reads_nothing() {
     let physical = planned(&read().with_column("d", lit(1)), &Sink::Count);
-    assert_eq!((physical.known_rows, columns(&physical).len()), (Some(60), 0));
-    assert_eq!(planned(&read().limit(25), &Sink::Count).known_rows, Some(25));
-    assert_eq!(planned(&read().filter(col("a").gt(lit(1))), &Sink::Count).known_rows, None);
+    assert_eq!((physical.tasks.len(), columns(&physical).len()), (1, 0));
+    assert_eq!(rows(&planned(&read().limit(25), &Sink::Count)), 25);
 }
 
 #[test]
@@ -81,6 +80,16 @@ fn a_limit_behind_a_filter_runs_in_one_task_when_rows_are_written() {
     assert_eq!(plan(&filtered, &Sink::Batches, &big, "s").unwrap().tasks.len(), 3);
     let again = filtered.filter(col("b").gt(lit(1)));
     assert_eq!(plan(&again, &Sink::Batches, &big, "s").unwrap().tasks.len(), 1);
+}
+
+#[test]
+fn blocks_are_as_large_as_the_plan_says() {
+    let mut logical = read();
+    logical.source_mut().block_bytes = 1;
+    let physical = planned(&logical, &write());
+    assert_eq!((physical.tasks.len(), rows(&physical)), (3, 60));
+    logical.source_mut().block_bytes = 400;
+    assert_eq!(planned(&logical, &write()).tasks.len(), 2);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use arrow::array::AsArray;
 use arrow::compute::sum;
 use arrow::datatypes::Float64Type;
 use arrow::record_batch::RecordBatch;
-use mobula_data::execute::NoFunctions;
+use mobula_data::function::RegisteredFunctions;
 use mobula_data::schema::{ColumnName, Matching};
 use mobula_data::{DataError, LogicalPlan, col, lit};
 use serde_json::Value;
@@ -77,7 +77,7 @@ fn every_file_cleans_to_the_golden_numbers() {
         let expected = &golden["files"][file];
         let number = |name: &str| expected["clean_batch"][name].as_f64().unwrap();
         let prefix = if file.starts_with("green") { "lpep" } else { "tpep" };
-        let ran = batches(&with_duration(clean(&[path]), prefix), &NoFunctions).unwrap();
+        let ran = batches(&with_duration(clean(&[path]), prefix), &RegisteredFunctions).unwrap();
         let read: u64 = ran.reports.iter().map(|r| r.rows_in).sum();
         assert_eq!(read, expected["rows"].as_u64().unwrap(), "{file}");
         assert_eq!(ran.rows_out() as f64, number("rows"), "{file}");
@@ -98,7 +98,7 @@ fn all_files_in_one_run_have_one_schema_and_the_sum_of_the_rows() {
     let ran = write(&with_duration(clean(&paths), ""), &out.path().join("clean")).unwrap();
     let rows = |file: &&str| golden["files"][file]["clean_batch"]["rows"].as_u64().unwrap();
     assert_eq!(ran.rows_out(), FILES.iter().map(rows).sum::<u64>());
-    let back = batches(&LogicalPlan::read_parquet(ran.files.clone()), &NoFunctions).unwrap();
+    let back = batches(&LogicalPlan::read_parquet(ran.files.clone()), &RegisteredFunctions).unwrap();
     assert_eq!(back.rows_out(), ran.rows_out());
     let schema = &back.reports[0].schema;
     assert!(schema.is_some() && back.reports.iter().all(|r| r.schema == *schema));
@@ -123,6 +123,6 @@ fn a_file_without_the_column_is_named_even_among_others() {
     let dir = tempfile::tempdir().unwrap();
     let plan = LogicalPlan::read_parquet([path.clone()]).select(["trip_distance"]).limit(10);
     let ran = write(&plan, &dir.path().join("narrow")).unwrap();
-    let error = batches(&clean(&[path, ran.files[0].clone()]), &NoFunctions).unwrap_err();
+    let error = batches(&clean(&[path, ran.files[0].clone()]), &RegisteredFunctions).unwrap_err();
     assert_eq!(error.to_string(), format!("{} has no column fare_amount; it has trip_distance", ran.files[0]));
 }

@@ -13,8 +13,8 @@ use arrow::datatypes::Int64Type;
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use mobula_core::value::Encoding;
-use mobula_data::execute::{BatchFunctions, BlockContext, NoFunctions, run_block};
-use mobula_data::function::Parameter;
+use mobula_data::execute::{BatchFunctions, BlockContext, run_block};
+use mobula_data::function::{Parameter, RegisteredFunctions};
 use mobula_data::plan::MapBatches;
 use mobula_data::{DataError, LogicalPlan, Sink, col, lit};
 use parquet::arrow::ArrowWriter;
@@ -40,6 +40,8 @@ fn numbers(dir: &Path, rows: i64, files: i64, group: usize) -> LogicalPlan {
     }
     let mut plan = LogicalPlan::read_parquet([dir.display().to_string()]);
     plan.source_mut().batch_rows = 64;
+    // A block for every row group, so that what is tested crosses blocks.
+    plan.source_mut().block_bytes = 1;
     plan
 }
 
@@ -52,7 +54,10 @@ fn values(batches: &[RecordBatch], column: &str) -> Vec<i64> {
 fn in_every_layout(check: impl Fn(LogicalPlan)) {
     for (files, group) in [(1, 1000), (1, 34), (30, 1000), (4, 100)] {
         let dir = tempfile::tempdir().unwrap();
-        check(numbers(dir.path(), 1000, files, group));
+        let plan = numbers(dir.path(), 1000, files, group);
+        let blocks = planned(&plan, &Sink::Batches, "").unwrap().tasks.len();
+        assert_eq!(blocks > 1, (files, group) != (1, 1000), "{blocks} blocks");
+        check(plan);
     }
 }
 
@@ -65,13 +70,13 @@ fn filters_columns_and_limits_keep_order() {
             .with_column("half", col("n") / lit(2))
             .select(["half"]);
         let all: Vec<i64> = (5..500).collect();
-        let ran = batches(&plan, &NoFunctions).unwrap();
+        let ran = batches(&plan, &RegisteredFunctions).unwrap();
         assert_eq!(values(&ran.batches, "half"), all);
         assert_eq!(ran.reports.iter().map(|r| r.operators[1].rows_in).sum::<u64>(), 990);
-        let ran = batches(&plan.clone().limit(7), &NoFunctions).unwrap();
+        let ran = batches(&plan.clone().limit(7), &RegisteredFunctions).unwrap();
         assert_eq!(values(&ran.batches, "half"), all[..7]);
         let again = plan.limit(7).filter(col("half").gt(lit(7)));
-        assert_eq!(values(&batches(&again, &NoFunctions).unwrap().batches, "half"), all[3..7]);
+        assert_eq!(values(&batches(&again, &RegisteredFunctions).unwrap().batches, "half"), all[3..7]);
     });
 }
 
@@ -80,9 +85,9 @@ fn a_filter_that_may_fail_sees_only_what_the_one_before_left() {
     let dir = tempfile::tempdir().unwrap();
     let plan = numbers(dir.path(), 100, 1, 100);
     let safe = plan.clone().filter(col("n").gt(lit(0))).filter((lit(100) / col("n")).gt(lit(9)));
-    assert_eq!(values(&batches(&safe, &NoFunctions).unwrap().batches, "n"), (1..=10).collect::<Vec<_>>());
+    assert_eq!(values(&batches(&safe, &RegisteredFunctions).unwrap().batches, "n"), (1..=10).collect::<Vec<_>>());
     let unsafe_plan = plan.filter((lit(100) / col("n")).gt(lit(9)));
-    let error = batches(&unsafe_plan, &NoFunctions).unwrap_err();
+    let error = batches(&unsafe_plan, &RegisteredFunctions).unwrap_err();
     assert!(matches!(&error, DataError::Compute { path, .. } if path.ends_with("000.parquet")), "{error}");
 }
 
@@ -96,9 +101,8 @@ fn writing_and_counting_agree_and_a_written_limit_is_exact() {
         assert_eq!(ran.rows_out(), 666);
         let back = LogicalPlan::read_parquet([dir.display().to_string()]);
         let kept: Vec<i64> = (0..1000).filter(|n| n % 3 > 0).collect();
-        assert_eq!(values(&batches(&back, &NoFunctions).unwrap().batches, "n"), kept);
-        let physical = planned(&back, &Sink::Count, "").unwrap();
-        assert_eq!(physical.known_rows, Some(666));
+        assert_eq!(values(&batches(&back, &RegisteredFunctions).unwrap().batches, "n"), kept);
+        assert_eq!(values(&batches(&back.select(["n"]), &RegisteredFunctions).unwrap().batches, "n").len(), 666);
         let ran = write(&plan.limit(10), &out.path().join("b")).unwrap();
         assert_eq!((ran.rows_out(), ran.files.len()), (10, 1));
     });
@@ -113,7 +117,7 @@ fn a_result_without_rows_still_has_its_columns() {
     let back = LogicalPlan::read_parquet(ran.files);
     let physical = planned(&back, &Sink::Batches, "").unwrap();
     let names: Vec<_> = physical.input_schema.fields().iter().map(|f| f.name().as_str()).collect();
-    assert_eq!((names, physical.known_rows), (vec!["n", "name", "x"], Some(0)));
+    assert_eq!((names, physical.tasks[0].pieces.len()), (vec!["n", "name", "x"], 0));
 }
 
 /// Adds the parameter to `n`, remembers batch sizes, and fails on request.
@@ -163,6 +167,49 @@ fn a_function_sees_every_row_once_in_batches_of_its_size() {
     });
 }
 
+/// Gives other columns from the second batch on, in the way its id says.
+struct Fickle(Mutex<u32>);
+
+impl BatchFunctions for Fickle {
+    fn call(&self, function: &str, _: &[Parameter], batch: RecordBatch) -> Result<RecordBatch, DataError> {
+        let mut calls = self.0.lock().unwrap();
+        *calls += 1;
+        let n = batch.column_by_name("n").unwrap().clone();
+        let small = arrow::compute::cast(&n, &arrow::datatypes::DataType::Int32).unwrap();
+        let columns = match (function, *calls) {
+            (_, 1) => [("a", n.clone()), ("b", n)],
+            ("order", _) => [("b", n.clone()), ("a", n)],
+            ("names", _) => [("a", n.clone()), ("c", n)],
+            (_, _) => [("a", n), ("b", small)],
+        };
+        Ok(RecordBatch::try_from_iter(columns).unwrap())
+    }
+}
+
+#[test]
+fn a_function_whose_columns_change_is_refused_and_not_mixed_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut plan = numbers(dir.path(), 200, 1, 1000);
+    for function in ["order", "names", "types"] {
+        let map = MapBatches { function: function.into(), params: vec![], batch_rows: None, name: function.into() };
+        for plan in [
+            plan.clone().map_batches(map.clone()),
+            plan.clone().map_batches(map.clone()).filter(col("a").gt_eq(lit(0))),
+            plan.clone().map_batches(map.clone()).select(["a", "b"]),
+            plan.clone().map_batches(map.clone()).with_column("d", col("a") + col("b")),
+        ] {
+            let error = batches(&plan, &Fickle(Mutex::new(0))).unwrap_err();
+            assert!(
+                matches!(&error, DataError::SchemaChanged { operator, .. } if operator.contains(function)),
+                "{error}"
+            );
+        }
+    }
+    plan.source_mut().batch_rows = 1000;
+    let map = MapBatches { function: "once".into(), params: vec![], batch_rows: None, name: "once".into() };
+    assert!(batches(&plan.map_batches(map), &Fickle(Mutex::new(0))).is_ok());
+}
+
 #[test]
 fn a_failing_function_or_a_missing_one_ends_the_run_with_its_name() {
     let dir = tempfile::tempdir().unwrap();
@@ -170,7 +217,7 @@ fn a_failing_function_or_a_missing_one_ends_the_run_with_its_name() {
     let functions = AddTo { fail_at: Some(500), ..AddTo::default() };
     let error = batches(&plan, &functions).unwrap_err();
     assert_eq!(error.to_string(), "function test::add failed: asked to");
-    assert!(matches!(batches(&plan, &NoFunctions), Err(DataError::UnknownFunction { .. })));
+    assert!(matches!(batches(&plan, &RegisteredFunctions), Err(DataError::UnknownFunction { .. })));
     let out = dir.path().join("_out");
     assert!(write(&plan, &out).is_err() && !out.exists());
 }
@@ -185,7 +232,7 @@ fn cancelling_stops_between_batches_and_leaves_no_file() {
     let physical = planned(&plan, &sink, staging.to_str().unwrap()).unwrap();
     let seen = Cell::new(0);
     let context = BlockContext {
-        functions: &NoFunctions,
+        functions: &RegisteredFunctions,
         progress: &|progress| {
             seen.set(seen.get() + progress.rows_in);
             if seen.get() >= 128 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -205,12 +252,12 @@ fn a_file_that_changed_since_it_was_planned_is_refused() {
     let physical = planned(&plan, &Sink::Batches, "").unwrap();
     numbers(dir.path(), 900, 1, 100);
     let context = BlockContext {
-        functions: &NoFunctions,
+        functions: &RegisteredFunctions,
         progress: &|_| ControlFlow::Continue(()),
         clock: &|| Duration::ZERO,
         attempt: "0",
     };
-    let error = run_block(&physical.tasks[0], &physical.stage, &context).unwrap_err();
+    let error = run_block(physical.tasks.last().unwrap(), &physical.stage, &context).unwrap_err();
     assert!(matches!(error, DataError::FileChanged { .. }), "{error}");
 }
 

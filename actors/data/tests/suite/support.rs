@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use arrow::record_batch::RecordBatch;
-use mobula_data::execute::{BatchFunctions, BlockContext, BlockReport, NoFunctions, run_block};
+use mobula_data::execute::{BatchFunctions, BlockContext, BlockReport, run_block};
+use mobula_data::function::RegisteredFunctions;
 use mobula_data::output_dir::OutputDir;
 use mobula_data::parquet_read::FileFooter;
 use mobula_data::parquet_write::WriteOptions;
@@ -52,7 +53,7 @@ pub(crate) fn write(logical: &LogicalPlan, dir: &Path) -> Result<Ran, DataError>
     let sink = Sink::WriteParquet { dir: dir.into(), options: options.clone() };
     let footers = footers(logical)?;
     let output = OutputDir::prepare(dir, options.mode, "test")?;
-    let mut ran = run(&plan(logical, &sink, &footers, &output.staging())?, &NoFunctions)?;
+    let mut ran = run(&plan(logical, &sink, &footers, &output.staging())?, &RegisteredFunctions)?;
     let files: Vec<_> = ran.reports.iter().filter_map(|r| r.file.clone()).collect();
     ran.files = output.commit(&files)?;
     Ok(ran)

@@ -1,6 +1,7 @@
 //! Made-up trips look like real ones and are the same every time.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use arrow::array::{Array, AsArray};
@@ -14,8 +15,8 @@ use crate::support::{Cleaned, clean_files, read_files};
 
 fn make(output: &Path, rows: u64, months: &str, seed: u64, threads: usize) -> Vec<Vec<u8>> {
     let months = Month::parse_range(months).unwrap();
-    let what = Generate { rows, months, seed, output: output.to_path_buf(), threads };
-    let files = generate(&what, &|_| {}).unwrap();
+    let what = Generate { rows, months, seed, output: output.to_path_buf(), threads, overwrite: false };
+    let files = generate(&what, &|_| ControlFlow::Continue(())).unwrap();
     assert_eq!(files.iter().map(|f| f.rows).sum::<u64>(), rows);
     assert_eq!(fs::read_dir(output).unwrap().count(), files.len());
     files.iter().map(|f| fs::read(&f.path).unwrap()).collect()
@@ -152,8 +153,57 @@ fn what_cannot_be_written_leaves_nothing() {
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();
     let months = Month::parse_range("2023-01").unwrap();
-    let what = Generate { rows: 10, months, seed: 1, output: file.join("below"), threads: 1 };
-    let error = generate(&what, &|_| {}).unwrap_err();
+    let what = Generate { rows: 10, months, seed: 1, output: file.join("below"), threads: 1, overwrite: false };
+    let error = generate(&what, &|_| ControlFlow::Continue(())).unwrap_err();
     assert!(matches!(error, DataError::Write { .. }), "{error}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn files_that_exist_are_replaced_only_when_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let real = dir.path().join("yellow_tripdata_2023-02.parquet");
+    fs::write(&real, "downloaded").unwrap();
+    let months = Month::parse_range("2023-01..2023-02").unwrap();
+    let mut what =
+        Generate { rows: 100, months, seed: 1, output: dir.path().to_path_buf(), threads: 1, overwrite: false };
+    let error = generate(&what, &|_| ControlFlow::Continue(())).unwrap_err();
+    assert!(matches!(&error, DataError::OutputExists { found, .. } if real.ends_with(found)), "{error}");
+    assert_eq!(fs::read(&real).unwrap(), b"downloaded");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    what.overwrite = true;
+    let files = generate(&what, &|_| ControlFlow::Continue(())).unwrap();
+    assert_eq!(files[1].path, real);
+    assert_eq!(fs::metadata(&real).unwrap().len(), files[1].bytes);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+}
+
+#[test]
+fn a_file_that_appears_meanwhile_is_not_replaced_and_none_is_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let late = dir.path().join("yellow_tripdata_2023-02.parquet");
+    let months = Month::parse_range("2023-01..2023-02").unwrap();
+    let what = Generate { rows: 100, months, seed: 1, output: dir.path().to_path_buf(), threads: 1, overwrite: false };
+    let download = |_| {
+        fs::write(&late, "downloaded").unwrap();
+        ControlFlow::Continue(())
+    };
+    let error = generate(&what, &download).unwrap_err();
+    assert!(matches!(error, DataError::OutputExists { .. }), "{error}");
+    assert_eq!(fs::read(&late).unwrap(), b"downloaded");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn an_interrupted_run_and_one_that_panics_end_and_leave_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let output = root.path().join("a/b");
+    let months = Month::parse_range("2023-01..2023-03").unwrap();
+    let what = Generate { rows: 5_000_000, months, seed: 1, output, threads: 3, overwrite: false };
+    let error = generate(&what, &|_| ControlFlow::Break(())).unwrap_err();
+    assert_eq!(error, DataError::Cancelled);
+    assert!(fs::read_dir(root.path()).unwrap().next().is_none());
+    let panicked = std::panic::catch_unwind(|| generate(&what, &|_| panic!("asked to")));
+    assert!(panicked.is_err());
+    assert!(fs::read_dir(root.path()).unwrap().next().is_none());
 }

@@ -2,6 +2,7 @@
 
 mod cleaning;
 mod generating;
+mod interrupting;
 #[path = "../../../../tests/tests/support/shared.rs"]
 mod shared;
 mod support;

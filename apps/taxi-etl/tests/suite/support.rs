@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
-use mobula_data::execute::{BlockContext, BlockReport, NoFunctions, run_block};
+use mobula_data::execute::{BlockContext, BlockReport, run_block};
+use mobula_data::function::RegisteredFunctions;
 use mobula_data::parquet_read::FileFooter;
 use mobula_data::paths::expand;
 use mobula_data::planner::{plan, schemas};
@@ -58,7 +59,7 @@ fn footers(trips: &LogicalPlan) -> Result<Vec<FileFooter>, DataError> {
 fn run(logical: &LogicalPlan, footers: &[FileFooter], input: SchemaRef) -> Result<Cleaned, DataError> {
     let physical = plan(logical, &Sink::Batches, footers, "")?;
     let context = BlockContext {
-        functions: &NoFunctions,
+        functions: &RegisteredFunctions,
         progress: &|_| ControlFlow::Continue(()),
         clock: &|| Duration::ZERO,
         attempt: "0",
