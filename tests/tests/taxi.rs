@@ -135,6 +135,21 @@ fn the_same_on_a_cluster_with_work_on_more_than_one_node() {
     assert!(nodes.len() > 1, "work ran on one node only: {report}");
 }
 
+/// A worker has the directory of its node, not of the program that sent it work.
+#[test]
+fn relative_paths_are_those_of_the_program_on_a_cluster_too() {
+    let Some(sample) = shared::data(WITH_NULLS) else { return };
+    let cluster = Cluster::start(1, 1);
+    let here = cluster.family().path("here");
+    std::fs::create_dir(&here).expect("a directory");
+    std::fs::copy(sample, here.join("trips.parquet")).expect("the sample can be copied");
+    let mut run = command(cluster.family(), Path::new("clean"), &[Path::new("trips.parquet")]);
+    run.current_dir(&here).args(["--address", cluster.address()]);
+    let report = etl(run).json();
+    assert_adds_up(&report);
+    assert_golden(&here.join("clean"), &report, &[WITH_NULLS]);
+}
+
 /// Principle 8: the same answer whatever the number of workers, and whatever the batch size.
 #[test]
 fn the_output_does_not_depend_on_concurrency_or_batch_size() {
