@@ -105,7 +105,7 @@ impl Asker {
     }
 
     /// One item of a stream.
-    pub(crate) fn item<R: Serialize + Send + 'static>(&self, reply: R, payload: Payload) -> Result<(), SendError> {
+    pub(crate) fn item<R: Serialize + Send + 'static>(&self, reply: R, mut payload: Payload) -> Result<(), SendError> {
         match &self.0 {
             Some(Waiting::Local { core, id, stream: true }) => {
                 if core.stream_item(core.process().id, *id, RawReply::Local(Box::new(reply), payload)) {
@@ -117,7 +117,7 @@ impl Asker {
             Some(Waiting::Remote { way, id, stream: true }) => {
                 let frame_type = FrameType::Item;
                 let head = Head { frame_type, kind: 0, mailbox: 0, sender: 0, correlation: *id };
-                way.core.transmit(&way.link, way.lane, head, Some(&reply), payload)
+                way.core.transmit(&way.link, way.lane, head, Some(&reply), &mut payload)
             }
             _ => Err(SendError::Closed),
         }

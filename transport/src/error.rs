@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::address::{Address, ProcessId};
+use crate::message::Payload;
 
 /// Why a message did not arrive or was not answered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
@@ -105,6 +106,17 @@ impl SendError {
             | Self::Refused { .. } => false,
         }
     }
+}
+
+/// A one-way message that is not on its way, back in its sender's hands.
+#[derive(Debug)]
+pub struct Unsent<M> {
+    /// The message.
+    pub message: M,
+    /// What was to travel beside it.
+    pub payload: Payload,
+    /// Why it was not sent.
+    pub error: SendError,
 }
 
 /// A one-way message that could not be delivered, returned to the mailbox it was sent from.

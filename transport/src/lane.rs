@@ -71,11 +71,12 @@ pub(crate) struct Batch {
 }
 
 impl Lane {
-    /// Appends a frame: `head` holds everything but the payload's bytes.
+    /// Appends a frame: `head` holds everything but the payload's bytes, which are taken out unless
+    /// the frame is refused.
     pub(crate) fn push(
         &self,
         head: &[u8],
-        payload: Payload,
+        payload: &mut Payload,
         answer: bool,
         limit_bytes: usize,
     ) -> Result<(), SendError> {
@@ -91,7 +92,7 @@ impl Lane {
             queue.bytes += head.len();
             queue.frames += 1;
             queue.tail.extend_from_slice(head);
-            for part in payload {
+            for part in payload.drain(..) {
                 queue.bytes += part.len();
                 if part.len() < CHUNK_FROM_BYTES {
                     queue.tail.extend_from_slice(&part);
@@ -256,10 +257,10 @@ mod tests {
 
     fn push(lane: &Lane, frame_type: FrameType, n: u64, part: usize, limit: usize) -> Result<(), SendError> {
         let head = Head { frame_type, kind: 1, mailbox: 2, sender: 3, correlation: n };
-        let payload = vec![Bytes::from(vec![n as u8; part])];
+        let mut payload = vec![Bytes::from(vec![n as u8; part])];
         let mut bytes = Vec::new();
         encode(&mut bytes, head, "n", Some(&n), &payload, 1 << 24).unwrap();
-        lane.push(&bytes, payload, frame_type == FrameType::Reply, limit)
+        lane.push(&bytes, &mut payload, frame_type == FrameType::Reply, limit)
     }
 
     fn batch(lane: &Lane) -> Option<Batch> {

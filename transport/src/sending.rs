@@ -18,7 +18,7 @@ use crate::asker::Asker;
 use crate::core::Core;
 use crate::endpoint::Endpoint;
 use crate::envelope::{Body, Envelope, RawReply};
-use crate::error::{SendError, Undelivered};
+use crate::error::{SendError, Undelivered, Unsent};
 use crate::frame::{FrameType, Head};
 use crate::lane::lane_of;
 use crate::message::{Message, Payload};
@@ -29,11 +29,26 @@ impl Endpoint {
     /// Sends a one-way message; never blocks. If it cannot be delivered, the mailbox `from`
     /// receives an [`Undelivered`].
     pub fn send<M: Message>(&self, from: Option<MailboxId>, to: Address, message: M, payload: Payload) {
-        if let Err(error) = self.dispatch(Way::Tell, from, to, message, payload)
+        if let Err(unsent) = self.dispatch(Way::Tell, from, to, message, payload)
             && let Some(from) = from
         {
-            self.core().undelivered(from, Undelivered { to, kind: M::KIND, error });
+            self.core().undelivered(from, Undelivered { to, kind: M::KIND, error: unsent.error });
         }
+    }
+
+    /// [`send`](Self::send) for a sender that knows what to do with a message that cannot even be
+    /// queued: it comes back. What fails later returns as [`Undelivered`].
+    ///
+    /// # Errors
+    /// [`Unsent`]: the message, its payload, and why it is not on its way.
+    pub fn try_send<M: Message>(
+        &self,
+        from: Option<MailboxId>,
+        to: Address,
+        message: M,
+        payload: Payload,
+    ) -> Result<(), Box<Unsent<M>>> {
+        self.dispatch(Way::Tell, from, to, message, payload)
     }
 
     /// Asks and returns the answer as a future, which needs no particular runtime. Dropping the
@@ -131,10 +146,10 @@ impl Endpoint {
 
     /// Sends a request on its way; if it cannot go, its waiter hears of it.
     fn dispatch_asked<M: Message>(&self, way: Way, from: Option<MailboxId>, to: Address, message: M, payload: Payload) {
-        if let Err(error) = self.dispatch(way, from, to, message, payload)
+        if let Err(unsent) = self.dispatch(way, from, to, message, payload)
             && let Way::Ask { id, .. } = way
         {
-            self.core().answer(to.process.id, id, RawReply::Failed(error));
+            self.core().answer(to.process.id, id, RawReply::Failed(unsent.error));
         }
     }
 
@@ -145,11 +160,11 @@ impl Endpoint {
         from: Option<MailboxId>,
         to: Address,
         message: M,
-        payload: Payload,
-    ) -> Result<(), SendError> {
+        mut payload: Payload,
+    ) -> Result<(), Box<Unsent<M>>> {
         let core = self.core();
         if core.is_closed() {
-            return Err(SendError::Closed);
+            return Err(Box::new(Unsent { message, payload, error: SendError::Closed }));
         }
         if to.process.id == self.process().id {
             let asker = match (way, from) {
@@ -174,8 +189,10 @@ impl Endpoint {
         };
         let sender = from.map_or(0, |from| from.0);
         let head = Head { frame_type, kind: M::KIND, mailbox: to.mailbox.0, sender, correlation };
-        let link = core.link(to.process)?;
-        core.transmit(&link, lane_of(from, Some(to.mailbox)), head, Some(&message), payload)
+        let lane = lane_of(from, Some(to.mailbox));
+        let queued =
+            core.link(to.process).and_then(|link| core.transmit(&link, lane, head, Some(&message), &mut payload));
+        queued.map_err(|error| Box::new(Unsent { message, payload, error }))
     }
 }
 

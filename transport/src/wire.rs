@@ -33,9 +33,9 @@ pub(crate) struct WayBack {
 
 impl WayBack {
     /// An answer; if it cannot be sent, the asker gets the reason instead.
-    pub(crate) fn answer<R: Serialize>(&self, frame_type: FrameType, id: u64, reply: &R, payload: Payload) {
+    pub(crate) fn answer<R: Serialize>(&self, frame_type: FrameType, id: u64, reply: &R, mut payload: Payload) {
         let head = Head { frame_type, kind: 0, mailbox: 0, sender: 0, correlation: id };
-        if let Err(error) = self.core.transmit(&self.link, self.lane, head, Some(reply), payload) {
+        if let Err(error) = self.core.transmit(&self.link, self.lane, head, Some(reply), &mut payload) {
             self.fail(id, &error);
         }
     }
@@ -56,7 +56,7 @@ impl WayBack {
     }
 
     fn small(&self, head: Head, error: Option<&SendError>) {
-        let sent = self.core.transmit(&self.link, self.lane, head, error, Payload::new());
+        let sent = self.core.transmit(&self.link, self.lane, head, error, &mut Payload::new());
         if let Err(error) = sent {
             // The link has ended, and with it the asker's wait; or its queue is over twice full.
             tracing::debug!(peer = %self.link.peer(), %error, "an answer could not be sent");
@@ -72,12 +72,12 @@ impl Core {
         lane: usize,
         head: Head,
         value: Option<&T>,
-        payload: Payload,
+        payload: &mut Payload,
     ) -> Result<(), SendError> {
         use FrameType::{Ask, AskStream, Tell};
         let answer = !matches!(head.frame_type, Tell | Ask | AskStream);
         let mut scratch = SCRATCH.take();
-        let pushed = encode(&mut scratch, head, std::any::type_name::<T>(), value, &payload, self.limits.frame_bytes)
+        let pushed = encode(&mut scratch, head, std::any::type_name::<T>(), value, payload, self.limits.frame_bytes)
             .and_then(|()| link.lane(lane).push(&scratch, payload, answer, self.limits.lane_queue_bytes));
         if scratch.capacity() <= KEEP_SCRATCH_BYTES {
             SCRATCH.set(scratch);
@@ -168,7 +168,7 @@ impl Core {
     fn control(self: &Arc<Self>, peer: ProcessId, frame_type: FrameType, id: u64, kind: u32) {
         let Some(link) = self.links.get(peer) else { return };
         let head = Head { frame_type, kind, mailbox: 0, sender: 0, correlation: id };
-        let sent = self.transmit::<()>(&link, lane_of(None, None), head, None, Payload::new());
+        let sent = self.transmit::<()>(&link, lane_of(None, None), head, None, &mut Payload::new());
         if let Err(error) = sent {
             tracing::debug!(peer = %link.peer(), %error, "a stream's control frame was not sent");
         }

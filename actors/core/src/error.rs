@@ -73,6 +73,14 @@ pub enum Error {
         /// How it ended.
         why: String,
     },
+    /// The connection to the actor's worker broke while the call was under way; the actor may live.
+    #[error("a call of actor {actor} got lost: {why}; whether it ran is unknown, call again if it may run twice")]
+    ActorUnavailable {
+        /// The actor.
+        actor: ActorId,
+        /// What happened.
+        why: String,
+    },
     /// There is no actor of this name.
     #[error("there is no actor named {name:?}; names are given with options().name(..), and freed when the actor dies")]
     NoSuchActor {
@@ -170,7 +178,11 @@ impl Error {
     /// Whether the same work, done again, may succeed: the system failed, not the user's code.
     pub fn is_retriable(&self) -> bool {
         match self {
-            Self::WorkerDied { .. } | Self::ObjectLost { .. } | Self::TimedOut { .. } | Self::StoreFull { .. } => true,
+            Self::WorkerDied { .. }
+            | Self::ActorUnavailable { .. }
+            | Self::ObjectLost { .. }
+            | Self::TimedOut { .. }
+            | Self::StoreFull { .. } => true,
             Self::Send(error) => error.is_retriable(),
             _ => false,
         }

@@ -7,15 +7,17 @@
 //! A call leaves when all calls before it have left and its arguments are ready, so calls whose
 //! arguments become ready in any order still arrive in the order they were made.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use mobula_transport::{Address, MailboxId, Payload, ProcessAddr, ProcessId};
+use mobula_transport::{Address, MailboxId, Payload, ProcessAddr, ProcessId, SendError};
 use parking_lot::Mutex;
 
 use super::Client;
 use super::entry::{Entry, Outcome};
 use super::pending::{BATCH_BYTES, payload_bytes};
+use super::task_queue::refused;
+use crate::delivery::{Fate, fate};
 use crate::error::Error;
 use crate::ids::ActorId;
 use crate::messages::{ActorLocation, KillActor, PushCalls, ResolveActor};
@@ -30,23 +32,22 @@ enum State {
     Dead(Box<Error>),
 }
 
-struct Waiting {
-    seq: u64,
-    ready: bool,
-}
-
 struct Inner {
     state: State,
     /// Calls that have not left, oldest first.
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<u64>,
+    /// Those among them whose arguments are not ready.
+    unready: HashSet<u64>,
     /// Calls that have left and not ended, and where they went.
-    in_flight: BTreeMap<u64, ProcessId>,
+    in_flight: BTreeMap<u64, ProcessAddr>,
     /// Settled when the constructor has returned.
     ready: Vec<Arc<Entry>>,
     /// The first incarnation has been seen alive, or the actor is dead.
     constructed: bool,
     /// A thread is sending calls; it will send what others add meanwhile, too.
     sending: bool,
+    /// Calls are sent one by one: a message with several was refused.
+    alone: bool,
 }
 
 /// The calls of one actor made by this process.
@@ -69,10 +70,12 @@ impl ActorQueue {
             inner: Mutex::new(Inner {
                 state: State::Resolving,
                 waiting: VecDeque::new(),
+                unready: HashSet::new(),
                 in_flight: BTreeMap::new(),
                 ready: Vec::new(),
                 constructed: false,
                 sending: false,
+                alone: false,
             }),
         })
     }
@@ -95,7 +98,7 @@ impl ActorQueue {
     }
 
     /// Adds a call, after all made before. `ready` says whether its arguments are.
-    pub(crate) fn enqueue(&self, seq: u64, ready: bool) {
+    pub(crate) fn enqueue(self: &Arc<Self>, seq: u64, ready: bool) {
         let mut inner = self.inner.lock();
         if let State::Dead(error) = &inner.state {
             let error = error.clone();
@@ -103,24 +106,18 @@ impl ActorQueue {
             self.client.fail_pending(seq, &error);
             return;
         }
-        inner.waiting.push_back(Waiting { seq, ready });
-        drop(inner);
-        self.send_ready();
-    }
-
-    /// The arguments of a call are ready.
-    pub(crate) fn arguments_ready(&self, seq: u64) {
-        let mut inner = self.inner.lock();
-        if let Some(waiting) = inner.waiting.iter_mut().find(|waiting| waiting.seq == seq) {
-            waiting.ready = true;
+        inner.waiting.push_back(seq);
+        if !ready {
+            inner.unready.insert(seq);
         }
         drop(inner);
         self.send_ready();
     }
 
-    /// A call has failed before it left (an argument failed).
-    pub(crate) fn abandon(&self, seq: u64) {
-        self.inner.lock().waiting.retain(|waiting| waiting.seq != seq);
+    /// The arguments of a call are ready; or one has failed and the call with it, and those behind
+    /// it need not wait.
+    pub(crate) fn arguments_settled(self: &Arc<Self>, seq: u64) {
+        self.inner.lock().unready.remove(&seq);
         self.send_ready();
     }
 
@@ -164,7 +161,7 @@ impl ActorQueue {
     }
 
     /// The GCS said where the actor is.
-    pub(crate) fn located(&self, location: ActorLocation) {
+    pub(crate) fn located(self: &Arc<Self>, location: ActorLocation) {
         let mut inner = self.inner.lock();
         match location {
             ActorLocation::Alive { worker, incarnation } => {
@@ -181,7 +178,8 @@ impl ActorQueue {
                 inner.state = State::Dead(error.clone());
                 let ready = std::mem::take(&mut inner.ready);
                 let mut seqs: Vec<u64> = std::mem::take(&mut inner.in_flight).into_keys().collect();
-                seqs.extend(inner.waiting.drain(..).map(|waiting| waiting.seq));
+                seqs.extend(inner.waiting.drain(..));
+                inner.unready.clear();
                 drop(inner);
                 for entry in ready {
                     entry.settle(Outcome::Failed(error.clone()));
@@ -203,7 +201,7 @@ impl ActorQueue {
         }
         // Whatever is known of the actor by now, what went to that process gets no answer.
         let seqs: Vec<u64> =
-            inner.in_flight.extract_if(.., |_, worker| *worker == process).map(|(seq, _)| seq).collect();
+            inner.in_flight.extract_if(.., |_, worker| worker.id == process).map(|(seq, _)| seq).collect();
         drop(inner);
         let error = Error::ActorDied { actor: self.actor, why: why.to_owned() };
         for seq in seqs {
@@ -211,6 +209,20 @@ impl ActorQueue {
         }
         if here {
             self.resolve();
+        }
+    }
+
+    /// The calls in flight to this worker process.
+    pub(crate) fn in_flight_at(&self, worker: ProcessId) -> Vec<(ProcessAddr, u64)> {
+        let inner = self.inner.lock();
+        inner.in_flight.iter().filter(|(_, to)| to.id == worker).map(|(seq, to)| (*to, *seq)).collect()
+    }
+
+    /// The worker does not have a call that went there: nobody knows whether it ran.
+    pub(crate) fn missing(&self, seq: u64) {
+        if self.inner.lock().in_flight.remove(&seq).is_some() {
+            let why = "the connection to its worker broke".to_owned();
+            self.client.fail_pending(seq, &Error::ActorUnavailable { actor: self.actor, why });
         }
     }
 
@@ -225,7 +237,7 @@ impl ActorQueue {
     }
 
     /// Fails every call; the session is over.
-    pub(crate) fn close(&self, error: &Error) {
+    pub(crate) fn close(self: &Arc<Self>, error: &Error) {
         self.keep();
         self.located(ActorLocation::Dead(Box::new(error.clone())));
     }
@@ -233,37 +245,95 @@ impl ActorQueue {
     /// Sends the calls whose turn it is. One thread at a time, so that two threads' calls cannot
     /// overtake each other; and not under the lock, because a worker in this process may answer
     /// before the sending returns.
-    fn send_ready(&self) {
+    fn send_ready(self: &Arc<Self>) {
         let mut inner = self.inner.lock();
         if inner.sending {
             return;
         }
         inner.sending = true;
         while let State::Alive { worker, incarnation } = inner.state
-            && inner.waiting.front().is_some_and(|waiting| waiting.ready)
+            && inner.front_is_ready()
         {
             let mut calls = Vec::new();
             let mut payload = Payload::new();
             while calls.len() < BATCH_LIMIT
                 && payload_bytes(&payload) < BATCH_BYTES
-                && let Some(waiting) = inner.waiting.pop_front_if(|waiting| waiting.ready)
+                && inner.front_is_ready()
+                && let Some(seq) = inner.waiting.pop_front()
             {
-                let spec = self.client.0.pending.with(waiting.seq, |pending| {
+                // One whose argument failed is not pending any more.
+                let spec = self.client.0.pending.with(seq, |pending| {
                     pending.attempt += 1;
-                    pending.to_spec(waiting.seq, &mut payload)
+                    pending.to_spec(seq, &mut payload)
                 });
                 if let Some(spec) = spec {
-                    inner.in_flight.insert(waiting.seq, worker.id);
+                    inner.in_flight.insert(seq, worker);
                     calls.push(spec);
                 }
+                if inner.alone {
+                    break;
+                }
+            }
+            if calls.is_empty() {
+                continue;
             }
             drop(inner);
             let push = PushCalls { client: self.client.address(), actor: self.actor, incarnation, calls };
-            let worker = Address { process: worker, mailbox: MailboxId::WORKER };
-            self.client.endpoint().send(Some(MailboxId::CLIENT), worker, push, payload);
+            let to = Address { process: worker, mailbox: MailboxId::WORKER };
+            let sent = self.client.endpoint().try_send(Some(MailboxId::CLIENT), to, push, payload);
+            let goes_on = match sent {
+                Ok(()) => true,
+                Err(unsent) => self.unsent(&unsent.message, &unsent.error, worker),
+            };
             inner = self.inner.lock();
+            if !goes_on {
+                break;
+            }
         }
         inner.sending = false;
+    }
+
+    /// A message with calls could not even be queued. Returns whether to go on sending now.
+    fn unsent(self: &Arc<Self>, push: &PushCalls, error: &SendError, worker: ProcessAddr) -> bool {
+        let fate = fate(error);
+        if let (Fate::Refused, [call]) = (fate, &push.calls[..]) {
+            let mut inner = self.inner.lock();
+            inner.in_flight.remove(&call.seq);
+            inner.alone = false;
+            drop(inner);
+            self.client.fail_pending(call.seq, &refused(self.class(), error));
+            return true;
+        }
+        if matches!(fate, Fate::Dead | Fate::Doubtful) {
+            self.process_lost(worker.id, &error.to_string());
+            return true;
+        }
+        let mut inner = self.inner.lock();
+        for call in push.calls.iter().rev() {
+            // One that has failed meanwhile (the actor is dead) does not come back.
+            if inner.in_flight.remove(&call.seq).is_some() {
+                self.client.0.pending.with(call.seq, |pending| pending.attempt = pending.attempt.saturating_sub(1));
+                inner.waiting.push_front(call.seq);
+            }
+        }
+        // Of several calls one is too large: alone it is known which.
+        inner.alone = fate == Fate::Refused;
+        drop(inner);
+        if fate == Fate::Full {
+            let queue = Arc::downgrade(self);
+            self.client.again_soon(move || {
+                if let Some(queue) = queue.upgrade() {
+                    queue.send_ready();
+                }
+            });
+        }
+        fate == Fate::Refused
+    }
+}
+
+impl Inner {
+    fn front_is_ready(&self) -> bool {
+        self.waiting.front().is_some_and(|seq| self.unready.is_empty() || !self.unready.contains(seq))
     }
 }
 

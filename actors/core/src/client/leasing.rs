@@ -1,5 +1,6 @@
 //! A whole cluster's leasing as a model: real schedulers and a real submitter, which exchange
-//! messages that take a random time. Nothing of it runs: the model says when a task ends.
+//! messages that take a random time, over connections that break and swallow what is on its way.
+//! Nothing of it runs: the model says when a task ends.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -13,7 +14,8 @@ use uuid::Uuid;
 use super::submitter::{Effect, Submitter};
 use crate::ids::{FunctionId, JobId, LeaseId, NodeId};
 use crate::messages::{
-    ClusterView, LeaseGranted, LeaseRedirected, NodeInfo, Shape, Strategy as Placing, WantLeases, WorkerKind,
+    ClusterView, HeldLeases, LeaseGranted, LeaseRedirected, LeasesKept, NodeInfo, Shape, Strategy as Placing,
+    WantLeases, WorkerKind,
 };
 use crate::raylet::{Effect as RayletEffect, Scheduler, SchedulerConfig};
 use crate::resources::{CPU, Resources};
@@ -41,6 +43,20 @@ fn node(n: usize) -> NodeId {
 
 fn node_of(lease: LeaseId) -> usize {
     lease.node.0.as_u128() as usize - 1
+}
+
+fn worker(n: usize) -> ProcessAddr {
+    process(1_000 + n as u128)
+}
+
+/// The node whose connection to the client carries a message.
+fn node_between(from: Place, to: Place) -> Option<usize> {
+    match (from, to) {
+        (Place::Client, Place::Raylet(n) | Place::Worker(n)) | (Place::Raylet(n) | Place::Worker(n), Place::Client) => {
+            Some(n)
+        }
+        _ => None,
+    }
 }
 
 fn client() -> Address {
@@ -71,6 +87,13 @@ enum Event {
     Reclaim(LeaseId, u32),
     Returned(LeaseId, Vec<u64>),
     Done(LeaseId, u64),
+    StillHave(usize, Vec<(LeaseId, u64)>),
+    Missing(Vec<(LeaseId, u64)>),
+    Held(usize, Vec<LeaseId>),
+    Kept(usize, LeasesKept),
+    /// The connections between the client and a node break.
+    Break(usize),
+    Connected(usize),
     Report(usize, Resources),
     Resources(usize, usize, Resources),
     ReportDue(usize),
@@ -98,6 +121,10 @@ struct Cluster {
     random: StdRng,
     delay_us: u64,
     events: BTreeMap<(u64, u64), Event>,
+    /// Which of them are messages, and between whom.
+    messages: BTreeMap<(u64, u64), (Place, Place)>,
+    /// Since their connection broke these send nothing: it is queued.
+    broken: BTreeMap<usize, Vec<(Place, Place, Event)>>,
     next_event: u64,
     /// When the last message of each pair arrives: they do not overtake each other.
     last_us: BTreeMap<(Place, Place), u64>,
@@ -150,6 +177,8 @@ impl Cluster {
             random: StdRng::seed_from_u64(seed),
             delay_us: delay_ms * MS,
             events: BTreeMap::new(),
+            messages: BTreeMap::new(),
+            broken: BTreeMap::new(),
             next_event: 0,
             last_us: BTreeMap::new(),
             nodes,
@@ -179,11 +208,49 @@ impl Cluster {
     }
 
     fn send(&mut self, from: Place, to: Place, event: Event) {
+        let between = node_between(from, to);
+        if let Some(queued) = between.and_then(|n| self.broken.get_mut(&n)) {
+            queued.push((from, to, event));
+            return;
+        }
         let arrives = self.now_us + self.random.random_range(0..=self.delay_us);
         let last = self.last_us.entry((from, to)).or_default();
         *last = arrives.max(*last);
         let after = *last - self.now_us;
         self.at(after, event);
+        self.messages.insert((self.now_us + after, self.next_event), (from, to));
+    }
+
+    /// What is on its way between the client and a node is lost.
+    fn break_connection(&mut self, n: usize) {
+        if self.broken.contains_key(&n) {
+            return;
+        }
+        self.broken.insert(n, Vec::new());
+        let between = |(_, (from, to)): &(&(u64, u64), &(Place, Place))| node_between(*from, *to) == Some(n);
+        let lost: Vec<(u64, u64)> = self.messages.iter().filter(between).map(|(at, _)| *at).collect();
+        for at in lost {
+            self.messages.remove(&at);
+            self.events.remove(&at);
+        }
+        self.nodes[n].interrupted(client().process.id);
+        let after_us = self.random.random_range(MS..50 * MS);
+        self.at(after_us, Event::Connected(n));
+    }
+
+    fn connected(&mut self, n: usize) {
+        for (from, to, event) in self.broken.remove(&n).unwrap_or_default() {
+            self.send(from, to, event);
+        }
+        let mut asked = Vec::new();
+        let mut held = Vec::new();
+        for (_, submitter) in &mut self.submitters {
+            submitter.reconnected(worker(n).id);
+            asked.extend(submitter.leased_at(worker(n).id));
+            held.extend(submitter.leases_from(raylet(n)));
+        }
+        self.send(Place::Client, Place::Worker(n), Event::StillHave(n, asked));
+        self.send(Place::Client, Place::Raylet(n), Event::Held(n, held));
     }
 
     fn now(&self) -> Duration {
@@ -238,8 +305,10 @@ impl Cluster {
         for lease in leases {
             self.work(lease);
         }
+        let deadline = self.now_us + PATIENCE_US;
         while (first..self.next_task).any(|seq| !self.finished.contains(&seq)) {
             self.step();
+            assert!(self.now_us < deadline, "the end of a task was never heard of");
         }
         let until = self.now_us + phase.pause_ms * MS;
         while self.now_us < until {
@@ -249,7 +318,9 @@ impl Cluster {
     }
 
     fn step(&mut self) {
-        let ((at_us, _), event) = self.events.pop_first().expect("the ticks never end");
+        let (at, event) = self.events.pop_first().expect("the ticks never end");
+        let (at_us, _) = at;
+        self.messages.remove(&at);
         self.now_us = at_us;
         let now = self.now();
         match event {
@@ -303,13 +374,43 @@ impl Cluster {
                     }
                 }
             }
+            Event::StillHave(n, asked) => {
+                let here =
+                    |lease: &LeaseId, seq: &u64| self.workers.get(lease).is_some_and(|queue| queue.contains(seq));
+                let missing = asked.into_iter().filter(|(lease, seq)| !here(lease, seq)).collect();
+                self.send(Place::Worker(n), Place::Client, Event::Missing(missing));
+            }
+            Event::Missing(missing) => {
+                for (lease, seq) in missing {
+                    for at in 0..self.submitters.len() {
+                        let mut known = false;
+                        self.submit(at, |s, now_us, out| known = s.forget(lease, seq, now_us, out));
+                        if known {
+                            self.submit(at, |s, now_us, out| s.enqueue(seq, FunctionId(0), now_us, out));
+                        }
+                    }
+                }
+            }
+            Event::Held(n, leases) => self.nodes[n].held_leases(&HeldLeases { client: client(), leases }, now),
+            Event::Kept(n, kept) => {
+                let leases: BTreeSet<LeaseId> = kept.leases.iter().copied().collect();
+                for at in 0..self.submitters.len() {
+                    let shape = &self.submitters[at].0;
+                    let done = kept.done.iter().find(|(known, _)| known == shape).map_or(0, |(_, done)| *done);
+                    self.submit(at, |s, now_us, out| {
+                        s.leases_kept(raylet(n), &leases, done, now_us, out);
+                    });
+                }
+            }
+            Event::Break(n) => self.break_connection(n),
+            Event::Connected(n) => self.connected(n),
             Event::ReportDue(n) => {
                 self.report_due[n] = false;
                 self.reported[n] = self.nodes[n].available().clone();
                 self.send(Place::Raylet(n), Place::Head, Event::Report(n, self.reported[n].clone()));
             }
             Event::WorkerReady(n, start) => {
-                self.nodes[n].worker_ready(start, process(1_000 + n as u128), 1, now);
+                self.nodes[n].worker_ready(start, worker(n), 1, now);
             }
             Event::HeartbeatDue(n) => {
                 if self.nodes[n].view_version() != self.view.version {
@@ -389,6 +490,7 @@ impl Cluster {
                 RayletEffect::Redirect(_, redirected) => {
                     self.send(Place::Raylet(n), Place::Client, Event::Redirected(n, redirected));
                 }
+                RayletEffect::Kept(_, kept) => self.send(Place::Raylet(n), Place::Client, Event::Kept(n, kept)),
                 RayletEffect::ReclaimIdle(_) => self.send(Place::Raylet(n), Place::Client, Event::ReclaimIdle),
                 RayletEffect::Pending(..) => {}
                 RayletEffect::StartWorker { start, .. } => {
@@ -442,6 +544,34 @@ proptest! {
         let mut cluster = Cluster::new(seed, delay_ms, start_ms, &nodes);
         for phase in &phases {
             cluster.run(phase);
+        }
+    }
+
+    #[test]
+    fn what_a_broken_connection_swallows_is_made_good(
+        seed: u64,
+        delay_ms in 1..60_u64,
+        start_ms in 0..500_u64,
+        home in 0..4_u32,
+        others in prop::collection::vec(1..4_u32, 1..4),
+        breaks in prop::collection::vec((0..3_000_u64, 0..4_usize), 1..20),
+        phases in prop::collection::vec(phase(), 1..4),
+    ) {
+        let nodes: Vec<u32> = std::iter::once(home).chain(others).collect();
+        let mut cluster = Cluster::new(seed, delay_ms, start_ms, &nodes);
+        for (at_ms, n) in breaks {
+            cluster.at(at_ms * MS, Event::Break(n % nodes.len()));
+        }
+        for phase in &phases {
+            cluster.run(&Phase { spread: false, ..phase.clone() });
+        }
+        // What nobody needs any more is free again, whatever got lost.
+        let until = cluster.now_us + 5_000 * MS;
+        while cluster.now_us < until {
+            cluster.step();
+        }
+        for (scheduler, total) in cluster.nodes.iter().zip(&cluster.totals) {
+            prop_assert_eq!(scheduler.available(), total);
         }
     }
 }

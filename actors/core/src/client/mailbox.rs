@@ -9,11 +9,12 @@ use mobula_transport::{Address, Envelope, Mailbox, MailboxId, Message, Payload, 
 use super::entry::{Entry, ObjectHandle, Outcome};
 use super::pending::Work;
 use super::{Client, Inner};
+use crate::delivery::{Fate, fate};
 use crate::error::Error;
 use crate::ids::ObjectId;
 use crate::messages::{
-    FetchBinary, GetObject, LeaseGranted, LeaseLost, LeasePending, LeaseRedirected, ReclaimIdle, ReturnLeases,
-    ReturnSpec, TaskDone, TaskOutcome, TasksReturned, WorkerOutput,
+    FetchBinary, GetObject, LeaseGranted, LeaseLost, LeasePending, LeaseRedirected, LeasesKept, ReclaimIdle,
+    ReturnLeases, ReturnSpec, TaskDone, TaskOutcome, TasksMissing, TasksReturned, WorkerOutput,
 };
 use crate::value::Value;
 
@@ -73,14 +74,22 @@ impl Client {
             }
         } else if kind == ReclaimIdle::KIND {
             if envelope.open::<ReclaimIdle>().is_ok() {
-                let queues: Vec<_> = self.0.queues.lock().values().cloned().collect();
-                for queue in queues {
+                for queue in self.task_queues() {
                     queue.give_back_idle(self);
                 }
             }
         } else if kind == TasksReturned::KIND {
             if let Ok((returned, _)) = envelope.open::<TasksReturned>() {
                 self.tasks_returned(returned);
+            }
+        } else if kind == TasksMissing::KIND {
+            if let Ok((missing, _)) = envelope.open::<TasksMissing>() {
+                self.tasks_missing(&missing);
+            }
+        } else if kind == LeasesKept::KIND {
+            if let Ok((kept, request)) = envelope.open::<LeasesKept>() {
+                let raylet = Address { process: request.from().process, mailbox: MailboxId::RAYLET };
+                self.leases_kept(raylet, kept);
             }
         } else if kind == WorkerOutput::KIND {
             if let Ok((output, _)) = envelope.open::<WorkerOutput>()
@@ -95,7 +104,8 @@ impl Client {
         } else if kind == Undelivered::KIND {
             if let Ok((what, _)) = envelope.open::<Undelivered>() {
                 tracing::debug!(to = %what.to, error = %what.error, "a message came back");
-                if what.to.mailbox == MailboxId::WORKER {
+                // What a broken connection has swallowed is asked for when it is up again.
+                if what.to.mailbox == MailboxId::WORKER && matches!(fate(&what.error), Fate::Dead | Fate::Refused) {
                     self.process_lost(what.to.process.id, &what.error.to_string());
                 }
             }
@@ -149,8 +159,7 @@ impl Client {
             Some(queue) => queue.reclaimed(self, returned.lease, &returned.seqs),
             // Nothing was left to give back: the lease may be asked again.
             None => {
-                let queues: Vec<_> = self.0.queues.lock().values().cloned().collect();
-                for queue in queues {
+                for queue in self.task_queues() {
                     queue.reclaimed(self, returned.lease, &[]);
                 }
             }

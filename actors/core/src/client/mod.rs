@@ -15,6 +15,7 @@
 //! the calls that ask the GCS; they are for user threads.
 
 mod actor_queue;
+mod doubts;
 mod entry;
 mod fetch;
 #[cfg(test)]
@@ -22,21 +23,23 @@ mod leasing;
 mod mailbox;
 mod options;
 mod pending;
+mod reconcile;
 mod session;
 mod submitter;
 mod task_queue;
 mod wire_ref;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use mobula_transport::{Address, Endpoint, MailboxId, Message, Payload, PeerEvent, ProcessId, SendError};
+use mobula_transport::{Address, Endpoint, MailboxId, Message, Payload, ProcessId, SendError};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use self::actor_queue::ActorQueue;
+use self::doubts::Doubts;
 pub(crate) use self::entry::wait_until;
 use self::entry::{Entry, Latch, Outcome, Waiter};
 use self::pending::{Pending, PendingTable, Work};
@@ -114,6 +117,10 @@ pub(crate) struct Inner {
     actors: Mutex<HashMap<ActorId, Weak<ActorQueue>>>,
     /// Owned objects of which a reference has left the process inside a value.
     exported: Mutex<HashMap<ObjectId, Arc<Entry>>>,
+    /// Work that a broken connection may have swallowed.
+    doubts: Mutex<Doubts>,
+    /// Processes whose connection broke and is not up again.
+    broken: Mutex<BTreeSet<ProcessId>>,
     /// Counts settled objects while a thread is in `wait`.
     settled: AtomicU64,
     waiting: AtomicUsize,
@@ -183,6 +190,8 @@ impl Client {
             queues: Mutex::default(),
             actors: Mutex::default(),
             exported: Mutex::default(),
+            doubts: Mutex::default(),
+            broken: Mutex::default(),
             settled: AtomicU64::new(0),
             waiting: AtomicUsize::new(0),
             waiting_threads: Mutex::default(),
@@ -272,10 +281,10 @@ impl Client {
                 let queue = queue.clone();
                 self.wait_for(dependencies, move |client| match client.failed_argument(seq) {
                     Some(error) => {
-                        queue.abandon(seq);
                         client.fail_pending(seq, &error);
+                        queue.arguments_settled(seq);
                     }
-                    None => queue.arguments_ready(seq),
+                    None => queue.arguments_settled(seq),
                 });
             }
         }
@@ -829,9 +838,8 @@ impl Client {
                     return;
                 };
                 client.0.ticking.store(false, Ordering::Release);
-                let queues: Vec<_> = client.0.queues.lock().values().cloned().collect();
-                let mut again = false;
-                for queue in queues {
+                let mut again = client.ask_doubtful();
+                for queue in client.task_queues() {
                     again |= queue.tick(&client);
                 }
                 // Someone may have armed a new ticker meanwhile; then this one ends.
@@ -843,12 +851,12 @@ impl Client {
     }
 
     fn process_lost(&self, process: ProcessId, why: &str) {
-        let queues: Vec<_> = self.0.queues.lock().values().cloned().collect();
-        for queue in queues {
+        self.0.doubts.lock().lost(process);
+        self.0.broken.lock().remove(&process);
+        for queue in self.task_queues() {
             queue.process_lost(self, process, why);
         }
-        let actors: Vec<_> = self.0.actors.lock().values().filter_map(Weak::upgrade).collect();
-        for actor in actors {
+        for actor in self.actor_queues() {
             actor.process_lost(process, why);
         }
     }
@@ -857,13 +865,8 @@ impl Client {
         self.0.endpoint.attach(MailboxId::CLIENT, Arc::new(mailbox::ClientMailbox(Arc::downgrade(&self.0))));
         let weak = Arc::downgrade(&self.0);
         self.0.endpoint.watch_peers(move |event| {
-            let Some(client) = weak.upgrade().map(Client) else {
-                return;
-            };
-            match event {
-                PeerEvent::Lost { process, why } => client.process_lost(process, &why),
-                PeerEvent::Gone { process, why } => client.process_lost(process, &why),
-                _ => {}
+            if let Some(client) = weak.upgrade().map(Client) {
+                client.peer_event(event);
             }
         });
     }

@@ -14,7 +14,7 @@
 //! full share. So a million tiny tasks travel in large batches, while long ones are handed out one
 //! by one to whoever is free.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use mobula_transport::{Address, ProcessAddr, ProcessId};
 
@@ -74,6 +74,8 @@ struct Lease {
     stuck: bool,
     /// It runs one task and is given back: the worker is a process of that task's own.
     one_task: bool,
+    /// The way to its worker is full: it takes no new task until the next tick.
+    full: bool,
     /// Others wait for it: it takes no new task and is given back when those it has have ended.
     leaving: bool,
 }
@@ -149,6 +151,7 @@ impl Submitter {
                 reclaiming: false,
                 stuck: false,
                 one_task: self.one_task,
+                full: false,
                 leaving: false,
             },
         );
@@ -206,7 +209,8 @@ impl Submitter {
         }
     }
 
-    /// The worker gave these back unstarted.
+    /// The worker gave these back unstarted. Those that were not in flight under the lease (it was
+    /// lost meanwhile, and they are queued again) are left alone.
     pub(crate) fn reclaimed(
         &mut self,
         lease: LeaseId,
@@ -216,27 +220,48 @@ impl Submitter {
     ) {
         if let Some(state) = self.leases.get_mut(&lease) {
             state.reclaiming = false;
-            for (seq, _) in tasks {
-                state.forget(*seq);
-            }
-            if state.in_flight.is_empty() {
-                // What was running has ended meanwhile.
-                state.stuck = false;
-                state.idle_since_us = now_us;
-            }
-            if state.leaving && state.in_flight.is_empty() {
-                let raylet = state.raylet;
-                self.leases.remove(&lease);
-                out.push(Effect::Return { raylet, lease });
-            }
         }
+        self.to_the_front(lease, tasks, now_us, out);
+    }
+
+    /// These could not be sent, because the way to the worker is full.
+    pub(crate) fn unsent(&mut self, lease: LeaseId, tasks: &[(u64, FunctionId)], now_us: u64, out: &mut Vec<Effect>) {
+        if let Some(state) = self.leases.get_mut(&lease) {
+            state.full = true;
+        }
+        self.to_the_front(lease, tasks, now_us, out);
+    }
+
+    /// The task is not with the worker any more; the caller decides what becomes of it. False when
+    /// it was not in flight under the lease.
+    pub(crate) fn forget(&mut self, lease: LeaseId, seq: u64, now_us: u64, out: &mut Vec<Effect>) -> bool {
+        let known = self.leases.get_mut(&lease).is_some_and(|state| state.forget(seq));
+        self.settle(lease, now_us, out);
+        known
+    }
+
+    fn to_the_front(&mut self, lease: LeaseId, tasks: &[(u64, FunctionId)], now_us: u64, out: &mut Vec<Effect>) {
         for (seq, function) in tasks.iter().rev() {
-            let estimate_us = self.estimate_us(*function);
-            self.queued_us += estimate_us;
-            self.queue.push_front(Queued { seq: *seq, function: *function, estimate_us });
+            if self.leases.get_mut(&lease).is_some_and(|state| state.forget(*seq)) {
+                let estimate_us = self.estimate_us(*function);
+                self.queued_us += estimate_us;
+                self.queue.push_front(Queued { seq: *seq, function: *function, estimate_us });
+            }
         }
+        self.settle(lease, now_us, out);
         self.fill(true, now_us, out);
         self.ask(out);
+    }
+
+    /// Tasks have left a lease without having run.
+    fn settle(&mut self, lease: LeaseId, now_us: u64, out: &mut Vec<Effect>) {
+        let Some(state) = self.leases.get_mut(&lease).filter(|state| state.in_flight.is_empty()) else { return };
+        state.stuck = false;
+        state.idle_since_us = now_us;
+        if state.leaving {
+            out.push(Effect::Return { raylet: state.raylet, lease });
+            self.leases.remove(&lease);
+        }
     }
 
     /// The lease's worker is dead or cannot be reached. Returns the tasks that were in flight, in
@@ -258,6 +283,69 @@ impl Submitter {
     #[cfg(test)]
     pub(crate) fn has_lease(&self, lease: LeaseId) -> bool {
         self.leases.contains_key(&lease)
+    }
+
+    /// The raylet of this process, if leases were asked of it.
+    pub(crate) fn raylet_at(&self, process: ProcessId) -> Option<Address> {
+        let asked = self.asked.keys().copied();
+        asked.chain(self.leases.values().map(|state| state.raylet)).find(|raylet| raylet.process.id == process)
+    }
+
+    /// The leases that this raylet granted.
+    pub(crate) fn leases_from(&self, raylet: Address) -> impl Iterator<Item = LeaseId> {
+        self.leases.iter().filter(move |(_, state)| state.raylet == raylet).map(|(lease, _)| *lease)
+    }
+
+    /// The tasks in flight to this worker process, by lease.
+    #[cfg(test)]
+    pub(crate) fn leased_at(&self, worker: ProcessId) -> Vec<(LeaseId, u64)> {
+        let leases = self.leases.iter().filter(|(_, state)| state.worker.id == worker);
+        leases.flat_map(|(lease, state)| state.in_flight.iter().map(|(seq, _)| (*lease, *seq))).collect()
+    }
+
+    /// The tasks in flight to this worker process, and its address.
+    pub(crate) fn in_flight_at(&self, worker: ProcessId) -> Vec<(ProcessAddr, u64)> {
+        let leases = self.leases.values().filter(|state| state.worker.id == worker);
+        leases.flat_map(|state| state.in_flight.iter().map(|(seq, _)| (state.worker, *seq))).collect()
+    }
+
+    /// The connection to a worker broke and is up again: its answers may have got lost.
+    pub(crate) fn reconnected(&mut self, worker: ProcessId) {
+        for state in self.leases.values_mut().filter(|state| state.worker.id == worker) {
+            state.reclaiming = false;
+        }
+    }
+
+    /// After a broken connection the raylet says which leases are ours and how many it has granted
+    /// or redirected in all. Returns what is in flight under leases that are over.
+    pub(crate) fn leases_kept(
+        &mut self,
+        raylet: Address,
+        kept: &BTreeSet<LeaseId>,
+        done: u64,
+        now_us: u64,
+        out: &mut Vec<Effect>,
+    ) -> Vec<(ProcessAddr, u64)> {
+        if let Some(asked) = self.asked.get_mut(&raylet) {
+            let outstanding = asked.target - asked.answered;
+            // A raylet that has forgotten us counts from the beginning.
+            asked.target = if done < asked.answered { done + outstanding } else { asked.target.max(done) };
+            asked.answered = done;
+            if asked.target > asked.answered {
+                out.push(Effect::Want { raylet });
+            }
+        }
+        let over: Vec<LeaseId> = self.leases_from(raylet).filter(|lease| !kept.contains(lease)).collect();
+        let mut doubtful = Vec::new();
+        for lease in over {
+            let Some(state) = self.leases.get_mut(&lease) else { continue };
+            // What runs may end; nothing new is started.
+            state.leaving = true;
+            doubtful.extend(state.in_flight.iter().map(|(seq, _)| (state.worker, *seq)));
+            self.settle(lease, now_us, out);
+        }
+        self.ask(out);
+        doubtful
     }
 
     /// A raylet is gone: what was asked of it will not come. `home` is the one to ask from now on,
@@ -286,6 +374,7 @@ impl Submitter {
     pub(crate) fn tick(&mut self, now_us: u64, out: &mut Vec<Effect>) -> bool {
         self.give_back(now_us, IDLE_US, out);
         for (id, state) in &mut self.leases {
+            state.full = false;
             let stuck = now_us.saturating_sub(state.progress_us) >= STUCK_US;
             if stuck && !state.reclaiming && state.in_flight.len() > 1 {
                 state.reclaiming = true;
@@ -475,23 +564,21 @@ impl Submitter {
 impl Lease {
     fn has_room(&self) -> bool {
         let room_tasks = if self.one_task { 1 } else { AHEAD_TASKS };
-        !self.leaving && !self.stuck && self.ahead_us < AHEAD_US && self.in_flight.len() < room_tasks
+        !self.leaving && !self.stuck && !self.full && self.ahead_us < AHEAD_US && self.in_flight.len() < room_tasks
     }
 
-    fn forget(&mut self, seq: u64) {
+    /// False when the task was not in flight.
+    fn forget(&mut self, seq: u64) -> bool {
         // Tasks end in the order they were pushed, unless one lent its CPU: usually the front.
-        if let Some(position) = self.in_flight.iter().position(|(other, _)| *other == seq)
-            && let Some((_, estimate)) = self.in_flight.remove(position)
-        {
-            self.ahead_us = self.ahead_us.saturating_sub(estimate);
-        }
+        let position = self.in_flight.iter().position(|(other, _)| *other == seq);
+        let Some((_, estimate)) = position.and_then(|position| self.in_flight.remove(position)) else { return false };
+        self.ahead_us = self.ahead_us.saturating_sub(estimate);
+        true
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use mobula_transport::MailboxId;
     use proptest::prelude::*;
     use uuid::Uuid;

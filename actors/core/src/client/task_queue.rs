@@ -1,13 +1,15 @@
 //! The shell around a [`Submitter`]: one queue of tasks of one shape.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use mobula_transport::{Address, MailboxId, Payload, ProcessAddr, ProcessId};
+use mobula_transport::{Address, MailboxId, Payload, ProcessAddr, ProcessId, SendError};
 use parking_lot::Mutex;
 
 use super::Client;
 use super::pending::{BATCH_BYTES, Work, payload_bytes};
 use super::submitter::{Effect, Submitter};
+use crate::delivery::{Fate, fate};
 use crate::error::Error;
 use crate::ids::{FunctionId, LeaseId};
 use crate::messages::{PushTasks, ReclaimTasks, ReturnLeases, Shape, WantLeases, WorkerKind};
@@ -58,21 +60,59 @@ impl TaskQueue {
 
     /// A worker gave tasks back.
     pub(crate) fn reclaimed(self: &Arc<Self>, client: &Client, lease: LeaseId, seqs: &[u64]) {
-        let mut tasks = Vec::with_capacity(seqs.len());
-        for seq in seqs {
-            let function = client.0.pending.with(*seq, |pending| {
-                if let Work::Task { lease, .. } = &mut pending.work {
-                    *lease = None;
-                }
-                // It never started, so the push was no attempt.
-                pending.attempt = pending.attempt.saturating_sub(1);
-                pending.id
-            });
-            if let Some(function) = function {
-                tasks.push((*seq, function));
-            }
+        self.step(client, |submitter, now_us, out| {
+            let tasks = uncharge(client, submitter, lease, seqs);
+            submitter.reclaimed(lease, &tasks, now_us, out);
+        });
+    }
+
+    /// The worker does not have a task that went there. It may have run, so that was an attempt.
+    pub(crate) fn missing(self: &Arc<Self>, client: &Client, lease: LeaseId, seq: u64) {
+        let mut known = false;
+        self.step(client, |submitter, now_us, out| known = submitter.forget(lease, seq, now_us, out));
+        if known {
+            self.again(client, seq, true, "its connection broke, and the worker does not have the task");
         }
-        self.step(client, |submitter, now_us, out| submitter.reclaimed(lease, &tasks, now_us, out));
+    }
+
+    /// The tasks in flight to this worker process.
+    pub(crate) fn in_flight_at(&self, worker: ProcessId) -> Vec<(ProcessAddr, u64)> {
+        self.submitter.lock().in_flight_at(worker)
+    }
+
+    /// The connection to a worker broke and is up again.
+    pub(crate) fn reconnected(&self, worker: ProcessId) {
+        self.submitter.lock().reconnected(worker);
+    }
+
+    /// The raylet of this process, if leases were asked of it.
+    pub(crate) fn raylet_at(&self, process: ProcessId) -> Option<Address> {
+        self.submitter.lock().raylet_at(process)
+    }
+
+    /// The leases that this raylet granted.
+    pub(crate) fn leases_from(&self, raylet: Address) -> Vec<LeaseId> {
+        self.submitter.lock().leases_from(raylet).collect()
+    }
+
+    /// What a raylet counts, after a broken connection. Returns the tasks under leases that are over.
+    pub(crate) fn leases_kept(
+        self: &Arc<Self>,
+        client: &Client,
+        raylet: Address,
+        kept: &BTreeSet<LeaseId>,
+        done: u64,
+    ) -> Vec<(ProcessAddr, u64)> {
+        let mut doubtful = Vec::new();
+        self.step(client, |submitter, now_us, out| {
+            doubtful = submitter.leases_kept(raylet, kept, done, now_us, out);
+        });
+        doubtful
+    }
+
+    /// What its tasks have in common.
+    pub(crate) fn shape(&self) -> &Shape {
+        &self.shape
     }
 
     /// The worker of a lease is gone. The first task in flight was running and is charged with an
@@ -81,38 +121,34 @@ impl TaskQueue {
         let mut in_flight = Vec::new();
         self.step(client, |submitter, _, out| in_flight = submitter.lost(lease, out));
         for (position, seq) in in_flight.into_iter().enumerate() {
-            let again = client.0.pending.with(seq, |pending| {
-                let Work::Task { options, lease, .. } = &mut pending.work else {
-                    return None;
-                };
-                *lease = None;
-                let attempts = options.max_retries.saturating_add(1);
-                if position == 0 && pending.attempt >= attempts {
-                    let function = pending.function.name.to_owned();
-                    return Some(Err(Error::WorkerDied {
-                        function,
-                        why: why.to_owned(),
-                        attempt: pending.attempt,
-                        attempts,
-                    }));
-                }
-                Some(Ok((pending.id, position == 0)))
-            });
-            match again.flatten() {
-                None => {}
-                Some(Err(error)) => {
-                    if let Some(pending) = client.0.pending.take(seq) {
-                        pending.fail(&error);
-                    }
-                }
-                Some(Ok((function, charged))) => {
-                    tracing::warn!(task = seq, why, charged, "a worker was lost; the task runs again");
-                    if !charged {
-                        // Pushing counts the attempt up again.
-                        client.0.pending.with(seq, |pending| pending.attempt = pending.attempt.saturating_sub(1));
-                    }
-                    self.enqueue(client, seq, function);
-                }
+            self.again(client, seq, position == 0, why);
+        }
+    }
+
+    /// A task runs again, if it may. `charged`: it may have run, so that was an attempt.
+    fn again(self: &Arc<Self>, client: &Client, seq: u64, charged: bool, why: &str) {
+        let next = client.0.pending.with(seq, |pending| {
+            let Work::Task { options, lease, .. } = &mut pending.work else {
+                return None;
+            };
+            *lease = None;
+            let attempts = options.max_retries.saturating_add(1);
+            if charged && pending.attempt >= attempts {
+                let (function, why) = (pending.function.name.to_owned(), why.to_owned());
+                return Some(Err(Error::WorkerDied { function, why, attempt: pending.attempt, attempts }));
+            }
+            if !charged {
+                // Pushing counts the attempt up again.
+                pending.attempt = pending.attempt.saturating_sub(1);
+            }
+            Some(Ok(pending.id))
+        });
+        match next.flatten() {
+            None => {}
+            Some(Err(error)) => client.fail_pending(seq, &error),
+            Some(Ok(function)) => {
+                tracing::warn!(task = seq, why, charged, "a task runs again");
+                self.enqueue(client, seq, function);
             }
         }
     }
@@ -181,7 +217,14 @@ impl TaskQueue {
             }
             Effect::Reclaim { lease, worker, at_most } => {
                 let reclaim = ReclaimTasks { lease, client: client.address(), at_most };
-                endpoint.send(from, Address { process: worker, mailbox: MailboxId::WORKER }, reclaim, Payload::new());
+                let to = Address { process: worker, mailbox: MailboxId::WORKER };
+                if let Err(unsent) = endpoint.try_send(from, to, reclaim, Payload::new()) {
+                    match fate(&unsent.error) {
+                        // Not asked: the next tick asks again.
+                        Fate::Full | Fate::Refused => self.reclaimed(client, lease, &[]),
+                        Fate::Dead | Fate::Doubtful => client.process_lost(worker.id, &unsent.error.to_string()),
+                    }
+                }
             }
         }
     }
@@ -218,8 +261,70 @@ impl TaskQueue {
             }
             if !tasks.is_empty() {
                 let push = PushTasks { client: client.address(), job: client.job(), lease, raylet, tasks };
-                client.endpoint().send(Some(MailboxId::CLIENT), address, push, payload);
+                let sent = client.endpoint().try_send(Some(MailboxId::CLIENT), address, push, payload);
+                if let Err(unsent) = sent {
+                    self.unsent(client, &unsent.message, &unsent.error, worker);
+                }
             }
         }
+    }
+
+    /// A message with tasks could not even be queued.
+    fn unsent(self: &Arc<Self>, client: &Client, push: &PushTasks, error: &SendError, worker: ProcessAddr) {
+        let seqs: Vec<u64> = push.tasks.iter().map(|task| task.seq).collect();
+        match (fate(error), &seqs[..]) {
+            (Fate::Full, _) => {
+                self.step(client, |submitter, now_us, out| {
+                    let tasks = uncharge(client, submitter, push.lease, &seqs);
+                    submitter.unsent(push.lease, &tasks, now_us, out);
+                });
+                client.arm_ticker();
+            }
+            (Fate::Refused, [seq]) => {
+                let name = client.0.pending.with(*seq, |pending| pending.function.name);
+                self.step(client, |submitter, now_us, out| {
+                    submitter.forget(push.lease, *seq, now_us, out);
+                });
+                client.fail_pending(*seq, &refused(name.unwrap_or("the task"), error));
+            }
+            // One of them is the cause; alone it is known which.
+            (Fate::Refused, _) => {
+                for seq in seqs {
+                    uncharge(client, &self.submitter.lock(), push.lease, &[seq]);
+                    self.push(client, push.lease, worker, push.raylet, &[seq]);
+                }
+            }
+            (Fate::Dead | Fate::Doubtful, _) => client.process_lost(worker.id, &error.to_string()),
+        }
+    }
+}
+
+/// Tasks that have not started were no attempt. Returns those in flight under the lease. Under the
+/// submitter's lock, so that nobody pushes them again before.
+fn uncharge(client: &Client, submitter: &Submitter, lease: LeaseId, seqs: &[u64]) -> Vec<(u64, FunctionId)> {
+    let held = seqs.iter().filter(|seq| submitter.holds(lease, **seq));
+    held.filter_map(|seq| {
+        let function = client.0.pending.with(*seq, |pending| {
+            if let Work::Task { lease, .. } = &mut pending.work {
+                *lease = None;
+            }
+            pending.attempt = pending.attempt.saturating_sub(1);
+            pending.id
+        });
+        function.map(|function| (*seq, function))
+    })
+    .collect()
+}
+
+/// Why work cannot be sent at all.
+pub(super) fn refused(function: &str, error: &SendError) -> Error {
+    match error {
+        SendError::TooLarge { size_bytes, limit_bytes } => Error::Invalid {
+            what: format!(
+                "the arguments of {function} make a message of {size_bytes} bytes, the limit is {limit_bytes}: \
+                 put large values into the store and pass their references"
+            ),
+        },
+        error => Error::Send(error.clone()),
     }
 }

@@ -132,6 +132,27 @@ pub struct ReturnLeases {
 }
 message!(ReturnLeases);
 
+/// Client to raylet, one way, after their connection broke: the leases of this node that the client
+/// holds. Answered by [`LeasesKept`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HeldLeases {
+    /// The client.
+    pub client: Address,
+    /// Its leases.
+    pub leases: Vec<LeaseId>,
+}
+message!(HeldLeases);
+
+/// Raylet to client, one way: what counts from now on, whatever got lost before.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LeasesKept {
+    /// The leases that are the client's.
+    pub leases: Vec<LeaseId>,
+    /// How many leases of each shape were granted or redirected in all.
+    pub done: Vec<(Shape, u64)>,
+}
+message!(LeasesKept);
+
 /// Worker to raylet, one way: the lease's task waits in `get` and lends its CPU, or takes it back.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LeaseBlocked {

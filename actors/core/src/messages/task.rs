@@ -119,6 +119,26 @@ pub struct TasksReturned {
 }
 message!(TasksReturned);
 
+/// Client to worker, one way, after their connection broke: do you still have these? Answered by
+/// [`TasksMissing`] when some are missing.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StillHave {
+    /// Whose tasks and calls.
+    pub client: Address,
+    /// The owner's numbers for them, with the attempts.
+    pub tasks: Vec<(u64, u32)>,
+}
+message!(StillHave);
+
+/// Worker to client, one way: these are neither waiting nor running here, and nothing more will be
+/// heard of them. Results that were sent have been sent before.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TasksMissing {
+    /// The owner's numbers for them, with the attempts.
+    pub tasks: Vec<(u64, u32)>,
+}
+message!(TasksMissing);
+
 /// Borrower to owner: the object's value, or where it lies. Answered when it is ready; ask again
 /// after a time-out. An inline value is the reply's payload.
 #[derive(Clone, Debug, Serialize, Deserialize)]

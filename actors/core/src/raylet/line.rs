@@ -352,7 +352,7 @@ impl Scheduler {
                 self.effects.push(Effect::StartWorker { start, job: shape.job, kind: shape.kind });
             }
         }
-        let lease = Lease { client, shape, actor, worker, lent: false };
+        let lease = Lease { client, shape, actor, worker, lent: false, doubtful: false };
         self.count_zero(&lease, 1);
         if let Some(actor) = actor {
             self.actor_leases.insert(actor, seq);

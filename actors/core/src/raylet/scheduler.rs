@@ -13,8 +13,8 @@ use super::pool::{Pool, WorkerSlot};
 use super::redirect::Remotes;
 use crate::ids::{ActorId, JobId, LeaseId, NodeId};
 use crate::messages::{
-    ActorLease, HostedActor, LeaseActor, LeaseActorError, LeaseGranted, LeaseLost, LeasePending, LeaseRedirected,
-    PendingDemand, Shape, WantLeases, WorkerInfo, WorkerKind,
+    ActorLease, HeldLeases, HostedActor, LeaseActor, LeaseActorError, LeaseGranted, LeaseLost, LeasePending,
+    LeaseRedirected, LeasesKept, PendingDemand, Shape, WantLeases, WorkerInfo, WorkerKind,
 };
 use crate::resources::{CPU, Resources};
 
@@ -52,6 +52,8 @@ pub enum Effect {
     Redirect(Address, LeaseRedirected),
     /// Tell a client that its lease is over.
     Lost(Address, LeaseLost),
+    /// Tell a client what counts, after a broken connection.
+    Kept(Address, LeasesKept),
     /// Tell a client why it waits.
     Pending(Address, LeasePending),
     /// Ask a client for leases it has no use for.
@@ -93,6 +95,8 @@ pub(super) struct Lease {
     pub(super) worker: Option<ProcessAddr>,
     /// Its task waits in `get`: its CPU is free for others.
     pub(super) lent: bool,
+    /// The connection to its client broke: the client may not know that it holds it.
+    pub(super) doubtful: bool,
 }
 
 impl Lease {
@@ -262,6 +266,57 @@ impl Scheduler {
         self.serve(now);
     }
 
+    /// The connection to a process broke: what it was told lately, or has told us, may be lost.
+    pub fn interrupted(&mut self, process: ProcessId) {
+        for lease in self.leases.values_mut().filter(|lease| lease.actor.is_none()) {
+            lease.doubtful |= lease.client.process.id == process;
+        }
+    }
+
+    /// After a broken connection a client says which leases it holds. Those it does not know of
+    /// are free again.
+    pub fn held_leases(&mut self, request: &HeldLeases, now: Duration) {
+        let (client, node) = (request.client, self.config.node);
+        let held: BTreeSet<u64> =
+            request.leases.iter().filter(|lease| lease.node == node).map(|lease| lease.seq).collect();
+        let of_client = |lease: &&mut Lease| lease.client == client && lease.actor.is_none();
+        let mut unknown = Vec::new();
+        for (seq, lease) in self.leases.iter_mut().filter(|(_, lease)| of_client(lease)) {
+            // One whose worker is starting has not been granted.
+            if std::mem::take(&mut lease.doubtful) && lease.worker.is_some() && !held.contains(seq) {
+                unknown.push(*seq);
+            }
+        }
+        for seq in unknown {
+            self.release(seq, "its client does not know of it");
+        }
+        let granted = |lease: &Lease| lease.client == client && lease.actor.is_none() && lease.worker.is_some();
+        let leases = self.leases.iter().filter(|(_, lease)| granted(lease));
+        let leases = leases.map(|(seq, _)| self.lease_id(*seq)).collect();
+        let wants = self.wants.iter().filter(|((who, _), _)| *who == client);
+        let done = wants.map(|((_, shape), want)| (Shape::clone(shape), want.done)).collect();
+        self.effects.push(Effect::Kept(client, LeasesKept { leases, done }));
+        self.serve(now);
+    }
+
+    /// A grant could not be sent: it is not counted, and the client waits on.
+    pub fn grant_unsent(&mut self, client: Address, granted: &LeaseGranted) {
+        self.release(granted.lease.seq, "its client could not be told");
+        self.uncount((client, Arc::new(granted.shape.clone())), 1);
+    }
+
+    /// A redirect could not be sent.
+    pub fn redirect_unsent(&mut self, client: Address, redirected: &LeaseRedirected) {
+        self.uncount((client, Arc::new(redirected.shape.clone())), redirected.count);
+    }
+
+    fn uncount(&mut self, key: (Address, Arc<Shape>), count: u64) {
+        if let Some(want) = self.wants.get_mut(&key) {
+            want.done = want.done.saturating_sub(count);
+            self.stand_in_line(key);
+        }
+    }
+
     /// A task waits in `get`, or goes on.
     pub fn lease_blocked(&mut self, id: LeaseId, blocked: bool, now: Duration) {
         let Some(lease) = self.leases.get_mut(&id.seq).filter(|_| id.node == self.config.node) else { return };
@@ -373,10 +428,14 @@ impl Scheduler {
         let key = (lease.client, lease.shape.clone());
         if let Some(want) = self.wants.get_mut(&key) {
             want.starting = want.starting.saturating_sub(1);
-            if want.need() > 0 && !want.in_line {
-                want.in_line = true;
-                self.line.push_back(Ticket::Client(key.0, key.1));
-            }
+            self.stand_in_line(key);
+        }
+    }
+
+    fn stand_in_line(&mut self, key: (Address, Arc<Shape>)) {
+        if let Some(want) = self.wants.get_mut(&key).filter(|want| want.need() > 0 && !want.in_line) {
+            want.in_line = true;
+            self.line.push_back(Ticket::Client(key.0, key.1));
         }
     }
 

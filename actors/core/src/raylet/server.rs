@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mobula_transport::{
-    Actor, Address, Context, Endpoint, Handlers, MailboxId, PeerEvent, ProcessAddr, ProcessId, Replier, Runner,
-    SendError, Undelivered,
+    Actor, Address, Context, Endpoint, Handlers, MailboxId, Message, Payload, PeerEvent, ProcessAddr, ProcessId,
+    Replier, Runner, SendError, Undelivered,
 };
 use tokio::time::Instant;
 
 use super::scheduler::{Asker, Effect, Scheduler, SchedulerConfig};
 use super::workers::{Launch, LaunchEvent, Launcher, Report};
+use crate::delivery::{Fate, fate};
 use crate::ids::JobId;
 use crate::messages::*;
 use crate::resources::{CPU, FRACTIONS_PER_UNIT, Resources};
@@ -153,10 +154,14 @@ impl Actor for RayletServer {
         });
         ctx.every(self.config.heartbeat, |raylet, ctx| raylet.heartbeat(ctx));
         let poster = ctx.poster();
-        ctx.endpoint().watch_peers(move |event| {
-            if let PeerEvent::Gone { process, why, .. } = event {
+        ctx.endpoint().watch_peers(move |event| match event {
+            PeerEvent::Gone { process, why, .. } => {
                 poster.post(move |raylet, ctx| raylet.process_died(process, &why, ctx));
             }
+            PeerEvent::Interrupted { process, .. } => {
+                poster.post(move |raylet, _| raylet.core.interrupted(process));
+            }
+            _ => {}
         });
         self.register(ctx);
     }
@@ -182,6 +187,11 @@ fn leases(table: &mut Handlers<RayletServer>) {
     table.on::<ReturnLeases>(|raylet, message, _, ctx| {
         let now = raylet.now(ctx);
         raylet.core.return_leases(&message.leases, now);
+        raylet.act(ctx);
+    });
+    table.on::<HeldLeases>(|raylet, message, _, ctx| {
+        let now = raylet.now(ctx);
+        raylet.core.held_leases(&message, now);
         raylet.act(ctx);
     });
     table.on::<LeaseBlocked>(|raylet, message, _, ctx| {
@@ -477,8 +487,17 @@ impl RayletServer {
         for effect in self.core.take_effects() {
             tracing::trace!(node = %self.config.info.name, ?effect, "raylet");
             match effect {
-                Effect::Grant(client, message) => ctx.send(client, message),
-                Effect::Redirect(client, message) => ctx.send(client, message),
+                Effect::Grant(client, message) => {
+                    if let Some(message) = unsent(ctx, client, message) {
+                        self.core.grant_unsent(client, &message);
+                    }
+                }
+                Effect::Redirect(client, message) => {
+                    if let Some(message) = unsent(ctx, client, message) {
+                        self.core.redirect_unsent(client, &message);
+                    }
+                }
+                Effect::Kept(client, message) => ctx.send(client, message),
                 Effect::Lost(client, message) => ctx.send(client, message),
                 Effect::Pending(client, message) => ctx.send(client, message),
                 Effect::ReclaimIdle(client) => ctx.send(client, ReclaimIdle),
@@ -511,4 +530,16 @@ impl RayletServer {
             });
         }
     }
+}
+
+/// Sends to a client; gives the message back when the way is full, and it has to be taken back.
+fn unsent<M: Message>(ctx: &Context<RayletServer>, client: Address, message: M) -> Option<M> {
+    let sent = ctx.endpoint().try_send(Some(MailboxId::RAYLET), client, message, Payload::new());
+    let unsent = sent.err()?;
+    if fate(&unsent.error) == Fate::Full {
+        return Some(unsent.message);
+    }
+    // Whoever is gone is told about like everybody else.
+    ctx.send(client, unsent.message);
+    None
 }

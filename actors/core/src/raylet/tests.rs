@@ -70,6 +70,7 @@ struct Env {
     actor_leases: Vec<ActorLease>,
     refused: Vec<LeaseActorError>,
     notes: Vec<LeasePending>,
+    kept: Vec<LeasesKept>,
     reclaims: Vec<Address>,
     redirects: Vec<LeaseRedirected>,
     lost: Vec<LeaseLost>,
@@ -101,6 +102,7 @@ impl Env {
             actor_leases: Vec::new(),
             refused: Vec::new(),
             notes: Vec::new(),
+            kept: Vec::new(),
             reclaims: Vec::new(),
             redirects: Vec::new(),
             lost: Vec::new(),
@@ -172,6 +174,7 @@ impl Env {
                     self.held.remove(&lost.lease);
                     self.lost.push(lost);
                 }
+                Effect::Kept(_, kept) => self.kept.push(kept),
                 Effect::Pending(_, note) => self.notes.push(note),
                 Effect::ReclaimIdle(to) => self.reclaims.push(to),
                 Effect::ActorLeased(asker, answer) => {
@@ -401,6 +404,36 @@ fn a_need_near_its_data_stays() {
     assert!(env.redirects.is_empty());
     env.pass(1_500);
     assert_eq!(env.redirects.len(), 1, "nothing became free there for long");
+}
+
+#[test]
+fn leases_that_their_client_does_not_know_are_free_after_a_broken_connection() {
+    let mut env = Env::new(cpus(3.0));
+    let shape = shape_of(cpus(1.0));
+    env.want(1, &shape, 2);
+    let known = *env.held.keys().next().unwrap();
+    env.core.interrupted(client(1).process.id);
+    env.want(1, &shape, 3);
+    let after = *env.held.keys().last().unwrap();
+    env.core.held_leases(&HeldLeases { client: client(1), leases: vec![known] }, env.now);
+    env.absorb();
+    let kept = env.kept.pop().unwrap();
+    assert_eq!(kept.leases, [known, after], "what was granted since is on its way");
+    assert_eq!(kept.done, [(shape, 3)]);
+    assert_eq!(env.core.available(), &cpus(1.0));
+}
+
+#[test]
+fn a_grant_that_cannot_be_sent_does_not_count() {
+    let mut env = Env::new(cpus(1.0));
+    let shape = shape_of(cpus(1.0));
+    env.want(1, &shape, 1);
+    let (lease, _) = env.held.pop_first().unwrap();
+    let granted = LeaseGranted { lease, shape, worker: process(1) };
+    env.core.grant_unsent(client(1), &granted);
+    assert_eq!(env.core.available(), &cpus(1.0));
+    env.pass(100);
+    assert_eq!(env.held.len(), 1, "it is granted again");
 }
 
 #[test]

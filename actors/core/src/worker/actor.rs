@@ -1,11 +1,11 @@
 //! A user's actor in its worker: a mailbox, the state, and whose turn it is.
 
 use std::any::Any;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mobula_transport::{MailboxId, Payload};
+use mobula_transport::{Address, MailboxId, Payload};
 use parking_lot::{Mutex, RwLock};
 
 use super::WorkerShared;
@@ -26,14 +26,16 @@ const TURN: Duration = Duration::from_millis(5);
 // Nearly every slot is ready when it is made: boxing the calls would cost each of them memory.
 #[allow(clippy::large_enum_variant)]
 enum Slot {
-    Waiting(u64),
+    Waiting,
     Ready(Call),
+    /// Its call failed before it could run.
+    Empty,
 }
 
 struct Inner {
     calls: VecDeque<Slot>,
-    /// Numbers the slots that wait for arguments.
-    next_slot: u64,
+    /// The number of the first slot; those behind it count on.
+    first_slot: u64,
     /// Threads that run its calls, or are scheduled to.
     active: u32,
     /// Why it has ended, if it has.
@@ -72,7 +74,7 @@ impl ActorCell {
             state: RwLock::new(Some(instance)),
             inner: Mutex::new(Inner {
                 calls: VecDeque::new(),
-                next_slot: 0,
+                first_slot: 0,
                 active: 0,
                 ended: None,
                 told: false,
@@ -97,28 +99,37 @@ impl ActorCell {
     /// Takes a place in the order for a call whose arguments are on their way.
     pub(super) fn reserve(&self) -> u64 {
         let mut inner = self.inner.lock();
-        let slot = inner.next_slot;
-        inner.next_slot += 1;
-        inner.calls.push_back(Slot::Waiting(slot));
-        slot
+        inner.calls.push_back(Slot::Waiting);
+        inner.first_slot + inner.calls.len() as u64 - 1
     }
 
     /// The call for a reserved place; `None` if it failed before it could run.
     pub(super) fn fill(self: &Arc<Self>, slot: u64, call: Option<Call>) {
         let mut inner = self.inner.lock();
-        let position = inner.calls.iter().position(|other| matches!(other, Slot::Waiting(other) if *other == slot));
-        match (position, call) {
-            (Some(position), Some(call)) => inner.calls[position] = Slot::Ready(call),
-            (Some(position), None) => drop(inner.calls.remove(position)),
-            (None, Some(call)) => {
-                let why = inner.ended.clone().unwrap_or_default();
-                drop(inner);
-                self.worker.tell(call.client, call.spec, Ended::Failed(self.died(&why)), Instant::now());
-                return;
+        if let Some(why) = &inner.ended {
+            let error = self.died(why);
+            drop(inner);
+            if let Some(call) = call {
+                self.worker.tell(call.client, call.spec, Ended::Failed(error), Instant::now());
             }
-            (None, None) => {}
+            return;
         }
+        // Nothing passes a slot that waits, so it is still there.
+        let position = (slot - inner.first_slot) as usize;
+        inner.calls[position] = call.map_or(Slot::Empty, Slot::Ready);
+        inner.skip_empty();
         self.activate(&mut inner);
+    }
+
+    /// The attempts of this owner that wait.
+    pub(super) fn waiting(&self, owner: Address, out: &mut HashSet<(u64, u32)>) {
+        for slot in &self.inner.lock().calls {
+            if let Slot::Ready(call) = slot
+                && call.client == owner
+            {
+                out.insert((call.spec.seq, call.spec.attempt));
+            }
+        }
     }
 
     /// Ends the actor: what waits fails, what runs ends first, then the state is dropped.
@@ -165,7 +176,7 @@ impl ActorCell {
     fn next(self: &Arc<Self>) -> Option<Call> {
         let mut inner = self.inner.lock();
         match inner.calls.front() {
-            Some(Slot::Ready(_)) => match inner.calls.pop_front() {
+            Some(Slot::Ready(_)) => match inner.pop() {
                 Some(Slot::Ready(call)) => {
                     // With room for more at once, the next call gets a thread of its own.
                     self.activate(&mut inner);
@@ -232,6 +243,22 @@ impl ActorCell {
             self.stop(&error.to_string(), true);
         }
         self.worker.tell(client, spec, ended, start);
+    }
+}
+
+impl Inner {
+    fn pop(&mut self) -> Option<Slot> {
+        let slot = self.calls.pop_front()?;
+        self.first_slot += 1;
+        self.skip_empty();
+        Some(slot)
+    }
+
+    /// The front is never empty.
+    fn skip_empty(&mut self) {
+        while self.calls.pop_front_if(|slot| matches!(slot, Slot::Empty)).is_some() {
+            self.first_slot += 1;
+        }
     }
 }
 

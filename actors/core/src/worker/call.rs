@@ -4,19 +4,23 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use mobula_transport::{Address, MailboxId, Payload};
+use mobula_transport::{Address, Endpoint, MailboxId, Payload, Unsent};
 use smallvec::SmallVec;
 
 use super::WorkerShared;
 use super::output::{self, Label};
 use crate::client::INLINE_LIMIT_BYTES;
+use crate::delivery::{Fate, fate};
 use crate::error::{Error, Place};
 use crate::ids::{FunctionId, ObjectId};
 use crate::messages::{ReturnSpec, TaskDone, TaskInfo, TaskOutcome, TaskSpec};
 use crate::registry::{CallError, CallResult, Code, RemoteFunction};
 use crate::value::Value;
+
+/// The pause before a result is sent again when the way to its owner was full.
+const FULL_PAUSE: Duration = Duration::from_millis(10);
 
 /// A task or call whose arguments are here.
 pub(super) struct Call {
@@ -154,7 +158,7 @@ impl WorkerShared {
         let failed = matches!(outcome, TaskOutcome::Failed(_));
         self.history.record(client, &spec, failed, run_us);
         let done = TaskDone { seq: spec.seq, attempt: spec.attempt, outcome, run_us };
-        self.endpoint.send(Some(MailboxId::WORKER), client, done, payload);
+        deliver(&self.endpoint, client, done, payload);
     }
 
     fn commit(
@@ -207,6 +211,29 @@ impl WorkerShared {
             pid: std::process::id(),
             run_us,
         }
+    }
+}
+
+/// Sends a result, again and again while the way to the owner is full. One that cannot be sent
+/// because the owner is gone is of no use; one that a broken connection swallows is asked for.
+fn deliver(endpoint: &Endpoint, client: Address, done: TaskDone, payload: Payload) {
+    let Err(unsent) = endpoint.try_send(Some(MailboxId::WORKER), client, done, payload) else { return };
+    let Unsent { message, payload, error } = *unsent;
+    match fate(&error) {
+        Fate::Full => {
+            let later = endpoint.clone();
+            endpoint.spawn_task(async move {
+                tokio::time::sleep(FULL_PAUSE).await;
+                deliver(&later, client, message, payload);
+            });
+        }
+        // The owner at least hears why there is no result.
+        Fate::Refused => {
+            let outcome = TaskOutcome::Failed(Box::new(Error::Send(error)));
+            let failed = TaskDone { outcome, ..message };
+            endpoint.send(Some(MailboxId::WORKER), client, failed, Payload::new());
+        }
+        Fate::Dead | Fate::Doubtful => tracing::debug!(%error, "a result's owner is gone"),
     }
 }
 

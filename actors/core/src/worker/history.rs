@@ -23,6 +23,7 @@ struct Ended {
 
 struct Begun {
     client: Address,
+    attempt: u32,
     function: FunctionId,
     name: Option<String>,
     start: Instant,
@@ -40,7 +41,7 @@ pub(super) struct History(Mutex<Inner>);
 
 impl History {
     pub(super) fn begin(&self, client: Address, spec: &TaskSpec, start: Instant) {
-        let begun = Begun { client, function: spec.function, name: spec.name.clone(), start };
+        let begun = Begun { client, attempt: spec.attempt, function: spec.function, name: spec.name.clone(), start };
         self.0.lock().running.insert((client, spec.seq), begun);
     }
 
@@ -52,6 +53,11 @@ impl History {
             ended.pop_front();
         }
         ended.push_back(Ended { client, seq: spec.seq, function: spec.function, failed, run_us });
+    }
+
+    /// Whether this attempt runs.
+    pub(super) fn runs(&self, client: Address, seq: u64, attempt: u32) -> bool {
+        self.0.lock().running.get(&(client, seq)).is_some_and(|begun| begun.attempt == attempt)
     }
 
     pub(super) fn describe(&self, worker: &WorkerShared, out: &mut Vec<TaskInfo>) {

@@ -1,9 +1,9 @@
 //! The tasks of one lease: run one after the other, each a short-lived actor.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
-use mobula_transport::{Address, MailboxId, Payload};
+use mobula_transport::{Address, MailboxId, Payload, ProcessId};
 use parking_lot::Mutex;
 
 use super::WorkerShared;
@@ -60,6 +60,21 @@ impl LeaseQueue {
     pub(super) fn is_idle(&self) -> bool {
         let inner = self.inner.lock();
         !inner.active && inner.tasks.is_empty() && inner.lent == 0
+    }
+
+    /// The attempts of this owner that wait.
+    pub(super) fn waiting(&self, owner: Address, out: &mut HashSet<(u64, u32)>) {
+        let inner = self.inner.lock();
+        let own = inner.tasks.iter().filter(|task| task.client == owner);
+        out.extend(own.map(|task| (task.spec.seq, task.spec.attempt)));
+    }
+
+    /// Tells the raylet again whether the lease's CPU is lent; what it was told may have got lost.
+    pub(super) fn tell_again(&self, raylet: ProcessId) {
+        if self.raylet.process.id == raylet {
+            let lent = self.inner.lock().lent > 0;
+            self.tell_raylet(lent);
+        }
     }
 
     /// The waiting tasks, for people.

@@ -18,10 +18,11 @@ mod call;
 mod current;
 mod history;
 mod lease;
+mod missing;
 pub(crate) mod output;
 mod slots;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -39,8 +40,8 @@ use crate::client::Client;
 use crate::error::Error;
 use crate::ids::{ActorId, LeaseId};
 use crate::messages::{
-    ArgSpec, ListTasks, PushCalls, PushTasks, ReclaimTasks, StartActor, StopActor, StopWorker, TaskInfo, TaskSpec,
-    TasksReturned, WorkerConfig,
+    ArgSpec, ListTasks, PushCalls, PushTasks, ReclaimTasks, StartActor, StillHave, StopActor, StopWorker, TaskInfo,
+    TaskSpec, TasksReturned, WorkerConfig,
 };
 use crate::registry::{Code, DuplicateFunction, Registry};
 use crate::store::StoreClient;
@@ -83,6 +84,8 @@ pub(crate) struct WorkerShared {
     slots: Slots,
     leases: Mutex<HashMap<LeaseId, Arc<LeaseQueue>>>,
     actors: Mutex<HashMap<ActorId, Arc<ActorCell>>>,
+    /// Work whose arguments are on their way here.
+    bringing: Mutex<HashSet<(Address, u64, u32)>>,
     history: History,
     stop: tokio::sync::watch::Sender<Option<String>>,
 }
@@ -105,10 +108,12 @@ impl Worker {
             gcs: setup.gcs,
             leases: Mutex::default(),
             actors: Mutex::default(),
+            bringing: Mutex::default(),
             history: History::default(),
             stop: tokio::sync::watch::Sender::new(None),
         });
         shared.endpoint.attach(MailboxId::WORKER, Arc::new(WorkerMailbox(shared.clone())));
+        shared.watch_raylet();
         Ok(Self(shared))
     }
 
@@ -151,6 +156,10 @@ impl Mailbox for WorkerMailbox {
             if let Ok((reclaim, _)) = envelope.open::<ReclaimTasks>() {
                 worker.reclaim(&reclaim);
             }
+        } else if kind == StillHave::KIND {
+            if let Ok((question, _)) = envelope.open::<StillHave>() {
+                worker.look_for(question);
+            }
         } else if kind == StartActor::KIND {
             if let Ok((start, mut request)) = envelope.open::<StartActor>() {
                 let payload = request.take_payload();
@@ -172,7 +181,7 @@ impl Mailbox for WorkerMailbox {
                 request.reply(worker.list_tasks());
             }
         } else if kind == mobula_transport::Undelivered::KIND {
-            // An owner that is gone needs no answer.
+            // An owner that is gone needs no answer; one that is only out of reach asks again.
         } else {
             envelope.reject(SendError::UnknownMessage { kind, name: String::new() });
         }
@@ -255,6 +264,8 @@ impl WorkerShared {
                 }
             }
         }
+        let brought = (client, spec.seq, spec.attempt);
+        self.bringing.lock().insert(brought);
         let finish = Mutex::new(Some((spec, then)));
         let gate = Arc::new((remaining, values, finish, Mutex::new(None::<Error>)));
         for (position, object) in stored {
@@ -275,6 +286,7 @@ impl WorkerShared {
                         None => Ok(std::mem::take(&mut *values.lock()).into_iter().flatten().collect()),
                     };
                     then(&worker, client, spec, result);
+                    worker.bringing.lock().remove(&brought);
                 }
             });
         }

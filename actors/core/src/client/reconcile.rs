@@ -1,0 +1,160 @@
+//! What got lost with a connection, found out when it is up again.
+//!
+//! One-way messages that a connection had taken when it broke may or may not have arrived. So
+//! after every break this client asks each worker what it still has of the work in flight, and
+//! tells each raylet which leases it holds:
+//!
+//! ```text
+//!   StillHave ─▶ worker    TasksMissing ─▶ client    run again, or fail as "fate unknown"
+//!   HeldLeases ─▶ raylet   LeasesKept ───▶ client    what it granted in all, and what still counts
+//! ```
+//!
+//! Question and answer travel in the same order as what they ask about (pushes and results,
+//! wants and grants), so what is on its way when the question is answered is not taken for lost.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Weak};
+
+use mobula_transport::{Address, MailboxId, Payload, PeerEvent, ProcessAddr, ProcessId};
+
+use super::Client;
+use super::actor_queue::ActorQueue;
+use super::pending::Work;
+use super::task_queue::TaskQueue;
+use crate::ids::LeaseId;
+use crate::messages::{HeldLeases, LeasesKept, StillHave, TasksMissing};
+
+/// The most tasks in one question.
+const QUESTION_LIMIT: usize = 4_096;
+
+impl Client {
+    /// Something is known of another process.
+    pub(super) fn peer_event(&self, event: PeerEvent) {
+        match event {
+            PeerEvent::Interrupted { process, .. } => self.interrupted(process),
+            PeerEvent::Connected { process } => self.reconnected(process),
+            PeerEvent::Lost { process, why } | PeerEvent::Gone { process, why } => self.process_lost(process, &why),
+            _ => {}
+        }
+    }
+
+    fn interrupted(&self, process: ProcessId) {
+        let mut found = Vec::new();
+        for queue in self.task_queues() {
+            found.extend(queue.in_flight_at(process));
+        }
+        for actor in self.actor_queues() {
+            found.extend(actor.in_flight_at(process));
+        }
+        self.0.broken.lock().insert(process);
+        self.0.doubts.lock().interrupted(process);
+        self.doubt(found);
+    }
+
+    /// These may be lost.
+    fn doubt(&self, found: Vec<(ProcessAddr, u64)>) {
+        if found.is_empty() {
+            return;
+        }
+        let attempts: Vec<(ProcessAddr, u64, u32)> = found
+            .into_iter()
+            .filter_map(|(worker, seq)| {
+                let attempt = self.0.pending.with(seq, |pending| pending.attempt)?;
+                Some((worker, seq, attempt))
+            })
+            .collect();
+        let mut doubts = self.0.doubts.lock();
+        for (worker, seq, attempt) in attempts {
+            doubts.add(worker, [(seq, attempt)]);
+        }
+        drop(doubts);
+        self.arm_ticker();
+    }
+
+    fn reconnected(&self, process: ProcessId) {
+        if !self.0.broken.lock().remove(&process) {
+            return;
+        }
+        let queues = self.task_queues();
+        for queue in &queues {
+            queue.reconnected(process);
+        }
+        self.0.doubts.lock().connected(process, self.now_us());
+        self.ask_doubtful();
+        if let Some(raylet) = queues.iter().find_map(|queue| queue.raylet_at(process)) {
+            self.tell_held(raylet, &queues);
+        }
+    }
+
+    fn tell_held(&self, raylet: Address, queues: &[Arc<TaskQueue>]) {
+        let leases: Vec<LeaseId> = queues.iter().flat_map(|queue| queue.leases_from(raylet)).collect();
+        let held = HeldLeases { client: self.address(), leases };
+        self.endpoint().send(Some(MailboxId::CLIENT), raylet, held, Payload::new());
+    }
+
+    /// Asks what is due to be asked. Returns whether something is in doubt.
+    pub(super) fn ask_doubtful(&self) -> bool {
+        let pending = |seq, attempt| self.0.pending.with(seq, |pending| pending.attempt) == Some(attempt);
+        let (questions, more) = {
+            let mut doubts = self.0.doubts.lock();
+            if doubts.is_empty() {
+                return false;
+            }
+            (doubts.due(self.now_us(), pending), !doubts.is_empty())
+        };
+        for (worker, tasks) in questions {
+            let to = Address { process: worker, mailbox: MailboxId::WORKER };
+            for tasks in tasks.chunks(QUESTION_LIMIT) {
+                let question = StillHave { client: self.address(), tasks: tasks.to_vec() };
+                self.endpoint().send(Some(MailboxId::CLIENT), to, question, Payload::new());
+            }
+        }
+        more
+    }
+
+    /// A worker does not have these, and whatever results it sent have arrived.
+    pub(super) fn tasks_missing(&self, missing: &TasksMissing) {
+        enum Home {
+            Queue(Arc<TaskQueue>, LeaseId),
+            Actor(Arc<ActorQueue>),
+        }
+        for (seq, attempt) in &missing.tasks {
+            let home = self.0.pending.with(*seq, |pending| match &pending.work {
+                _ if pending.attempt != *attempt => None,
+                Work::Task { queue: Some(queue), lease: Some(lease), .. } => Some(Home::Queue(queue.clone(), *lease)),
+                Work::Task { .. } => None,
+                Work::Call { actor } => Some(Home::Actor(actor.clone())),
+            });
+            match home.flatten() {
+                Some(Home::Queue(queue, lease)) => queue.missing(self, lease, *seq),
+                Some(Home::Actor(actor)) => actor.missing(*seq),
+                None => {}
+            }
+        }
+    }
+
+    /// A raylet says what it has granted, and which leases it still counts as this client's.
+    pub(super) fn leases_kept(&self, raylet: Address, kept: LeasesKept) {
+        let leases: BTreeSet<LeaseId> = kept.leases.into_iter().collect();
+        let mut doubtful = Vec::new();
+        for queue in self.task_queues() {
+            let done = kept.done.iter().find(|(shape, _)| shape == queue.shape()).map_or(0, |(_, done)| *done);
+            doubtful.extend(queue.leases_kept(self, raylet, &leases, done));
+        }
+        // Their leases are over: the workers may be dead, which asking finds out.
+        let workers: BTreeSet<ProcessId> = doubtful.iter().map(|(worker, _)| worker.id).collect();
+        self.doubt(doubtful);
+        for worker in workers {
+            self.0.doubts.lock().connected(worker, self.now_us());
+        }
+        self.ask_doubtful();
+    }
+
+    pub(super) fn task_queues(&self) -> Vec<Arc<TaskQueue>> {
+        self.0.queues.lock().values().cloned().collect()
+    }
+
+    pub(super) fn actor_queues(&self) -> Vec<Arc<ActorQueue>> {
+        self.0.actors.lock().values().filter_map(Weak::upgrade).collect()
+    }
+}
