@@ -221,7 +221,7 @@ impl Submitter {
         if let Some(state) = self.leases.get_mut(&lease) {
             state.reclaiming = false;
         }
-        self.to_the_front(lease, tasks, now_us, out);
+        self.put_in_front(lease, tasks, now_us, out);
     }
 
     /// These could not be sent, because the way to the worker is full.
@@ -229,7 +229,7 @@ impl Submitter {
         if let Some(state) = self.leases.get_mut(&lease) {
             state.full = true;
         }
-        self.to_the_front(lease, tasks, now_us, out);
+        self.put_in_front(lease, tasks, now_us, out);
     }
 
     /// The task is not with the worker any more; the caller decides what becomes of it. False when
@@ -240,7 +240,7 @@ impl Submitter {
         known
     }
 
-    fn to_the_front(&mut self, lease: LeaseId, tasks: &[(u64, FunctionId)], now_us: u64, out: &mut Vec<Effect>) {
+    fn put_in_front(&mut self, lease: LeaseId, tasks: &[(u64, FunctionId)], now_us: u64, out: &mut Vec<Effect>) {
         for (seq, function) in tasks.iter().rev() {
             if self.leases.get_mut(&lease).is_some_and(|state| state.forget(*seq)) {
                 let estimate_us = self.estimate_us(*function);
