@@ -1,10 +1,13 @@
 //! What survives a restart of the head: [`Storage`], with redb behind it.
 //!
 //! Commits run on a thread of their own and are grouped: everything that arrived while the last
-//! commit was being synced goes into the next one. A head without a directory keeps nothing.
+//! commit was being synced goes into the next one. A commit that fails (the disk is full) is told to
+//! whoever waits for it, and tried again with the next one: the state in memory has it already. A
+//! head without a directory keeps nothing.
 
-use std::path::Path;
-use std::sync::mpsc;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::Serialize;
@@ -19,6 +22,10 @@ use crate::messages::{ActorSpec, JobInfo};
 const FORMAT: u64 = 1;
 /// Commits are grouped up to so many writes.
 const MAX_GROUP: usize = 4_096;
+/// Writes that are kept while the disk refuses them.
+const MAX_BACKLOG: usize = 100_000;
+/// How often they are tried again, if nothing else is to be stored.
+const RETRY_EVERY: Duration = Duration::from_secs(1);
 
 const META: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("meta");
 const ACTORS: TableDefinition<'static, u128, &[u8]> = TableDefinition::new("actors");
@@ -31,7 +38,7 @@ const KV: TableDefinition<'static, (&str, &str), &[u8]> = TableDefinition::new("
 #[non_exhaustive]
 pub enum StorageError {
     /// The database refused.
-    #[error("the head's state at {path}: {source}; another head may be using it, or the disk may be full")]
+    #[error("the head's state at {path}: {source}{advice}", advice = advice(.source))]
     Database {
         /// The file.
         path: String,
@@ -47,9 +54,25 @@ pub enum StorageError {
         /// What did not fit.
         what: String,
     },
+    /// The disk refused for so long that not all changes could be kept.
+    #[error("the head's state at {path} misses changes that the disk refused; make room and restart the head")]
+    Lost {
+        /// The file.
+        path: String,
+    },
     /// The committing thread could not be started.
     #[error("cannot start the thread that stores the head's state: {0}")]
     Thread(#[source] std::io::Error),
+}
+
+fn advice(source: &redb::Error) -> &'static str {
+    match source {
+        redb::Error::DatabaseAlreadyOpen => "; another head is using it",
+        redb::Error::Io(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+            "; make room on that disk, what could not be stored is tried again"
+        }
+        _ => "",
+    }
 }
 
 /// Called when a group of writes is on disk, or with why it is not.
@@ -94,9 +117,10 @@ impl Durable {
         let ids = prepare(&database, &shown)?;
         let snapshot = load(&database, &shown)?;
         let (queue, groups) = mpsc::channel();
+        let writer = Writer { path: path.to_owned(), database: Some(database), backlog: Vec::new(), lost: false };
         let thread = std::thread::Builder::new()
             .name("mobula-gcs-disk".to_owned())
-            .spawn(move || write_groups(&database, &groups))
+            .spawn(move || writer.run(&groups))
             .map_err(StorageError::Thread)?;
         Ok((Self { queue: Some(queue), thread: Some(thread) }, snapshot, ids))
     }
@@ -197,25 +221,79 @@ fn decode<T: DeserializeOwned>(bytes: &[u8], path: &str) -> Result<T, StorageErr
         .map_err(|error| StorageError::Format { path: path.to_owned(), what: error.to_string() })
 }
 
-fn write_groups(database: &Database, groups: &mpsc::Receiver<Group>) {
-    while let Ok((mut writes, done)) = groups.recv() {
-        let mut waiting = vec![done];
-        while writes.len() < MAX_GROUP
-            && let Ok((more, done)) = groups.try_recv()
-        {
-            writes.extend(more);
-            waiting.push(done);
+/// What the committing thread has.
+struct Writer {
+    path: PathBuf,
+    /// Closed after an error: redb takes nothing more before it was opened again.
+    database: Option<Database>,
+    /// Writes that failed. The state in memory has them, so they go before all others.
+    backlog: Vec<Write>,
+    /// There were too many of them to keep.
+    lost: bool,
+}
+
+impl Writer {
+    fn run(mut self, groups: &mpsc::Receiver<Group>) {
+        loop {
+            let group = if self.backlog.is_empty() {
+                groups.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                groups.recv_timeout(RETRY_EVERY)
+            };
+            let (mut writes, mut waiting) = (Vec::new(), Vec::new());
+            match group {
+                Ok((first, done)) => {
+                    writes = first;
+                    waiting.push(done);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            while writes.len() < MAX_GROUP
+                && let Ok((more, done)) = groups.try_recv()
+            {
+                writes.extend(more);
+                waiting.push(done);
+            }
+            let result = self.store(writes).map_err(|error| error.to_string());
+            for done in waiting {
+                done(result.clone());
+            }
         }
-        let result = match writes.is_empty() {
-            true => Ok(()),
-            false => write_group(database, writes).map_err(|error| error.to_string()),
+        // Nobody waits for the outcome any more.
+        let _ = self.store(Vec::new());
+    }
+
+    fn store(&mut self, writes: Vec<Write>) -> Result<(), StorageError> {
+        self.backlog.extend(writes);
+        if self.lost {
+            self.backlog.clear();
+            return Err(StorageError::Lost { path: self.path.display().to_string() });
+        }
+        if self.backlog.is_empty() {
+            return Ok(());
+        }
+        let stored = self.write();
+        match &stored {
+            Ok(()) => self.backlog.clear(),
+            Err(error) => {
+                tracing::error!(%error, waiting = self.backlog.len(), "the head's state could not be stored");
+                self.database = None;
+                self.lost = self.backlog.len() > MAX_BACKLOG;
+            }
+        }
+        stored
+    }
+
+    fn write(&mut self) -> Result<(), StorageError> {
+        let failed = |source: redb::Error| StorageError::Database { path: self.path.display().to_string(), source };
+        let database = match self.database.take() {
+            Some(database) => database,
+            None => Database::create(&self.path).map_err(|error| failed(error.into()))?,
         };
-        if let Err(error) = &result {
-            tracing::error!(%error, "the head's state could not be stored");
-        }
-        for done in waiting {
-            done(result.clone());
-        }
+        write_group(&database, &self.backlog).map_err(failed)?;
+        self.database = Some(database);
+        Ok(())
     }
 }
 
@@ -223,7 +301,7 @@ fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, redb::Error> {
     rmp_serde::to_vec(value).map_err(|error| redb::Error::Io(std::io::Error::other(error)))
 }
 
-fn write_group(database: &Database, writes: Vec<Write>) -> Result<(), redb::Error> {
+fn write_group(database: &Database, writes: &[Write]) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     {
         let mut actors = transaction.open_table(ACTORS)?;
@@ -264,10 +342,8 @@ fn write_group(database: &Database, writes: Vec<Write>) -> Result<(), redb::Erro
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::channel;
-    use std::time::Duration;
-
     use mobula_transport::{Address, MailboxId, ProcessAddr, ProcessId};
+    use std::sync::mpsc::channel;
 
     use super::*;
     use crate::error::Error;
@@ -377,6 +453,56 @@ mod tests {
         for expected in 0..500 {
             assert_eq!(told.recv().unwrap(), (expected, Ok(())));
         }
+    }
+
+    /// A file system of its own that is soon full; none where this process may not mount.
+    struct Tiny(tempfile::TempDir);
+
+    impl Tiny {
+        fn mount(size_bytes: usize) -> Option<Self> {
+            let dir = tempfile::tempdir().unwrap();
+            let mut command = std::process::Command::new("mount");
+            command.args(["-t", "tmpfs", "-o", &format!("size={size_bytes}"), "tmpfs"]).arg(dir.path());
+            command.output().is_ok_and(|output| output.status.success()).then_some(Self(dir))
+        }
+    }
+
+    impl Drop for Tiny {
+        fn drop(&mut self) {
+            let _ = std::process::Command::new("umount").arg("-l").arg(self.0.path()).output();
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_told_and_nothing_is_lost() {
+        let Some(tiny) = Tiny::mount(64 << 20) else {
+            println!("skipped: this process may not mount a file system");
+            return;
+        };
+        let path = tiny.0.path().join("gcs.redb");
+        let (mut storage, ..) = Durable::open(&path).unwrap();
+        commit(&mut storage, vec![kv("before", Some(b"1"))]);
+        let filler = tiny.0.path().join("filler");
+        // As much as there is room for.
+        let _ = std::fs::write(&filler, vec![1; 64 << 20]);
+        let try_to = |storage: &mut Durable, writes| {
+            let (tell, told) = channel();
+            storage.commit(writes, Box::new(move |result| tell.send(result).unwrap()));
+            told.recv_timeout(Duration::from_secs(30)).unwrap()
+        };
+        for n in 0..2 {
+            let large = vec![7; 2 << 20];
+            let error = try_to(&mut storage, vec![kv(&format!("large{n}"), Some(&large))]).unwrap_err();
+            assert!(error.contains("No space left") && error.contains("make room"), "{error}");
+        }
+        // What depends on it is not promised either.
+        assert!(try_to(&mut storage, vec![]).is_err());
+        std::fs::remove_file(&filler).unwrap();
+        commit(&mut storage, vec![kv("large1", Some(b"2"))]);
+        drop(storage);
+        let (_storage, found, _) = Durable::open(&path).unwrap();
+        let sizes: Vec<_> = found.kv.iter().map(|(_, key, value)| (key.as_str(), value.len())).collect();
+        assert_eq!(sizes, [("before", 1), ("large0", 2 << 20), ("large1", 1)]);
     }
 
     #[test]

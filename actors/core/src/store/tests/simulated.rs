@@ -148,6 +148,39 @@ fn idle_memory_decays_within_ten_seconds() {
     });
 }
 
+/// A source that falls silent in the middle is followed by the next one; without one the get fails
+/// and says so. The memory that was reserved is free either way.
+#[test]
+fn a_pull_that_stalls_goes_on_elsewhere_or_fails() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let network = SimNetwork::new(5, SimOptions::default());
+        let node = || Local::with(network.endpoint(EndpointConfig::default()).unwrap(), 64 * MIB, true);
+        let (first, second, third) = (node(), node(), node());
+        let ids = [&first, &second, &third].map(|node| node.endpoint.process().id);
+        let data = pattern(20 * MIB, 1);
+        let mut stored = first.client.put(object(1), Encoding::RAW, &[&data]).unwrap();
+        second.client.put(object(1), Encoding::RAW, &[&data]).unwrap();
+        stored.nodes.push(second.endpoint.process());
+
+        let getting = (third.client.clone(), stored.clone());
+        let get = tokio::spawn(async move { getting.0.fetch(&getting.1).await });
+        while third.stats().used_bytes == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        network.partition(ids[0], ids[2]);
+        assert!(get.await.unwrap().unwrap().data == data);
+        assert_eq!(second.stats().served_bytes, data.len() as u64);
+
+        let alone = first.client.put(object(2), Encoding::RAW, &[&data]).unwrap();
+        let error = third.client.fetch(&alone).await.unwrap_err();
+        assert!(matches!(&error, Error::ObjectLost { why, .. } if why.contains("from ")), "{error}");
+        third.client.free(&[stored]);
+        tokio::time::sleep(EVENTUALLY).await;
+        assert_eq!(third.stats().used_bytes, 0, "{:?}", block_in_place(&third));
+    });
+}
+
 /// A process of the node reads objects while its connection to the store breaks again and again,
 /// with answers and releases on their way; others write over whatever becomes free.
 async fn reading(seed: u64) {
