@@ -82,7 +82,7 @@ message!(CancelActorLease);
 /// A worker for an actor.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ActorLease {
-    /// The lease; the raylet takes it back when the worker dies or on [`ReturnLeases`].
+    /// The lease; the raylet takes it back when the worker dies or on [`ReturnLeases`](super::ReturnLeases).
     pub lease: LeaseId,
     /// The worker.
     pub worker: ProcessAddr,
@@ -201,7 +201,7 @@ message!(KillActor => Result<(), Error>);
 /// Client to worker, one way: calls of an actor, in the caller's order.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct PushCalls {
-    /// Who owns the calls and gets [`TaskDone`].
+    /// Who owns the calls and gets [`TaskDone`](super::TaskDone).
     pub client: Address,
     /// The actor.
     pub actor: ActorId,

@@ -5,7 +5,7 @@
 //! happens to the node, its workers do not outlive it. Every worker is the head of a process group
 //! of its own, so that what it has started is killed with it.
 //!
-//! Which binary they run is the business of [`binaries`](super::binaries).
+//! Which binary they run is the business of `binaries`, what they print that of `output`.
 
 use std::collections::HashMap;
 use std::io;
