@@ -177,7 +177,8 @@ pub fn run(client: &Client, plan: &LogicalPlan, sink: &Sink, options: RunOptions
     };
     let mut run = Run::new(client, &physical, options)?;
     let mut results = run.all()?;
-    let mut report = gather(&physical, &mut results)?;
+    let mut report = gather(physical.stage.sink.name(), physical.limit, &mut results)?;
+    report.schema = physical.output_schema.clone().or(report.schema);
     if report.schema.is_none() && !matches!(sink, Sink::Count) {
         // No row tells the columns that a function makes: it is asked without any.
         match run.columns() {
@@ -374,14 +375,13 @@ impl<'a, 'o> Run<'a, 'o> {
 
 /// Adds up what the blocks did, cut to the limit; their batches are taken out. All must have the
 /// same columns.
-fn gather(physical: &PhysicalPlan, results: &mut [Ran]) -> Result<RunReport, DataError> {
-    let mut total = RunReport { schema: physical.output_schema.clone(), ..RunReport::default() };
-    let mut left = physical.limit.unwrap_or(u64::MAX);
-    let mut first: Option<SchemaRef> = None;
+fn gather(sink: &str, limit: Option<u64>, results: &mut [Ran]) -> Result<RunReport, DataError> {
+    let mut total = RunReport::default();
+    let mut left = limit.unwrap_or(u64::MAX);
     for ran in results {
         if let Some(schema) = &ran.schema {
-            let first = first.get_or_insert_with(|| Arc::clone(schema));
-            check_same_columns(physical.stage.sink.name(), first, schema)?;
+            let first = total.schema.get_or_insert_with(|| Arc::clone(schema));
+            check_same_columns(sink, first, schema)?;
         }
         let rows = ran.rows_out.min(left);
         left -= rows;
@@ -400,7 +400,6 @@ fn gather(physical: &PhysicalPlan, results: &mut [Ran]) -> Result<RunReport, Dat
         // A block's batch has all its rows.
         total.batches.extend(ran.batch.take().map(|batch| batch.slice(0, batch.num_rows().min(rows as usize))));
     }
-    total.schema = total.schema.or(first);
     Ok(total)
 }
 
@@ -462,4 +461,44 @@ fn stage_name(stage: &Stage) -> String {
 
 fn uuid_text() -> String {
     format!("{:016x}", rand::random::<u64>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{ArrayRef, AsArray, Int64Array};
+    use arrow::datatypes::Int64Type;
+
+    fn ran(node: &str, column: &str, values: std::ops::Range<i64>) -> Ran {
+        let rows = values.end.abs_diff(values.start);
+        let values: ArrayRef = Arc::new(Int64Array::from_iter_values(values));
+        let batch = RecordBatch::try_from_iter([(column, values)]).unwrap();
+        let operators = vec![OperatorReport { name: "filter n > 0".into(), rows_in: 2 * rows, rows_out: rows }];
+        let schema = Some(batch.schema());
+        Ran {
+            node: node.into(),
+            rows_in: 2 * rows,
+            rows_out: rows,
+            bytes_in: 1,
+            operators,
+            schema,
+            file: None,
+            batch: Some(batch),
+        }
+    }
+
+    #[test]
+    fn blocks_are_added_up_in_order_and_cut_to_the_limit() {
+        let blocks = || [ran("a", "n", 0..4), ran("b", "n", 4..4), ran("a", "n", 4..9)];
+        for (limit, rows) in [(None, 9), (Some(20), 9), (Some(6), 6), (Some(4), 4), (Some(0), 0)] {
+            let report = gather("batches", limit, &mut blocks()).unwrap();
+            let values = |b: &RecordBatch| b.column(0).as_primitive::<Int64Type>().values().to_vec();
+            assert_eq!(report.batches.iter().flat_map(values).collect::<Vec<_>>(), (0..rows).collect::<Vec<_>>());
+            assert_eq!((report.rows_in, report.rows_out, report.bytes_in), (18, rows as u64, 3));
+            assert_eq!(report.tasks_by_node, BTreeMap::from([("a".to_owned(), 2), ("b".to_owned(), 1)]));
+            assert_eq!(report.dropped_by_filter(), [("n > 0".to_owned(), 9)]);
+        }
+        let error = gather("batches", None, &mut [ran("a", "n", 0..1), ran("b", "m", 1..2)]).unwrap_err();
+        assert!(matches!(error, DataError::SchemaChanged { .. }), "{error}");
+    }
 }

@@ -2,26 +2,28 @@
 //!
 //! Entry types: [`unify`], which finds the common schema of some files and where each file
 //! keeps each column of it, and [`Conform`], which turns a batch of one file into a batch of
-//! that schema. Columns are matched by name (with or without case, with aliases), types widen
-//! but never lose values: integers to wider integers, integers and floats to float64, the null
-//! type to any other, every kind of string to `Utf8`, timestamps of different units or zones to
-//! microseconds of wall-clock time without a zone. A column that a file lacks is null there.
+//! that schema. Columns are matched by name (with or without case, with aliases), and types
+//! widen: integers to wider integers, integers and floats to float64 (a whole number that a
+//! float64 cannot hold is an error of the read), the null type to any other, every kind of string
+//! to `Utf8`. A column that a file lacks is null there.
+//!
+//! Timestamps of different units become microseconds; what is finer is cut off. Timestamps of
+//! one zone keep it, and differences between them are those of instants. Where files differ in
+//! the zone, or some have none, the column becomes the time on the wall of each, without a zone:
+//! differences across a change of the clocks are then off by it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use arrow::array::timezone::Tz;
-use arrow::array::{ArrayRef, AsArray, RecordBatchOptions, new_null_array};
-use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
-use arrow::error::ArrowError;
-use arrow::record_batch::RecordBatch;
-use arrow::temporal_conversions::timestamp_us_to_datetime;
-use chrono::{Offset, TimeZone};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
 use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
 use crate::expr::ValueType;
+
+mod conform;
+
+pub use conform::Conform;
 
 /// How the columns of files are matched to each other.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -32,9 +34,8 @@ pub struct Matching {
     pub names: Vec<ColumnName>,
     /// Columns that every file must have.
     pub required: Vec<String>,
-    /// Every timestamp becomes microseconds of wall-clock time without a zone, not only those
-    /// on which files differ.
-    pub local_timestamps: bool,
+    /// Every timestamp becomes microseconds, not only those on whose units files differ.
+    pub microseconds: bool,
 }
 
 /// A name for a column that files spell in different ways.
@@ -91,7 +92,7 @@ pub fn unify(files: &[FileSchema<'_>], matching: &Matching) -> Result<Unified, D
                     second: field.name().clone(),
                 });
             }
-            column.add(file, index, path, field, spelling, matching.local_timestamps)?;
+            column.add(file, index, path, field, spelling, matching.microseconds)?;
         }
         matching.check_required(path, schema)?;
     }
@@ -112,6 +113,7 @@ pub fn common_type(left: &DataType, right: &DataType) -> Option<DataType> {
     }
     Some(match (left, right) {
         (Null, other) | (other, Null) => other.clone(),
+        (Timestamp(_, one), Timestamp(_, other)) if one == other => Timestamp(TimeUnit::Microsecond, one.clone()),
         (Timestamp(..), Timestamp(..)) => local_timestamp(),
         (Float16 | Float32, Float16 | Float32) => Float32,
         (a, b) if a.is_floating() && b.is_numeric() || a.is_numeric() && b.is_floating() => {
@@ -148,39 +150,6 @@ pub fn plain_type(data_type: &DataType) -> DataType {
         DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
         DataType::LargeBinary | DataType::BinaryView => DataType::Binary,
         other => other.clone(),
-    }
-}
-
-/// Turns the batches that one file gives into batches of the unified schema.
-#[derive(Debug, Clone)]
-pub struct Conform {
-    schema: SchemaRef,
-    sources: Vec<Option<usize>>,
-}
-
-impl Conform {
-    /// `sources` says, for every column of `schema`, which column of the file's batches it is.
-    #[must_use]
-    pub fn new(schema: SchemaRef, sources: Vec<Option<usize>>) -> Self {
-        debug_assert_eq!(schema.fields().len(), sources.len());
-        Self { schema, sources }
-    }
-
-    /// The batch with the unified columns. A failure names the column.
-    pub fn apply(&self, batch: &RecordBatch) -> Result<RecordBatch, String> {
-        let columns = self
-            .schema
-            .fields()
-            .iter()
-            .zip(&self.sources)
-            .map(|(field, source)| match source {
-                Some(index) => conform_array(batch.column(*index), field.data_type())
-                    .map_err(|e| format!("column {}: {e}", field.name())),
-                None => Ok(new_null_array(field.data_type(), batch.num_rows())),
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-        RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options).map_err(|e| e.to_string())
     }
 }
 
@@ -275,10 +244,10 @@ impl Column {
         path: &str,
         field: &FieldRef,
         spelling: String,
-        local_timestamps: bool,
+        microseconds: bool,
     ) -> Result<(), DataError> {
         let found = match plain_type(field.data_type()) {
-            DataType::Timestamp(..) if local_timestamps => local_timestamp(),
+            DataType::Timestamp(_, zone) if microseconds => DataType::Timestamp(TimeUnit::Microsecond, zone),
             other => other,
         };
         self.places.insert(file, index);
@@ -314,32 +283,6 @@ impl Column {
     }
 }
 
-fn conform_array(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
-    let from = array.data_type();
-    if from == to {
-        return Ok(Arc::clone(array));
-    }
-    let strict = CastOptions { safe: false, ..CastOptions::default() };
-    match (from, to) {
-        (DataType::Timestamp(_, Some(zone)), DataType::Timestamp(TimeUnit::Microsecond, None)) => {
-            // Casting to `None` would keep the instant in UTC; trips are told by the clock on
-            // the wall of the zone they were written in.
-            let zone: Tz = zone.parse()?;
-            let instants = cast_with_options(array, &local_timestamp(), &strict)?;
-            let instants = instants.as_primitive::<TimestampMicrosecondType>();
-            Ok(Arc::new(instants.unary_opt::<_, TimestampMicrosecondType>(|us| wall_clock_us(us, zone))))
-        }
-        _ => cast_with_options(array, to, &strict),
-    }
-}
-
-/// The wall-clock time of an instant in a zone; none for instants no calendar reaches.
-fn wall_clock_us(instant_us: i64, zone: Tz) -> Option<i64> {
-    let utc = timestamp_us_to_datetime(instant_us)?;
-    let offset_s = zone.offset_from_utc_datetime(&utc).fix().local_minus_utc();
-    instant_us.checked_add(i64::from(offset_s) * 1_000_000)
-}
-
 fn local_timestamp() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, None)
 }
@@ -347,7 +290,6 @@ fn local_timestamp() -> DataType {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::{Array, Int32Array, LargeStringArray, TimestampNanosecondArray};
     use proptest::prelude::*;
 
     fn schema(columns: &[(&str, DataType)]) -> Schema {
@@ -434,34 +376,18 @@ mod tests {
     }
 
     #[test]
-    fn zones_become_the_clock_on_the_wall() {
-        // 2023-01-01T05:00Z and 2023-07-01T04:00Z are both midnight in New York.
-        let instants = vec![1_672_549_200_000_000_000, 1_688_184_000_000_000_000];
-        let array: ArrayRef =
-            Arc::new(TimestampNanosecondArray::from(instants.clone()).with_timezone("America/New_York"));
-        let local = conform_array(&array, &local_timestamp()).unwrap();
-        let local = local.as_primitive::<TimestampMicrosecondType>();
-        assert_eq!(local.values()[..], [1_672_531_200_000_000, 1_688_169_600_000_000]);
-        let array: ArrayRef = Arc::new(TimestampNanosecondArray::from(instants).with_timezone("UTC"));
-        let local = conform_array(&array, &local_timestamp()).unwrap();
-        assert_eq!(local.as_primitive::<TimestampMicrosecondType>().value(0), 1_672_549_200_000_000);
-        assert_eq!(common_type(&zoned("UTC"), &local_timestamp()), Some(local_timestamp()));
-    }
-
-    #[test]
-    fn batches_conform() {
-        let batch = RecordBatch::try_from_iter([
-            ("n", Arc::new(Int32Array::from(vec![1, 2])) as ArrayRef),
-            ("s", Arc::new(LargeStringArray::from(vec!["a", "b"])) as ArrayRef),
-        ])
-        .unwrap();
-        let to = Arc::new(schema(&[("s", DataType::Utf8), ("n", DataType::Float64), ("none", DataType::Float64)]));
-        let conform = Conform::new(Arc::clone(&to), vec![Some(1), Some(0), None]);
-        let out = conform.apply(&batch).unwrap();
-        assert_eq!(out.schema(), to);
-        assert_eq!(out.column(2).null_count(), 2);
-        let empty = Conform::new(Arc::new(Schema::empty()), vec![]).apply(&batch).unwrap();
-        assert_eq!(empty.num_rows(), 2);
+    fn a_zone_stays_where_all_files_have_it() {
+        let micro = |zone: Option<&str>| DataType::Timestamp(TimeUnit::Microsecond, zone.map(Into::into));
+        let at = |t: DataType| schema(&[("at", t)]);
+        let unified = |files: &[Schema], microseconds| {
+            let matching = Matching { microseconds, ..Matching::default() };
+            unify_all(files, &matching).unwrap().schema.field(0).data_type().clone()
+        };
+        assert_eq!(unified(&[at(zoned("UTC")), at(zoned("UTC"))], false), zoned("UTC"));
+        assert_eq!(unified(&[at(zoned("UTC"))], true), micro(Some("UTC")));
+        assert_eq!(unified(&[at(zoned("UTC")), at(micro(Some("UTC")))], false), micro(Some("UTC")));
+        assert_eq!(unified(&[at(zoned("UTC")), at(zoned("America/New_York"))], false), micro(None));
+        assert_eq!(unified(&[at(zoned("UTC")), at(micro(None))], true), micro(None));
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub fn matching() -> Matching {
         ignore_case: true,
         names: yellow.chain(green).collect(),
         required: ["fare_amount", "trip_distance", PICKUP[0], DROPOFF[0]].map(str::to_owned).to_vec(),
-        local_timestamps: true,
+        microseconds: true,
     }
 }
 

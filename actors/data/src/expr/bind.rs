@@ -155,7 +155,7 @@ const MINUTE_US: f64 = 60e6;
 mod tests {
     use super::*;
     use crate::expr::{col, lit};
-    use arrow::array::{Float64Array, Int32Array, StringArray, TimestampNanosecondArray};
+    use arrow::array::{Float64Array, Int32Array, StringArray, TimestampMicrosecondArray, TimestampNanosecondArray};
     use arrow::datatypes::{Float64Type, Int64Type};
 
     fn batch() -> RecordBatch {
@@ -200,6 +200,17 @@ mod tests {
         let bound = BoundExpr::bind(&expr, &batch.schema(), "with_column").unwrap();
         let values = bound.evaluate(&batch).unwrap();
         assert_eq!(values.as_primitive::<Float64Type>().values()[..], [1.5, 0.0, -1.0, 60.0]);
+    }
+
+    #[test]
+    fn minutes_of_zoned_times_are_those_of_instants() {
+        // From 01:30 to 03:30 on the wall, on the night New York sets its clocks forward.
+        let zoned = |us: i64| TimestampMicrosecondArray::from(vec![us]).with_timezone("America/New_York");
+        let from = Arc::new(zoned(1_678_602_600_000_000)) as ArrayRef;
+        let to = Arc::new(zoned(1_678_606_200_000_000)) as ArrayRef;
+        let batch = RecordBatch::try_from_iter([("from", from), ("to", to)]).unwrap();
+        let bound = BoundExpr::bind(&col("to").minutes_since(col("from")), &batch.schema(), "with_column").unwrap();
+        assert_eq!(bound.evaluate(&batch).unwrap().as_primitive::<Float64Type>().values()[..], [60.0]);
     }
 
     #[test]

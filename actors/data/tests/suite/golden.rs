@@ -36,7 +36,7 @@ fn clean(paths: &[String]) -> LogicalPlan {
             name("dropoff", ["tpep_dropoff_datetime", "lpep_dropoff_datetime"]),
         ],
         required: vec!["fare_amount".into(), "trip_distance".into()],
-        local_timestamps: true,
+        microseconds: true,
     };
     plan.filter(col("fare_amount").gt_eq(lit(2.5))).filter(col("trip_distance").gt(lit(0.0)))
 }
