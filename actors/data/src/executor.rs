@@ -10,7 +10,7 @@
 //!   footers ─▶ plan ─▶ [block] ─▶ task on any node ─▶ staged file ─▶ all done? move into place
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use mobula_core::client::{Arg, Client, ObjectHandle, TaskOptions};
 use mobula_core::error::Error;
-use mobula_core::messages::Strategy;
+use mobula_core::messages::{PendingDemand, Strategy};
 use mobula_core::resources::CPU;
 use mobula_core::value::Value;
 
@@ -428,12 +428,16 @@ impl Patience {
     }
 }
 
-/// What the cluster says of demands for the task `name`; nothing if the task simply runs.
+/// Why demands of the task `name` wait in the cluster; nothing if none does, and its blocks are
+/// only slow.
 fn why_it_waits(client: &Client, name: &str) -> String {
     let pending = client.status().map(|status| status.pending).unwrap_or_default();
-    let reasons: Vec<String> =
-        pending.into_iter().filter(|demand| demand.what.contains(name)).map(|demand| demand.reason).collect();
-    reasons.join("; ")
+    // A demand has the name of the first task of its shape: that of another run, perhaps.
+    let is_ours = |demand: &&PendingDemand| demand.what == name;
+    let ours = pending.iter().any(|demand| is_ours(&demand));
+    let shown = pending.iter().filter(|demand| !ours || is_ours(demand));
+    let reasons: BTreeSet<&str> = shown.map(|demand| demand.reason.as_str()).collect();
+    reasons.into_iter().collect::<Vec<_>>().join("; ")
 }
 
 fn cluster_cpus(client: &Client) -> Result<usize, RunError> {
