@@ -65,6 +65,14 @@ pub enum Error {
         /// How many there could be.
         attempts: u32,
     },
+    /// No worker can ever be started for the task.
+    #[error("{function} can never run: {why}")]
+    NoWorker {
+        /// The function.
+        function: String,
+        /// Why.
+        why: String,
+    },
     /// The actor is dead; calls to it fail.
     #[error("actor {actor} is dead: {why}")]
     ActorDied {

@@ -12,6 +12,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use mobula_core::client::{ActorOptions, Client, ClientSetup, ObjectHandle, TaskOptions};
+use mobula_core::error::Error;
 use mobula_core::messages::{
     GetClusterStatus, GetRefusals, ListActors, ListWorkers, NodeInfo, Strategy, WorkerInfo, WorkerKind, WorkerOutput,
 };
@@ -483,11 +484,13 @@ fn a_stale_binary_is_refused_by_name() {
     let operator = cluster.dir.path().join("operator");
     let binary = std::env::current_exe().unwrap();
     let driver = Driver::connect_as(cluster.address, operator, &binary, 12_345).unwrap();
-    let _never = driver.submit(PID, &options(WorkerKind::Shared, Strategy::Default));
-    eventually("the reason is shown", || {
-        let status = driver.ask(driver.connection.gcs(), GetClusterStatus);
-        status.pending.iter().any(|line| line.infeasible && line.reason.contains("build both from the same sources"))
-    });
+    for kind in [WorkerKind::Shared, WorkerKind::Shared, WorkerKind::Process] {
+        let never = driver.submit(PID, &options(kind, Strategy::Default));
+        match driver.client.get(&[never], Some(WITHIN)) {
+            Err(Error::NoWorker { why, .. }) => assert!(why.contains("build both from the same sources"), "{why}"),
+            other => panic!("there is no worker for it: {other:?}"),
+        }
+    }
     driver.close();
     cluster.stop();
 }

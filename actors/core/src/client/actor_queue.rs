@@ -339,6 +339,7 @@ impl Inner {
 
 impl Drop for ActorQueue {
     fn drop(&mut self) {
+        self.client.forget_actor(self.actor);
         // Handles and pending calls keep the queue alive, so here every call has ended and nobody
         // in this process can make another one.
         if *self.ends_with_handles.get_mut() && !matches!(self.inner.get_mut().state, State::Dead(_)) {

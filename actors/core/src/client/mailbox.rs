@@ -67,10 +67,14 @@ impl Client {
                 self.process_lost(lost.worker.id, &lost.why);
             }
         } else if kind == LeasePending::KIND {
-            if let Ok((pending, _)) = envelope.open::<LeasePending>()
-                && pending.infeasible
-            {
-                tracing::warn!(demand = %pending.shape.demand, "no node can run this: {}", pending.why);
+            if let Ok((pending, _)) = envelope.open::<LeasePending>() {
+                if pending.hopeless {
+                    if let Some(queue) = queue_of(&pending.shape) {
+                        queue.give_up(self, &pending.why);
+                    }
+                } else if pending.infeasible {
+                    tracing::warn!(demand = %pending.shape.demand, "no node can run this: {}", pending.why);
+                }
             }
         } else if kind == ReclaimIdle::KIND {
             if envelope.open::<ReclaimIdle>().is_ok() {

@@ -365,13 +365,37 @@ impl Client {
             max_restarts: options.max_restarts,
             detached: options.detached,
         };
-        let queue = queue.clone();
-        let (gcs, endpoint) = (self.0.gcs, self.0.endpoint.clone());
-        endpoint.request_with(gcs, CreateActor { spec }, payload, GCS_DEADLINE, move |answer| match answer {
+        self.ask_to_create(queue.clone(), spec, payload);
+    }
+
+    /// Asks the GCS to make an actor, until it has answered. It knows an actor by its id, so
+    /// asking twice makes one.
+    fn ask_to_create(&self, queue: Arc<ActorQueue>, spec: ActorSpec, payload: Payload) {
+        let client = self.clone();
+        let question = CreateActor { spec: spec.clone() };
+        let parts = payload.clone();
+        self.0.endpoint.request_with(self.0.gcs, question, parts, GCS_DEADLINE, move |answer| match answer {
             Ok((Ok(()), _)) => queue.resolve(),
             Ok((Err(error), _)) => queue.located(crate::messages::ActorLocation::Dead(Box::new(error))),
-            Err(error) => queue.located(crate::messages::ActorLocation::Dead(Box::new(error.into()))),
+            Err(error) if error.is_retriable() && client.is_open() => {
+                tracing::debug!(actor = %spec.actor, %error, "asking the GCS again to make the actor");
+                client.clone().again_soon(move || client.ask_to_create(queue, spec, payload));
+            }
+            Err(error) => {
+                // It may have been made all the same, and nobody would ever call it.
+                let why = format!("its maker did not hear that it was made: {error}");
+                client.tell_gcs(KillActor { actor: spec.actor, no_restart: true, why });
+                queue.located(crate::messages::ActorLocation::Dead(Box::new(error.into())));
+            }
         });
+    }
+
+    /// The last handle of an actor is gone.
+    pub(crate) fn forget_actor(&self, actor: ActorId) {
+        let mut actors = self.0.actors.lock();
+        if actors.get(&actor).is_some_and(|queue| queue.strong_count() == 0) {
+            actors.remove(&actor);
+        }
     }
 
     /// Resolves to unit when the actor's constructor has returned, or to its error.

@@ -174,6 +174,16 @@ impl TaskQueue {
         self.step(client, |submitter, now_us, out| submitter.give_back_idle(now_us, out));
     }
 
+    /// Its worker can never be started: what waits fails.
+    pub(crate) fn give_up(self: &Arc<Self>, client: &Client, why: &str) {
+        let mut waiting = Vec::new();
+        self.step(client, |submitter, _, out| waiting = submitter.give_up(out));
+        for seq in waiting {
+            let function = client.0.pending.with(seq, |pending| pending.function.name.to_owned()).unwrap_or_default();
+            client.fail_pending(seq, &Error::NoWorker { function, why: why.to_owned() });
+        }
+    }
+
     /// How many tasks wait for a lease.
     pub(crate) fn queued(&self) -> usize {
         self.submitter.lock().queued()

@@ -112,8 +112,10 @@ message!(LeaseLost);
 pub struct LeasePending {
     /// The shape.
     pub shape: Shape,
-    /// No node of the cluster could ever run it.
+    /// No node of the cluster could ever run it; one that joins may.
     pub infeasible: bool,
+    /// Its worker can never be started: whoever waits for it waits in vain.
+    pub hopeless: bool,
     /// In words.
     pub why: String,
 }

@@ -435,8 +435,9 @@ impl Scheduler {
             if let Some(want) = self.wants.get_mut(&(client, shape.clone())) {
                 want.told = Some(why.clone());
             }
+            let hopeless = matches!(why, Waiting::WorkerFailed(_, true));
             let (infeasible, why) = why.into_words();
-            let note = LeasePending { shape: Shape::clone(&shape), infeasible, why };
+            let note = LeasePending { shape: Shape::clone(&shape), infeasible, hopeless, why };
             self.effects.push(Effect::Pending(client, note));
         }
     }

@@ -199,7 +199,9 @@ impl Scheduler {
         if !self.wants.contains_key(&key) && self.wants.len() >= MAX_WANTS {
             let shape = Shape::clone(&key.1);
             let why = format!("the node keeps {MAX_WANTS} different needs, which is its limit; use fewer shapes");
-            return self.effects.push(Effect::Pending(client, LeasePending { shape, infeasible: true, why }));
+            return self
+                .effects
+                .push(Effect::Pending(client, LeasePending { shape, infeasible: true, hopeless: true, why }));
         }
         let want = self.wants.entry(key.clone()).or_insert_with(|| Want::new(now));
         if want.need() == 0 {
