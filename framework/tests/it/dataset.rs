@@ -219,6 +219,34 @@ fn a_run_that_is_cancelled_ends_soon_and_leaves_nothing() {
     assert!(seen.last().unwrap().tasks_done == 0 && seen.last().unwrap().rows_in > 0);
 }
 
+static RELEASED: AtomicBool = AtomicBool::new(false);
+
+/// Keeps its CPU until it is released.
+#[remote]
+fn hold() {
+    while !RELEASED.load(Ordering::Relaxed) {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_run_that_waits_for_a_cpu_says_so() {
+    let (session, dir) = (Session::start(Config::default().num_cpus(1)).unwrap(), tempfile::tempdir().unwrap());
+    let _entered = session.enter();
+    trips(dir.path(), 1);
+    let holding = hold.remote();
+    let reasons = Arc::new(Mutex::new(Vec::new()));
+    let told = reasons.clone();
+    let run = read_parquet(dir.path()).filter(col("id").gt_eq(lit(0))).on_waiting(move |reason| {
+        told.lock().unwrap().push(reason.to_owned());
+        RELEASED.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(run.count().unwrap(), 100);
+    mobula::get(&holding).unwrap();
+    let reasons = reasons.lock().unwrap();
+    assert!(reasons[0].contains("CPU"), "{reasons:?}");
+}
+
 #[test]
 fn a_failing_block_says_on_which_node_and_the_first_one_is_told() {
     let (session, dir) = (session(), tempfile::tempdir().unwrap());

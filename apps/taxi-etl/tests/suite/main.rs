@@ -3,6 +3,7 @@
 mod cleaning;
 mod generating;
 mod interrupting;
+mod printing;
 #[path = "../../../../tests/tests/support/shared.rs"]
 mod shared;
 mod support;
