@@ -14,10 +14,12 @@
 //! full share. So a million tiny tasks travel in large batches, while long ones are handed out one
 //! by one to whoever is free.
 
+mod asking;
+mod broken;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use mobula_transport::{Address, ProcessAddr, ProcessId};
 
@@ -33,8 +35,6 @@ const EAGER_TASKS: usize = 16;
 const BATCH: usize = 32;
 /// The most tasks in one message.
 const BATCH_LIMIT: usize = 512;
-/// How many leases may be asked for at once.
-const WANT_LIMIT: u64 = 256;
 /// An idle lease is given back after this long.
 const IDLE_US: u64 = 10_000;
 /// What is wanted and has not come is said again after this long; a message may have been lost.
@@ -288,69 +288,6 @@ impl Submitter {
         self.leases.contains_key(&lease)
     }
 
-    /// The raylet of this process, if leases were asked of it.
-    pub(crate) fn raylet_at(&self, process: ProcessId) -> Option<Address> {
-        let asked = self.asked.keys().copied();
-        asked.chain(self.leases.values().map(|state| state.raylet)).find(|raylet| raylet.process.id == process)
-    }
-
-    /// The leases that this raylet granted.
-    pub(crate) fn leases_from(&self, raylet: Address) -> impl Iterator<Item = LeaseId> {
-        self.leases.iter().filter(move |(_, state)| state.raylet == raylet).map(|(lease, _)| *lease)
-    }
-
-    /// The tasks in flight to this worker process, by lease.
-    #[cfg(test)]
-    pub(crate) fn leased_at(&self, worker: ProcessId) -> Vec<(LeaseId, u64)> {
-        let leases = self.leases.iter().filter(|(_, state)| state.worker.id == worker);
-        leases.flat_map(|(lease, state)| state.in_flight.iter().map(|(seq, _)| (*lease, *seq))).collect()
-    }
-
-    /// The tasks in flight to this worker process, and its address.
-    pub(crate) fn in_flight_at(&self, worker: ProcessId) -> Vec<(ProcessAddr, u64)> {
-        let leases = self.leases.values().filter(|state| state.worker.id == worker);
-        leases.flat_map(|state| state.in_flight.iter().map(|(seq, _)| (state.worker, *seq))).collect()
-    }
-
-    /// The connection to a worker broke and is up again: its answers may have got lost.
-    pub(crate) fn reconnected(&mut self, worker: ProcessId) {
-        for state in self.leases.values_mut().filter(|state| state.worker.id == worker) {
-            state.reclaiming = false;
-        }
-    }
-
-    /// After a broken connection the raylet says which leases are ours and how many it has granted
-    /// or redirected in all. Returns what is in flight under leases that are over.
-    pub(crate) fn leases_kept(
-        &mut self,
-        raylet: Address,
-        kept: &BTreeSet<LeaseId>,
-        done: u64,
-        now_us: u64,
-        out: &mut Vec<Effect>,
-    ) -> Vec<(ProcessAddr, u64)> {
-        if let Some(asked) = self.asked.get_mut(&raylet) {
-            let outstanding = asked.target - asked.answered;
-            // A raylet that has forgotten us counts from the beginning.
-            asked.target = if done < asked.answered { done + outstanding } else { asked.target.max(done) };
-            asked.answered = done;
-            if asked.target > asked.answered {
-                out.push(Effect::Want { raylet });
-            }
-        }
-        let over: Vec<LeaseId> = self.leases_from(raylet).filter(|lease| !kept.contains(lease)).collect();
-        let mut doubtful = Vec::new();
-        for lease in over {
-            let Some(state) = self.leases.get_mut(&lease) else { continue };
-            // What runs may end; nothing new is started.
-            state.leaving = true;
-            doubtful.extend(state.in_flight.iter().map(|(seq, _)| (state.worker, *seq)));
-            self.settle(lease, now_us, out);
-        }
-        self.ask(out);
-        doubtful
-    }
-
     /// A raylet is gone: what was asked of it will not come. `home` is the one to ask from now on,
     /// if the lost one was this queue's own.
     pub(crate) fn raylet_lost(&mut self, raylet: ProcessId, home: Address, out: &mut Vec<Effect>) {
@@ -503,70 +440,6 @@ impl Submitter {
                 return;
             }
             out.push(Effect::Push { lease: *id, worker: state.worker, raylet: state.raylet, tasks });
-        }
-    }
-
-    fn estimate_us(&self, function: FunctionId) -> u64 {
-        self.run_us.get(&function).copied().unwrap_or(AHEAD_US).min(AHEAD_US)
-    }
-
-    /// How many more leases the queue could use: one for each share of work ahead.
-    fn need(&self) -> u64 {
-        if self.one_task {
-            return (self.queue.len() as u64).min(WANT_LIMIT);
-        }
-        self.queued_us.div_ceil(AHEAD_US).clamp(1, WANT_LIMIT).min(self.queue.len() as u64)
-    }
-
-    /// What was unknown when a task was queued may be known now. Looks at the head of the queue
-    /// only and scales up, because a queue may hold a million tasks.
-    fn estimate_again(&mut self) {
-        let head = self.queue.len().min(AHEAD_TASKS);
-        if head == 0 {
-            self.queued_us = 0;
-            return;
-        }
-        let head_us: u64 = self.queue.iter().take(head).map(|queued| self.estimate_us(queued.function)).sum();
-        self.queued_us = head_us.saturating_mul(self.queue.len() as u64) / head as u64;
-    }
-
-    fn outstanding(&self) -> u64 {
-        self.asked.values().map(|asked| asked.target - asked.answered).sum()
-    }
-
-    /// Asks for more leases when that is clearly needed; small differences wait for the tick.
-    fn ask(&mut self, out: &mut Vec<Effect>) {
-        if self.queue.is_empty() {
-            return;
-        }
-        let outstanding = self.outstanding();
-        let need = self.need();
-        if need > outstanding && (outstanding <= 8 || need >= outstanding * 2) {
-            self.raise(need - outstanding, out);
-        }
-    }
-
-    fn want_exactly(&mut self, out: &mut Vec<Effect>) {
-        let (need, outstanding) = (self.need(), self.outstanding());
-        if need > outstanding {
-            self.raise(need - outstanding, out);
-        }
-    }
-
-    fn raise(&mut self, count: u64, out: &mut Vec<Effect>) {
-        let asked = self.asked.entry(self.home).or_default();
-        asked.target += count;
-        asked.hops = 0;
-        out.push(Effect::Want { raylet: self.home });
-    }
-
-    /// Nothing waits any more: withdraw what was asked for and has not come.
-    fn withdraw(&mut self, out: &mut Vec<Effect>) {
-        for (raylet, asked) in &mut self.asked {
-            if asked.target > asked.answered {
-                asked.target = asked.answered;
-                out.push(Effect::Want { raylet: *raylet });
-            }
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The submitter by itself: scenarios, and random histories against a model of one raylet.
 
+use std::collections::BTreeSet;
+
 use mobula_transport::MailboxId;
 use proptest::prelude::*;
 use uuid::Uuid;
