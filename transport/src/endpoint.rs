@@ -174,7 +174,8 @@ impl Endpoint {
     }
 
     /// Calls `watcher` on every change in what is known about other processes. It runs on the
-    /// endpoint's thread and must be short.
+    /// endpoint's thread or on the one that calls [`mark_gone`](Self::mark_gone), never on one
+    /// that only sends, and must be short.
     pub fn watch_peers(&self, watcher: impl FnMut(PeerEvent) + Send + 'static) {
         self.core.peers.watch(Box::new(watcher));
     }

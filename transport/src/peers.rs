@@ -1,6 +1,7 @@
 //! What is known about other processes: who is gone for good, and who wants to hear of changes.
 
 use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use parking_lot::Mutex;
 
@@ -112,6 +113,7 @@ impl Peers {
 
     /// Tells the watchers what was announced, one event after the other. A watcher may cause
     /// further events (by declaring a process dead, say); they are told after the present one.
+    /// Never called by who merely sends: a watcher may take the locks that a sender holds.
     pub(crate) fn tell_announced(&self) {
         if std::mem::replace(&mut self.news.lock().telling, true) {
             return;
@@ -128,7 +130,10 @@ impl Peers {
             // Taken out meanwhile, so that a watcher may also add one.
             let mut watchers = std::mem::take(&mut *self.watchers.lock());
             for watcher in &mut watchers {
-                watcher(event.clone());
+                // One that panics must not keep the others, or itself, from later events.
+                if catch_unwind(AssertUnwindSafe(|| watcher(event.clone()))).is_err() {
+                    tracing::error!(?event, "a watcher of peers panicked");
+                }
             }
             let mut added = self.watchers.lock();
             watchers.append(&mut added);
@@ -161,6 +166,20 @@ mod tests {
         peers.tell_announced();
         assert_eq!(seen.lock().len(), 2);
         assert_eq!(peers.watchers.lock().len(), 2);
+    }
+
+    #[test]
+    fn a_watcher_that_panics_keeps_nobody_from_later_events() {
+        let peers = Peers::default();
+        let seen = Arc::new(Mutex::new(0));
+        let count = seen.clone();
+        peers.watch(Box::new(|_| panic!("on purpose")));
+        peers.watch(Box::new(move |_| *count.lock() += 1));
+        for _ in 0..2 {
+            peers.announce(PeerEvent::Connected { process: ProcessId::random() });
+            peers.tell_announced();
+        }
+        assert_eq!(*seen.lock(), 2);
     }
 
     #[test]

@@ -244,7 +244,11 @@ impl Core {
             self.fail_pending(Some(link.peer.id), why);
             self.bounce(link, doubtful, why);
         }
-        self.peers.tell_announced();
+        // To begin to dial is no news, and it is done by whoever sends: telling there what others
+        // have announced would run watchers under the sender's locks.
+        if !matches!(step, Step::Dial { .. }) {
+            self.peers.tell_announced();
+        }
         if let Step::Dial { round } | Step::Interrupted { round } = &step {
             self.spawn_task(dial::dial(self.clone(), link.clone(), *round));
         }

@@ -3,16 +3,20 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mobula_transport::SendError;
+use mobula_transport::{Address, SendError};
 
 use super::Client;
 use super::entry::{Entry, Latch, Outcome};
+use crate::delivery::{Fate, fate};
 use crate::error::Error;
 use crate::messages::{GetObject, ReturnSpec, StoredObject};
 use crate::value::Value;
 
 /// How long the owner may take before it is asked again; it answers when the object is ready.
 const OWNER_DEADLINE: Duration = Duration::from_secs(30);
+
+/// An owner that could not be reached for so long is taken for dead.
+const OWNER_SILENCE: Duration = Duration::from_secs(60);
 
 /// How long a pull from another node may take when the caller set no limit. Progress is watched
 /// below this, by the pull itself.
@@ -25,10 +29,11 @@ impl Client {
         if entry.is_settled() || !entry.begin_fetch() {
             return;
         }
-        self.ask_lender(entry.clone(), lender);
+        self.ask_lender(entry.clone(), lender, None);
     }
 
-    fn ask_lender(&self, entry: Arc<Entry>, lender: mobula_transport::Address) {
+    /// `silent_since`: when the owner was first found to be out of reach, if it was the last time.
+    fn ask_lender(&self, entry: Arc<Entry>, lender: Address, silent_since: Option<Instant>) {
         let client = self.clone();
         let question = GetObject { object: entry.id() };
         let endpoint = self.endpoint().clone();
@@ -40,7 +45,16 @@ impl Client {
             Ok((Ok(ReturnSpec::Stored(stored)), _)) => entry.settle(Outcome::Stored(Box::new(stored))),
             Ok((Err(error), _)) => entry.settle(Outcome::Failed(Box::new(error))),
             // It is alive and has no answer yet.
-            Err(SendError::TimedOut { .. }) if client.is_open() => client.ask_lender(entry, lender),
+            Err(SendError::TimedOut { .. }) if client.is_open() => client.ask_lender(entry, lender, None),
+            // A connection that broke is no death, and a full way is none either.
+            Err(error)
+                if matches!(fate(&error), Fate::Doubtful | Fate::Full)
+                    && client.is_open()
+                    && silent_since.is_none_or(|since| since.elapsed() < OWNER_SILENCE) =>
+            {
+                let (silent_since, again) = (silent_since.unwrap_or_else(Instant::now), client.clone());
+                client.again_soon(move || again.ask_lender(entry, lender, Some(silent_since)));
+            }
             Err(error) => {
                 let why = error.to_string();
                 entry.settle(Outcome::Failed(Box::new(Error::OwnerDied { object: entry.id(), why })));
