@@ -218,9 +218,12 @@ impl ActorQueue {
         inner.in_flight.iter().filter(|(_, to)| to.id == worker).map(|(seq, to)| (*to, *seq)).collect()
     }
 
-    /// The worker does not have a call that went there: nobody knows whether it ran.
-    pub(crate) fn missing(&self, seq: u64) {
-        if self.inner.lock().in_flight.remove(&seq).is_some() {
+    /// This worker does not have a call. If that is where it went, nobody knows whether it ran.
+    pub(crate) fn missing(&self, worker: ProcessId, seq: u64) {
+        let mut inner = self.inner.lock();
+        if inner.in_flight.get(&seq).is_some_and(|to| to.id == worker) {
+            inner.in_flight.remove(&seq);
+            drop(inner);
             let why = "the connection to its worker broke".to_owned();
             self.client.fail_pending(seq, &Error::ActorUnavailable { actor: self.actor, why });
         }
@@ -263,7 +266,7 @@ impl ActorQueue {
             {
                 // One whose argument failed is not pending any more.
                 let spec = self.client.0.pending.with(seq, |pending| {
-                    pending.attempt += 1;
+                    pending.attempts.push();
                     pending.to_spec(seq, &mut payload)
                 });
                 if let Some(spec) = spec {
@@ -312,7 +315,6 @@ impl ActorQueue {
         for call in push.calls.iter().rev() {
             // One that has failed meanwhile (the actor is dead) does not come back.
             if inner.in_flight.remove(&call.seq).is_some() {
-                self.client.0.pending.with(call.seq, |pending| pending.attempt = pending.attempt.saturating_sub(1));
                 inner.waiting.push_front(call.seq);
             }
         }

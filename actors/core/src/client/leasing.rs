@@ -11,6 +11,8 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use uuid::Uuid;
 
+use super::doubts::Doubts;
+use super::pending::Attempts;
 use super::submitter::{Effect, Submitter};
 use crate::ids::{FunctionId, JobId, LeaseId, NodeId};
 use crate::messages::{
@@ -83,12 +85,12 @@ enum Event {
     Granted(LeaseGranted),
     Redirected(usize, LeaseRedirected),
     ReclaimIdle,
-    Push(LeaseId, Vec<u64>),
+    Push(LeaseId, Vec<Attempt>),
     Reclaim(LeaseId, u32),
     Returned(LeaseId, Vec<u64>),
-    Done(LeaseId, u64),
-    StillHave(usize, Vec<(LeaseId, u64)>),
-    Missing(Vec<(LeaseId, u64)>),
+    Done(Attempt),
+    StillHave(usize, Vec<Attempt>),
+    Missing(usize, Vec<Attempt>),
     Held(usize, Vec<LeaseId>),
     Kept(usize, LeasesKept),
     /// The connections between the client and a node break.
@@ -105,10 +107,26 @@ enum Event {
     RayletTick(usize),
 }
 
+/// A task's number and that of a push of it.
+type Attempt = (u64, u32);
+
+/// A task that has not ended, as the client sees it.
+struct Task {
+    function: FunctionId,
+    /// Which submitter has it.
+    of: usize,
+    attempts: Attempts,
+    lease: Option<LeaseId>,
+}
+
 /// A batch of tasks of which none ends before all have started.
 #[derive(Clone, Debug)]
 struct Phase {
     spread: bool,
+    /// Tasks of this kind have run, and were short: several go to one lease, until it is stuck.
+    known: bool,
+    /// How long they go on running when all have started.
+    hold_ms: u64,
     /// In tenths of a CPU.
     demand: u32,
     /// How much of the cluster they fill, in percent.
@@ -136,8 +154,10 @@ struct Cluster {
     view: ClusterView,
     start_us: u64,
     submitters: Vec<(Shape, Submitter)>,
+    tasks: BTreeMap<u64, Task>,
+    doubts: Doubts,
     /// The worker's queue of each lease; the first task runs.
-    workers: BTreeMap<LeaseId, VecDeque<u64>>,
+    workers: BTreeMap<LeaseId, VecDeque<Attempt>>,
     started: BTreeMap<u64, usize>,
     /// Tasks up to here may end.
     ended: u64,
@@ -188,6 +208,8 @@ impl Cluster {
             start_us: start_ms * MS,
             totals,
             submitters: Vec::new(),
+            tasks: BTreeMap::new(),
+            doubts: Doubts::default(),
             workers: BTreeMap::new(),
             started: BTreeMap::new(),
             ended: 0,
@@ -234,6 +256,10 @@ impl Cluster {
             self.events.remove(&at);
         }
         self.nodes[n].interrupted(client().process.id);
+        self.doubts.interrupted(worker(n).id);
+        let in_flight =
+            self.submitters.iter().flat_map(|(_, submitter)| submitter.in_flight_at(worker(n).id)).collect();
+        self.doubt(in_flight);
         let after_us = self.random.random_range(MS..50 * MS);
         self.at(after_us, Event::Connected(n));
     }
@@ -242,15 +268,52 @@ impl Cluster {
         for (from, to, event) in self.broken.remove(&n).unwrap_or_default() {
             self.send(from, to, event);
         }
-        let mut asked = Vec::new();
         let mut held = Vec::new();
         for (_, submitter) in &mut self.submitters {
             submitter.reconnected(worker(n).id);
-            asked.extend(submitter.leased_at(worker(n).id));
             held.extend(submitter.leases_from(raylet(n)));
         }
-        self.send(Place::Client, Place::Worker(n), Event::StillHave(n, asked));
+        self.doubts.connected(worker(n).id, self.now_us);
+        self.ask_doubtful();
         self.send(Place::Client, Place::Raylet(n), Event::Held(n, held));
+    }
+
+    fn doubt(&mut self, found: Vec<(ProcessAddr, u64)>) {
+        for (worker, seq) in found {
+            if let Some(task) = self.tasks.get(&seq) {
+                self.doubts.add(worker, [(seq, task.attempts.number())]);
+            }
+        }
+    }
+
+    fn ask_doubtful(&mut self) {
+        let tasks = &self.tasks;
+        let pending = |seq, attempt| tasks.get(&seq).is_some_and(|task| task.attempts.number() == attempt);
+        for (worker, asked) in self.doubts.due(self.now_us, pending) {
+            let n = worker.id.0.as_u128() as usize - 1_000;
+            self.send(Place::Client, Place::Worker(n), Event::StillHave(n, asked));
+        }
+    }
+
+    /// A task runs again.
+    fn again(&mut self, seq: u64, charged: bool) {
+        let Some(task) = self.tasks.get_mut(&seq) else { return };
+        if task.lease.take().is_some() && !charged {
+            task.attempts.uncharge();
+        }
+        let (at, function) = (task.of, task.function);
+        self.submit(at, |submitter, now_us, out| submitter.enqueue(seq, function, now_us, out));
+    }
+
+    /// Whether this attempt waits or runs at a worker, or it or its result is on its way.
+    fn lives(&self, attempt: Attempt) -> bool {
+        let queued = self.broken.values().flatten().map(|(_, _, event)| event);
+        let carries = |event: &Event| match event {
+            Event::Push(_, tasks) => tasks.contains(&attempt),
+            Event::Done(done) => *done == attempt,
+            _ => false,
+        };
+        self.workers.values().any(|queue| queue.contains(&attempt)) || self.events.values().chain(queued).any(carries)
     }
 
     fn now(&self) -> Duration {
@@ -279,8 +342,9 @@ impl Cluster {
         for _ in 0..tasks {
             let seq = self.next_task;
             self.next_task += 1;
-            // Not known before, as far as the submitter can tell: a share of its own for each.
-            self.submit(at, |submitter, now_us, out| submitter.enqueue(seq, FunctionId(first), now_us, out));
+            let function = FunctionId(if phase.known { 0 } else { first });
+            self.tasks.insert(seq, Task { function, of: at, attempts: Attempts::default(), lease: None });
+            self.submit(at, |submitter, now_us, out| submitter.enqueue(seq, function, now_us, out));
         }
         let deadline = self.now_us + PATIENCE_US;
         while (first..self.next_task).any(|seq| !self.started.contains_key(&seq)) {
@@ -293,12 +357,16 @@ impl Cluster {
             *used.entry(self.started[&seq]).or_default() += 1;
         }
         // A lease that is still there from before is used first.
-        if phase.spread && fresh {
+        if phase.spread && fresh && !phase.known {
             let share = (tasks as i64 / working).min(least);
             for (n, room) in each.iter().enumerate().filter(|(_, room)| **room > 0) {
                 let got = used.get(&n).copied().unwrap_or(0) as i64;
                 assert!(got >= share, "node {n} with room for {room} got {got}, its share is {share}: {used:?}");
             }
+        }
+        let until = self.now_us + phase.hold_ms * MS;
+        while self.now_us < until {
+            self.step();
         }
         self.ended = self.next_task - 1;
         let leases: Vec<LeaseId> = self.workers.keys().copied().collect();
@@ -355,39 +423,50 @@ impl Cluster {
             Event::Reclaim(lease, at_most) => {
                 let queue = self.workers.entry(lease).or_default();
                 let keep = queue.len().saturating_sub(at_most as usize).max(1).min(queue.len());
-                let back: Vec<u64> = queue.split_off(keep).into();
+                let back: Vec<u64> = queue.split_off(keep).into_iter().map(|(seq, _)| seq).collect();
                 self.send(Place::Worker(node_of(lease)), Place::Client, Event::Returned(lease, back));
             }
             Event::Returned(lease, back) => {
-                let back: Vec<(u64, FunctionId)> = back.into_iter().map(|seq| (seq, FunctionId(0))).collect();
                 for at in 0..self.submitters.len() {
                     if self.submitters[at].1.has_lease(lease) {
+                        let held = back.iter().filter(|seq| self.submitters[at].1.holds(lease, **seq));
+                        let held: Vec<u64> = held.copied().collect();
+                        let mut back = Vec::new();
+                        for seq in held {
+                            let Some(task) = self.tasks.get_mut(&seq) else { continue };
+                            if task.lease.take().is_some() {
+                                task.attempts.uncharge();
+                            }
+                            back.push((seq, task.function));
+                        }
                         self.submit(at, |s, now_us, out| s.reclaimed(lease, &back, now_us, out));
                     }
                 }
             }
-            Event::Done(lease, seq) => {
-                self.finished.insert(seq);
-                for at in 0..self.submitters.len() {
-                    if self.submitters[at].1.holds(lease, seq) {
-                        self.submit(at, |s, now_us, out| s.done(lease, seq, FunctionId(0), 10, now_us, out));
+            Event::Done((seq, attempt)) => {
+                let latest = self.tasks.get(&seq).is_some_and(|task| task.attempts.number() == attempt);
+                if latest && let Some(task) = self.tasks.remove(&seq) {
+                    self.finished.insert(seq);
+                    if let Some(lease) = task.lease {
+                        self.submit(task.of, |s, now_us, out| s.done(lease, seq, task.function, 10, now_us, out));
                     }
                 }
             }
             Event::StillHave(n, asked) => {
-                let here =
-                    |lease: &LeaseId, seq: &u64| self.workers.get(lease).is_some_and(|queue| queue.contains(seq));
-                let missing = asked.into_iter().filter(|(lease, seq)| !here(lease, seq)).collect();
-                self.send(Place::Worker(n), Place::Client, Event::Missing(missing));
+                let queues = self.workers.iter().filter(|(lease, _)| node_of(**lease) == n);
+                let here: BTreeSet<Attempt> = queues.flat_map(|(_, queue)| queue).copied().collect();
+                let missing = asked.into_iter().filter(|attempt| !here.contains(attempt)).collect();
+                self.send(Place::Worker(n), Place::Client, Event::Missing(n, missing));
             }
-            Event::Missing(missing) => {
-                for (lease, seq) in missing {
-                    for at in 0..self.submitters.len() {
-                        let mut known = false;
-                        self.submit(at, |s, now_us, out| known = s.forget(lease, seq, now_us, out));
-                        if known {
-                            self.submit(at, |s, now_us, out| s.enqueue(seq, FunctionId(0), now_us, out));
-                        }
+            Event::Missing(n, missing) => {
+                for (seq, attempt) in missing {
+                    let task = self.tasks.get(&seq).filter(|task| task.attempts.number() == attempt);
+                    let Some((at, lease)) = task.and_then(|task| Some((task.of, task.lease?))) else { continue };
+                    let mut known = false;
+                    self.submit(at, |s, now_us, out| known = s.missing(lease, worker(n).id, seq, now_us, out));
+                    if known {
+                        assert!(!self.lives((seq, attempt)), "task {seq} is not missing, it is at {lease:?}");
+                        self.again(seq, true);
                     }
                 }
             }
@@ -397,10 +476,17 @@ impl Cluster {
                 for at in 0..self.submitters.len() {
                     let shape = &self.submitters[at].0;
                     let done = kept.done.iter().find(|(known, _)| known == shape).map_or(0, |(_, done)| *done);
+                    let mut found = Vec::new();
                     self.submit(at, |s, now_us, out| {
-                        s.leases_kept(raylet(n), &leases, done, now_us, out);
+                        found = s.leases_kept(raylet(n), &leases, done, now_us, out);
                     });
+                    let workers: BTreeSet<ProcessId> = found.iter().map(|(worker, _)| worker.id).collect();
+                    self.doubt(found);
+                    for worker in workers {
+                        self.doubts.connected(worker, self.now_us);
+                    }
                 }
+                self.ask_doubtful();
             }
             Event::Break(n) => self.break_connection(n),
             Event::Connected(n) => self.connected(n),
@@ -427,6 +513,7 @@ impl Cluster {
                 }
             }
             Event::ClientTick => {
+                self.ask_doubtful();
                 for at in 0..self.submitters.len() {
                     self.submit(at, |submitter, now_us, out| {
                         submitter.tick(now_us, out);
@@ -447,7 +534,11 @@ impl Cluster {
     fn submit(&mut self, at: usize, event: impl FnOnce(&mut Submitter, u64, &mut Vec<Effect>)) {
         let mut out = Vec::new();
         event(&mut self.submitters[at].1, self.now_us, &mut out);
-        for effect in out {
+        self.carry_out(at, out);
+    }
+
+    fn carry_out(&mut self, at: usize, effects: Vec<Effect>) {
+        for effect in effects {
             match effect {
                 Effect::Want { raylet } => {
                     let Some((target, hops)) = self.submitters[at].1.wanted_of(raylet) else { continue };
@@ -460,7 +551,22 @@ impl Cluster {
                     let n = node_of(lease);
                     self.send(Place::Client, Place::Raylet(n), Event::Return(n, lease));
                 }
-                Effect::Push { lease, tasks, .. } => {
+                Effect::Push { lease, tasks: seqs, .. } => {
+                    let mut tasks = Vec::new();
+                    for seq in seqs {
+                        if !self.submitters[at].1.holds(lease, seq) {
+                            continue;
+                        }
+                        let Some(task) = self.tasks.get_mut(&seq) else {
+                            self.submit(at, |s, now_us, out| {
+                                s.forget(lease, seq, now_us, out);
+                            });
+                            continue;
+                        };
+                        task.attempts.push();
+                        task.lease = Some(lease);
+                        tasks.push((seq, task.attempts.number()));
+                    }
                     self.send(Place::Client, Place::Worker(node_of(lease)), Event::Push(lease, tasks));
                 }
                 Effect::Reclaim { lease, at_most, .. } => {
@@ -473,13 +579,13 @@ impl Cluster {
     /// The worker starts the first task of a lease, and ends those that may end.
     fn work(&mut self, lease: LeaseId) {
         let n = node_of(lease);
-        while let Some(seq) = self.workers.get(&lease).and_then(|queue| queue.front().copied()) {
+        while let Some((seq, attempt)) = self.workers.get(&lease).and_then(|queue| queue.front().copied()) {
             self.started.insert(seq, n);
             if seq > self.ended {
                 return;
             }
             self.workers.entry(lease).or_default().pop_front();
-            self.send(Place::Worker(n), Place::Client, Event::Done(lease, seq));
+            self.send(Place::Worker(n), Place::Client, Event::Done((seq, attempt)));
         }
     }
 
@@ -524,8 +630,9 @@ fn info(n: usize, total: &Resources) -> NodeInfo {
 }
 
 fn phase() -> impl Strategy<Value = Phase> {
-    (any::<bool>(), prop_oneof![Just(5_u32), Just(10)], 20..=100_u32, 0..300_u64)
-        .prop_map(|(spread, demand, fill, pause_ms)| Phase { spread, demand, fill, pause_ms })
+    (any::<bool>(), any::<bool>(), 0..2_500_u64, prop_oneof![Just(5_u32), Just(10)], 20..=100_u32, 0..300_u64).prop_map(
+        |(spread, known, hold_ms, demand, fill, pause_ms)| Phase { spread, known, hold_ms, demand, fill, pause_ms },
+    )
 }
 
 proptest! {

@@ -87,8 +87,8 @@ impl Client {
                 self.tasks_returned(returned);
             }
         } else if kind == TasksMissing::KIND {
-            if let Ok((missing, _)) = envelope.open::<TasksMissing>() {
-                self.tasks_missing(&missing);
+            if let Ok((missing, request)) = envelope.open::<TasksMissing>() {
+                self.tasks_missing(request.from().process.id, &missing);
             }
         } else if kind == LeasesKept::KIND {
             if let Ok((kept, request)) = envelope.open::<LeasesKept>() {

@@ -39,9 +39,39 @@ pub(crate) struct Pending {
     pub(crate) id: FunctionId,
     pub(crate) args: SmallVec<[Arg; 2]>,
     pub(crate) returns: SmallVec<[Arc<Entry>; 1]>,
-    /// From 1; 0 while it has not been pushed.
-    pub(crate) attempt: u32,
+    pub(crate) attempts: Attempts,
     pub(crate) work: Work,
+}
+
+/// How often work was pushed, and how many of those pushes count against its retries.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Attempts {
+    pushed: u32,
+    charged: u32,
+}
+
+impl Attempts {
+    /// Names the latest push, from 1; 0 while there was none. No number is used twice, so what is
+    /// said of an earlier push is never taken for the present one.
+    pub(crate) fn number(self) -> u32 {
+        self.pushed
+    }
+
+    /// Those that count, from 1.
+    pub(crate) fn charged(self) -> u32 {
+        self.charged
+    }
+
+    /// It is pushed, and that counts until it is known not to have run.
+    pub(crate) fn push(&mut self) {
+        self.pushed += 1;
+        self.charged += 1;
+    }
+
+    /// The latest push did not make it run.
+    pub(crate) fn uncharge(&mut self) {
+        self.charged = self.charged.saturating_sub(1);
+    }
 }
 
 impl Pending {
@@ -94,7 +124,14 @@ impl Pending {
             Work::Task { options, .. } => options.name.clone(),
             Work::Call { .. } => None,
         };
-        TaskSpec { seq, attempt: self.attempt, function: self.id, name, args, returns: self.returns.len() as u32 }
+        TaskSpec {
+            seq,
+            attempt: self.attempts.number(),
+            function: self.id,
+            name,
+            args,
+            returns: self.returns.len() as u32,
+        }
     }
 
     /// All results fail with this error.
@@ -154,7 +191,11 @@ impl PendingTable {
     /// Takes the work out, if this attempt is the current one.
     pub(crate) fn take_attempt(&self, seq: u64, attempt: u32) -> Option<Box<Pending>> {
         let mut shard = self.shard(seq).lock();
-        if shard.get(&seq).is_some_and(|pending| pending.attempt == attempt) { shard.remove(&seq) } else { None }
+        if shard.get(&seq).is_some_and(|pending| pending.attempts.number() == attempt) {
+            shard.remove(&seq)
+        } else {
+            None
+        }
     }
 
     pub(crate) fn take(&self, seq: u64) -> Option<Box<Pending>> {
@@ -170,5 +211,19 @@ impl PendingTable {
         let mut all: Vec<_> = self.shards.iter().flat_map(|shard| std::mem::take(&mut *shard.lock())).collect();
         all.sort_by_key(|(seq, _)| *seq);
         all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_push_that_does_not_count_still_has_a_number_of_its_own() {
+        let mut attempts = Attempts::default();
+        attempts.push();
+        attempts.uncharge();
+        attempts.push();
+        assert_eq!((attempts.number(), attempts.charged()), (2, 1));
     }
 }

@@ -59,7 +59,7 @@ impl Client {
         let attempts: Vec<(ProcessAddr, u64, u32)> = found
             .into_iter()
             .filter_map(|(worker, seq)| {
-                let attempt = self.0.pending.with(seq, |pending| pending.attempt)?;
+                let attempt = self.0.pending.with(seq, |pending| pending.attempts.number())?;
                 Some((worker, seq, attempt))
             })
             .collect();
@@ -94,7 +94,7 @@ impl Client {
 
     /// Asks what is due to be asked. Returns whether something is in doubt.
     pub(super) fn ask_doubtful(&self) -> bool {
-        let pending = |seq, attempt| self.0.pending.with(seq, |pending| pending.attempt) == Some(attempt);
+        let pending = |seq, attempt| self.0.pending.with(seq, |pending| pending.attempts.number()) == Some(attempt);
         let (questions, more) = {
             let mut doubts = self.0.doubts.lock();
             if doubts.is_empty() {
@@ -112,22 +112,21 @@ impl Client {
         more
     }
 
-    /// A worker does not have these, and whatever results it sent have arrived.
-    pub(super) fn tasks_missing(&self, missing: &TasksMissing) {
+    /// This worker does not have these, and whatever results it sent have arrived.
+    pub(super) fn tasks_missing(&self, worker: ProcessId, missing: &TasksMissing) {
         enum Home {
-            Queue(Arc<TaskQueue>, LeaseId),
+            Queue(Arc<TaskQueue>),
             Actor(Arc<ActorQueue>),
         }
         for (seq, attempt) in &missing.tasks {
             let home = self.0.pending.with(*seq, |pending| match &pending.work {
-                _ if pending.attempt != *attempt => None,
-                Work::Task { queue: Some(queue), lease: Some(lease), .. } => Some(Home::Queue(queue.clone(), *lease)),
-                Work::Task { .. } => None,
+                _ if pending.attempts.number() != *attempt => None,
+                Work::Task { queue, .. } => queue.clone().map(Home::Queue),
                 Work::Call { actor } => Some(Home::Actor(actor.clone())),
             });
             match home.flatten() {
-                Some(Home::Queue(queue, lease)) => queue.missing(self, lease, *seq),
-                Some(Home::Actor(actor)) => actor.missing(*seq),
+                Some(Home::Queue(queue)) => queue.missing(self, worker, *seq, *attempt),
+                Some(Home::Actor(actor)) => actor.missing(worker, *seq),
                 None => {}
             }
         }

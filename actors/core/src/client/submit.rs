@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use super::entry::{Entry, Outcome};
-use super::pending::{Arg, Pending, Work};
+use super::pending::{Arg, Attempts, Pending, Work};
 use super::task_queue::TaskQueue;
 use super::{ActorHandle, Client, INLINE_LIMIT_BYTES, ObjectHandle, TaskOptions, no_session};
 use crate::error::Error;
@@ -81,7 +81,8 @@ impl Client {
             (0..returns).map(|index| Entry::new(ObjectId { owner, seq, index }, None, self)).collect();
         let handles = returns.iter().map(|entry| ObjectHandle(entry.clone())).collect();
         let dependencies = self.unsettled(&args);
-        let pending = Pending { function, id: FunctionId::of(function.name), args, returns, attempt: 0, work };
+        let pending =
+            Pending { function, id: FunctionId::of(function.name), args, returns, attempts: Attempts::default(), work };
         self.0.pending.insert(seq, Box::new(pending));
         if !self.is_open() {
             self.fail_pending(seq, &no_session());

@@ -243,6 +243,19 @@ impl Submitter {
         known
     }
 
+    /// This worker does not have the task. False when it was not there that the lease sent it.
+    pub(crate) fn missing(
+        &mut self,
+        lease: LeaseId,
+        worker: ProcessId,
+        seq: u64,
+        now_us: u64,
+        out: &mut Vec<Effect>,
+    ) -> bool {
+        let there = self.leases.get(&lease).is_some_and(|state| state.worker.id == worker);
+        there && self.forget(lease, seq, now_us, out)
+    }
+
     fn put_in_front(&mut self, lease: LeaseId, tasks: &[(u64, FunctionId)], now_us: u64, out: &mut Vec<Effect>) {
         for (seq, function) in tasks.iter().rev() {
             if self.leases.get_mut(&lease).is_some_and(|state| state.forget(*seq)) {

@@ -66,10 +66,18 @@ impl TaskQueue {
         });
     }
 
-    /// The worker does not have a task that went there. It may have run, so that was an attempt.
-    pub(crate) fn missing(self: &Arc<Self>, client: &Client, lease: LeaseId, seq: u64) {
+    /// This worker does not have an attempt. If that is where it went and it is the latest, it may
+    /// have run there, so it counts, and the task runs again.
+    pub(crate) fn missing(self: &Arc<Self>, client: &Client, worker: ProcessId, seq: u64, attempt: u32) {
         let mut known = false;
-        self.step(client, |submitter, now_us, out| known = submitter.forget(lease, seq, now_us, out));
+        self.step(client, |submitter, now_us, out| {
+            // Under the submitter's lock, as everything that ends or begins an attempt.
+            let lease = client.0.pending.with(seq, |pending| match pending.work {
+                Work::Task { lease, .. } if pending.attempts.number() == attempt => lease,
+                _ => None,
+            });
+            known = lease.flatten().is_some_and(|lease| submitter.missing(lease, worker, seq, now_us, out));
+        });
         if known {
             self.again(client, seq, true, "its connection broke, and the worker does not have the task");
         }
@@ -131,15 +139,16 @@ impl TaskQueue {
             let Work::Task { options, lease, .. } = &mut pending.work else {
                 return None;
             };
-            *lease = None;
+            // One that the lease was about to be sent has not been.
+            let pushed = lease.take().is_some();
             let attempts = options.max_retries.saturating_add(1);
-            if charged && pending.attempt >= attempts {
+            if charged && pushed && pending.attempts.charged() >= attempts {
                 let (function, why) = (pending.function.name.to_owned(), why.to_owned());
-                return Some(Err(Error::WorkerDied { function, why, attempt: pending.attempt, attempts }));
+                let attempt = pending.attempts.charged();
+                return Some(Err(Error::WorkerDied { function, why, attempt, attempts }));
             }
-            if !charged {
-                // Pushing counts the attempt up again.
-                pending.attempt = pending.attempt.saturating_sub(1);
+            if pushed && !charged {
+                pending.attempts.uncharge();
             }
             Some(Ok(pending.id))
         });
@@ -247,6 +256,8 @@ impl TaskQueue {
             let mut payload = Payload::with_capacity(seqs.len());
             let mut tasks = Vec::with_capacity(seqs.len());
             let mut bytes = 0;
+            // While they waited: the result of an earlier attempt came after all.
+            let mut ended = Vec::new();
             {
                 // Under the lock, so that a loss seen meanwhile counts its attempt after this one.
                 let submitter = self.submitter.lock();
@@ -259,15 +270,25 @@ impl TaskQueue {
                     }
                     let parts = payload.len();
                     let spec = client.0.pending.with(*seq, |pending| {
-                        pending.attempt += 1;
+                        pending.attempts.push();
                         if let Work::Task { lease: under, .. } = &mut pending.work {
                             *under = Some(lease);
                         }
                         pending.to_spec(*seq, &mut payload)
                     });
                     bytes += payload_bytes(&payload[parts..]);
-                    tasks.extend(spec);
+                    match spec {
+                        Some(spec) => tasks.push(spec),
+                        None => ended.push(*seq),
+                    }
                 }
+            }
+            if !ended.is_empty() {
+                self.step(client, |submitter, now_us, out| {
+                    for seq in ended {
+                        submitter.forget(lease, seq, now_us, out);
+                    }
+                });
             }
             if !tasks.is_empty() {
                 let push = PushTasks { client: client.address(), job: client.job(), lease, raylet, tasks };
@@ -315,10 +336,11 @@ fn uncharge(client: &Client, submitter: &Submitter, lease: LeaseId, seqs: &[u64]
     let held = seqs.iter().filter(|seq| submitter.holds(lease, **seq));
     held.filter_map(|seq| {
         let function = client.0.pending.with(*seq, |pending| {
-            if let Work::Task { lease, .. } = &mut pending.work {
-                *lease = None;
+            if let Work::Task { lease, .. } = &mut pending.work
+                && lease.take().is_some()
+            {
+                pending.attempts.uncharge();
             }
-            pending.attempt = pending.attempt.saturating_sub(1);
             pending.id
         });
         function.map(|function| (*seq, function))

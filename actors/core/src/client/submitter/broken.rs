@@ -19,13 +19,6 @@ impl Submitter {
         self.leases.iter().filter(move |(_, state)| state.raylet == raylet).map(|(lease, _)| *lease)
     }
 
-    /// The tasks in flight to this worker process, by lease.
-    #[cfg(test)]
-    pub(crate) fn leased_at(&self, worker: ProcessId) -> Vec<(LeaseId, u64)> {
-        let leases = self.leases.iter().filter(|(_, state)| state.worker.id == worker);
-        leases.flat_map(|(lease, state)| state.in_flight.iter().map(|(seq, _)| (*lease, *seq))).collect()
-    }
-
     /// The tasks in flight to this worker process, and its address.
     pub(crate) fn in_flight_at(&self, worker: ProcessId) -> Vec<(ProcessAddr, u64)> {
         let leases = self.leases.values().filter(|state| state.worker.id == worker);

@@ -290,3 +290,15 @@ fn without_hope_for_a_lease_nothing_is_wanted() {
     submitter.enqueue(8, FunctionId(1), 1, &mut out);
     assert_eq!(submitter.wanted_of(raylet(1)), Some((1, 0)), "what comes later asks again");
 }
+
+#[test]
+fn only_the_worker_that_got_a_task_can_say_that_it_is_missing() {
+    let mut submitter = Submitter::new(raylet(1), false);
+    let mut out = Vec::new();
+    submitter.enqueue(7, FunctionId(1), 0, &mut out);
+    submitter.granted(lease(1), process(9), raylet(1), 0, &mut out);
+    assert!(!submitter.missing(lease(1), process(8).id, 7, 1, &mut out));
+    assert!(submitter.holds(lease(1), 7));
+    assert!(submitter.missing(lease(1), process(9).id, 7, 1, &mut out));
+    assert!(!submitter.holds(lease(1), 7));
+}
