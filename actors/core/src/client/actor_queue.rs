@@ -191,9 +191,19 @@ impl ActorQueue {
         }
     }
 
-    /// A worker process is gone. Calls that had left fail, for nobody knows whether they ran;
+    /// A worker process is dead. Calls that had left fail, for nobody knows whether they ran;
     /// those that wait go to the next incarnation, if there is one.
-    pub(crate) fn process_lost(self: &Arc<Self>, process: ProcessId, why: &str) {
+    pub(crate) fn process_gone(self: &Arc<Self>, process: ProcessId, why: &str) {
+        self.leave(process, &Error::ActorDied { actor: self.actor, why: why.to_owned() });
+    }
+
+    /// A worker process cannot be reached. Calls that had left fail, for nobody knows whether they
+    /// ran; those that wait go where the GCS says that the actor is.
+    pub(crate) fn process_unreachable(self: &Arc<Self>, process: ProcessId, why: &str) {
+        self.leave(process, &Error::ActorUnavailable { actor: self.actor, why: why.to_owned() });
+    }
+
+    fn leave(self: &Arc<Self>, process: ProcessId, error: &Error) {
         let mut inner = self.inner.lock();
         let here = matches!(&inner.state, State::Alive { worker, .. } if worker.id == process);
         if here {
@@ -203,9 +213,8 @@ impl ActorQueue {
         let seqs: Vec<u64> =
             inner.in_flight.extract_if(.., |_, worker| worker.id == process).map(|(seq, _)| seq).collect();
         drop(inner);
-        let error = Error::ActorDied { actor: self.actor, why: why.to_owned() };
         for seq in seqs {
-            self.client.fail_pending(seq, &error);
+            self.client.fail_pending(seq, error);
         }
         if here {
             self.resolve();
@@ -307,9 +316,16 @@ impl ActorQueue {
             self.client.fail_pending(call.seq, &refused(self.class(), error));
             return true;
         }
-        if matches!(fate, Fate::Dead | Fate::Doubtful) {
-            self.process_lost(worker.id, &error.to_string());
-            return true;
+        match fate {
+            Fate::Dead => {
+                self.process_gone(worker.id, &error.to_string());
+                return true;
+            }
+            Fate::Doubtful => {
+                self.process_unreachable(worker.id, &error.to_string());
+                return true;
+            }
+            Fate::Full | Fate::Refused => {}
         }
         let mut inner = self.inner.lock();
         for call in push.calls.iter().rev() {

@@ -64,7 +64,7 @@ impl Client {
             }
         } else if kind == LeaseLost::KIND {
             if let Ok((lost, _)) = envelope.open::<LeaseLost>() {
-                self.process_lost(lost.worker.id, &lost.why);
+                self.process_gone(lost.worker.id, &lost.why);
             }
         } else if kind == LeasePending::KIND {
             if let Ok((pending, _)) = envelope.open::<LeasePending>() {
@@ -110,7 +110,7 @@ impl Client {
                 tracing::debug!(to = %what.to, error = %what.error, "a message came back");
                 // What a broken connection has swallowed is asked for when it is up again.
                 if what.to.mailbox == MailboxId::WORKER && matches!(fate(&what.error), Fate::Dead | Fate::Refused) {
-                    self.process_lost(what.to.process.id, &what.error.to_string());
+                    self.process_gone(what.to.process.id, &what.error.to_string());
                 }
             }
         } else {

@@ -329,17 +329,6 @@ impl Client {
         });
     }
 
-    fn process_lost(&self, process: ProcessId, why: &str) {
-        self.0.doubts.lock().lost(process);
-        self.0.broken.lock().remove(&process);
-        for queue in self.task_queues() {
-            queue.process_lost(self, process, why);
-        }
-        for actor in self.actor_queues() {
-            actor.process_lost(process, why);
-        }
-    }
-
     fn attach(&self) {
         self.0.endpoint.attach(MailboxId::CLIENT, Arc::new(mailbox::ClientMailbox(Arc::downgrade(&self.0))));
         let weak = Arc::downgrade(&self.0);

@@ -9,11 +9,15 @@
 //!   HeldLeases ─▶ raylet   LeasesKept ───▶ client    what it granted in all, and what still counts
 //! ```
 //!
+//! A process that could not be reached for longer than the transport tries is given up for what
+//! runs there, but not for what it counts: when it is reached after all, the same is asked.
+//!
 //! Question and answer travel in the same order as what they ask about (pushes and results,
 //! wants and grants), so what is on its way when the question is answered is not taken for lost.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use mobula_transport::{Address, MailboxId, Payload, PeerEvent, ProcessAddr, ProcessId};
 
@@ -27,15 +31,68 @@ use crate::messages::{HeldLeases, LeasesKept, StillHave, TasksMissing};
 /// The most tasks in one question.
 const QUESTION_LIMIT: usize = 4_096;
 
+/// How long after a raylet was lost it is tried again.
+const REACH_AGAIN: Duration = Duration::from_secs(5);
+
 impl Client {
     /// Something is known of another process.
     pub(super) fn peer_event(&self, event: PeerEvent) {
         match event {
             PeerEvent::Interrupted { process, .. } => self.interrupted(process),
             PeerEvent::Connected { process } => self.reconnected(process),
-            PeerEvent::Lost { process, why } | PeerEvent::Gone { process, why } => self.process_lost(process, &why),
+            PeerEvent::Lost { process, why } => {
+                self.process_unreachable(process, &why);
+                self.reach_again(process);
+            }
+            PeerEvent::Gone { process, why } => self.process_gone(process, &why),
             _ => {}
         }
+    }
+
+    /// A process is known to be dead: what it had is lost, what it counted does not matter.
+    pub(super) fn process_gone(&self, process: ProcessId, why: &str) {
+        self.0.doubts.lock().lost(process);
+        self.0.broken.lock().remove(&process);
+        for queue in self.task_queues() {
+            queue.process_gone(self, process, why);
+        }
+        for actor in self.actor_queues() {
+            actor.process_gone(process, why);
+        }
+    }
+
+    /// A process could not be reached for a while. What runs there runs again elsewhere; but a
+    /// raylet counts on, and holds leases for this client, until both agree again.
+    pub(super) fn process_unreachable(&self, process: ProcessId, why: &str) {
+        self.0.doubts.lock().lost(process);
+        let queues = self.task_queues();
+        if queues.iter().any(|queue| queue.raylet_at(process).is_some()) {
+            self.0.broken.lock().insert(process);
+        } else {
+            self.0.broken.lock().remove(&process);
+        }
+        for queue in queues {
+            queue.process_unreachable(self, process, why);
+        }
+        for actor in self.actor_queues() {
+            actor.process_unreachable(process, why);
+        }
+    }
+
+    /// Tries to reach a lost raylet a while later: it may hold leases that nobody uses, and might
+    /// never be asked for others. That fails as this try did, or ends in [`Self::reconnected`].
+    fn reach_again(&self, process: ProcessId) {
+        if !self.0.broken.lock().contains(&process) {
+            return;
+        }
+        let weak = Arc::downgrade(&self.0);
+        self.endpoint().spawn_task(async move {
+            tokio::time::sleep(REACH_AGAIN).await;
+            let Some(client) = weak.upgrade().map(Client) else { return };
+            if client.is_open() && client.0.broken.lock().contains(&process) {
+                client.tell_held(process, &client.task_queues());
+            }
+        });
     }
 
     fn interrupted(&self, process: ProcessId) {
@@ -81,12 +138,12 @@ impl Client {
         }
         self.0.doubts.lock().connected(process, self.now_us());
         self.ask_doubtful();
-        if let Some(raylet) = queues.iter().find_map(|queue| queue.raylet_at(process)) {
-            self.tell_held(raylet, &queues);
-        }
+        self.tell_held(process, &queues);
     }
 
-    fn tell_held(&self, raylet: Address, queues: &[Arc<TaskQueue>]) {
+    /// Tells a raylet, if this process is one that was asked for leases, which ones are held.
+    fn tell_held(&self, process: ProcessId, queues: &[Arc<TaskQueue>]) {
+        let Some(raylet) = queues.iter().find_map(|queue| queue.raylet_at(process)) else { return };
         let leases: Vec<LeaseId> = queues.iter().flat_map(|queue| queue.leases_from(raylet)).collect();
         let held = HeldLeases { client: self.address(), leases };
         self.endpoint().send(Some(MailboxId::CLIENT), raylet, held, Payload::new());

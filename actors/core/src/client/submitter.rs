@@ -301,9 +301,9 @@ impl Submitter {
         self.leases.contains_key(&lease)
     }
 
-    /// A raylet is gone: what was asked of it will not come. `home` is the one to ask from now on,
-    /// if the lost one was this queue's own.
-    pub(crate) fn raylet_lost(&mut self, raylet: ProcessId, home: Address, out: &mut Vec<Effect>) {
+    /// A raylet is dead: what was asked of it will not come. `home` is the one to ask from now on,
+    /// if the dead one was this queue's own.
+    pub(crate) fn raylet_gone(&mut self, raylet: ProcessId, home: Address, out: &mut Vec<Effect>) {
         self.asked.retain(|address, _| address.process.id != raylet);
         if self.home.process.id == raylet {
             self.home = home;

@@ -162,13 +162,23 @@ impl TaskQueue {
         }
     }
 
-    /// A process is gone; its leases with it.
-    pub(crate) fn process_lost(self: &Arc<Self>, client: &Client, process: ProcessId, why: &str) {
+    /// A process is dead; its leases with it.
+    pub(crate) fn process_gone(self: &Arc<Self>, client: &Client, process: ProcessId, why: &str) {
+        self.worker_lost(client, process, why);
+        self.step(client, |submitter, _, out| submitter.raylet_gone(process, client.raylet(), out));
+    }
+
+    /// A process cannot be reached; what runs there runs again elsewhere.
+    pub(crate) fn process_unreachable(self: &Arc<Self>, client: &Client, process: ProcessId, why: &str) {
+        self.worker_lost(client, process, why);
+        self.step(client, |submitter, _, out| submitter.raylet_unreachable(process, client.raylet(), out));
+    }
+
+    fn worker_lost(self: &Arc<Self>, client: &Client, process: ProcessId, why: &str) {
         let leases = self.submitter.lock().leases_of(process);
         for lease in leases {
             self.lost(client, lease, why);
         }
-        self.step(client, |submitter, _, out| submitter.raylet_lost(process, client.raylet(), out));
     }
 
     /// Time passes. Returns whether another tick is needed.
@@ -241,7 +251,8 @@ impl TaskQueue {
                     match fate(&unsent.error) {
                         // Not asked: the next tick asks again.
                         Fate::Full | Fate::Refused => self.reclaimed(client, lease, &[]),
-                        Fate::Dead | Fate::Doubtful => client.process_lost(worker.id, &unsent.error.to_string()),
+                        Fate::Dead => client.process_gone(worker.id, &unsent.error.to_string()),
+                        Fate::Doubtful => client.process_unreachable(worker.id, &unsent.error.to_string()),
                     }
                 }
             }
@@ -325,7 +336,8 @@ impl TaskQueue {
                     self.push(client, push.lease, worker, push.raylet, &[seq]);
                 }
             }
-            (Fate::Dead | Fate::Doubtful, _) => client.process_lost(worker.id, &error.to_string()),
+            (Fate::Dead, _) => client.process_gone(worker.id, &error.to_string()),
+            (Fate::Doubtful, _) => client.process_unreachable(worker.id, &error.to_string()),
         }
     }
 }

@@ -268,7 +268,8 @@ impl Scheduler {
         self.serve(now);
     }
 
-    /// The connection to a process broke: what it was told lately, or has told us, may be lost.
+    /// The connection to a process broke, or none could be made: what it was told lately, or has
+    /// told us, may be lost.
     pub fn interrupted(&mut self, process: ProcessId) {
         for lease in self.leases.values_mut().filter(|lease| lease.actor.is_none()) {
             lease.doubtful |= lease.client.process.id == process;

@@ -158,7 +158,8 @@ impl Actor for RayletServer {
             PeerEvent::Gone { process, why, .. } => {
                 poster.post(move |raylet, ctx| raylet.process_died(process, &why, ctx));
             }
-            PeerEvent::Interrupted { process, .. } => {
+            // Lost: also what waited for a connection did not arrive.
+            PeerEvent::Interrupted { process, .. } | PeerEvent::Lost { process, .. } => {
                 poster.post(move |raylet, _| raylet.core.interrupted(process));
             }
             _ => {}

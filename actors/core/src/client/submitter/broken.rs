@@ -32,6 +32,19 @@ impl Submitter {
         }
     }
 
+    /// A raylet cannot be reached: what was asked of it is not waited for any more. What it has
+    /// granted in all stays known, since it counts on when it is reached again. `home` is the one to
+    /// ask from now on, if the other was this queue's own.
+    pub(crate) fn raylet_unreachable(&mut self, raylet: ProcessId, home: Address, out: &mut Vec<Effect>) {
+        for (_, asked) in self.asked.iter_mut().filter(|(address, _)| address.process.id == raylet) {
+            asked.target = asked.answered;
+        }
+        if self.home.process.id == raylet {
+            self.home = home;
+        }
+        self.ask(out);
+    }
+
     /// After a broken connection the raylet says which leases are ours and how many it has granted
     /// or redirected in all. Returns what is in flight under leases that are over.
     pub(crate) fn leases_kept(
@@ -47,9 +60,8 @@ impl Submitter {
             // A raylet that has forgotten us counts from the beginning.
             asked.target = if done < asked.answered { done + outstanding } else { asked.target.max(done) };
             asked.answered = done;
-            if asked.target > asked.answered {
-                out.push(Effect::Want { raylet });
-            }
+            // Also when nothing is wanted: that may be what got lost.
+            out.push(Effect::Want { raylet });
         }
         let over: Vec<LeaseId> = self.leases_from(raylet).filter(|lease| !kept.contains(lease)).collect();
         let mut doubtful = Vec::new();

@@ -302,3 +302,30 @@ fn only_the_worker_that_got_a_task_can_say_that_it_is_missing() {
     assert!(submitter.missing(lease(1), process(9).id, 7, 1, &mut out));
     assert!(!submitter.holds(lease(1), 7));
 }
+
+#[test]
+fn that_nothing_is_wanted_any_more_is_said_again_after_a_break() {
+    let mut submitter = Submitter::new(raylet(1), false);
+    let mut out = Vec::new();
+    submitter.enqueue(7, FunctionId(1), 0, &mut out);
+    submitter.give_up(&mut out);
+    out.clear();
+    submitter.leases_kept(raylet(1), &BTreeSet::new(), 0, 1, &mut out);
+    assert_eq!(out, [Effect::Want { raylet: raylet(1) }]);
+    assert_eq!(submitter.wanted_of(raylet(1)), Some((0, 0)));
+}
+
+#[test]
+fn what_a_raylet_has_granted_in_all_stays_known_while_it_is_out_of_reach() {
+    let mut submitter = Submitter::new(raylet(1), false);
+    let mut out = Vec::new();
+    submitter.enqueue(7, FunctionId(1), 0, &mut out);
+    submitter.granted(lease(1), process(9), raylet(1), 0, &mut out);
+    submitter.done(lease(1), 7, FunctionId(1), 10, 1, &mut out);
+    submitter.raylet_unreachable(process(1).id, raylet(1), &mut out);
+    submitter.enqueue(8, FunctionId(2), 2, &mut out);
+    submitter.enqueue(9, FunctionId(2), 2, &mut out);
+    assert_eq!(submitter.wanted_of(raylet(1)), Some((2, 0)), "one more than it has granted");
+    submitter.raylet_gone(process(1).id, raylet(2), &mut out);
+    assert_eq!(submitter.wanted_of(raylet(1)), None);
+}
