@@ -17,7 +17,7 @@ use super::Client;
 use super::entry::{Entry, Outcome};
 use super::pending::{BATCH_BYTES, payload_bytes};
 use super::task_queue::refused;
-use crate::delivery::{Fate, fate};
+use crate::delivery::{Fate, fate, insist};
 use crate::error::Error;
 use crate::ids::ActorId;
 use crate::messages::{ActorLocation, KillActor, PushCalls, ResolveActor};
@@ -217,7 +217,14 @@ impl ActorQueue {
             self.client.fail_pending(seq, error);
         }
         if here {
-            self.resolve();
+            // The GCS may not know of it yet and name the same worker again: not at once, or question
+            // and answer would chase each other.
+            let queue = Arc::downgrade(self);
+            self.client.again_soon(move || {
+                if let Some(queue) = queue.upgrade() {
+                    queue.resolve();
+                }
+            });
         }
     }
 
@@ -363,7 +370,7 @@ impl Drop for ActorQueue {
         if *self.ends_with_handles.get_mut() && !matches!(self.inner.get_mut().state, State::Dead(_)) {
             let why = "the last handle to it was dropped".to_owned();
             let kill = KillActor { actor: self.actor, no_restart: true, why };
-            self.client.tell_gcs(kill);
+            insist(self.client.endpoint(), MailboxId::CLIENT, self.client.gcs(), kill);
         }
     }
 }

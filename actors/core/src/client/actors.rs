@@ -2,12 +2,13 @@
 
 use std::sync::{Arc, Weak};
 
-use mobula_transport::Payload;
+use mobula_transport::{MailboxId, Payload};
 use smallvec::SmallVec;
 
 use super::actor_queue::ActorQueue;
 use super::entry::{Entry, Outcome};
 use super::{ActorOptions, Arg, Client, GCS_DEADLINE, ObjectHandle};
+use crate::delivery::insist;
 use crate::error::Error;
 use crate::ids::{ActorId, FunctionId};
 use crate::messages::{ActorLocation, ActorSpec, ArgSpec, CreateActor, FindActor, KillActor};
@@ -65,8 +66,6 @@ impl Client {
         let (started, class) = (queue.clone(), class.to_owned());
         self.wait_for(dependencies, move |client| {
             client.register_actor(&started, constructor, class, &args, options);
-            // The arguments stay until the GCS has recorded the actor.
-            drop(args);
         });
         ActorHandle(queue)
     }
@@ -142,7 +141,8 @@ impl Client {
             Err(error) => {
                 // It may have been made all the same, and nobody would ever call it.
                 let why = format!("its maker did not hear that it was made: {error}");
-                client.tell_gcs(KillActor { actor: spec.actor, no_restart: true, why });
+                let kill = KillActor { actor: spec.actor, no_restart: true, why };
+                insist(client.endpoint(), MailboxId::CLIENT, client.gcs(), kill);
                 queue.located(ActorLocation::Dead(Box::new(error.into())));
             }
         });

@@ -292,10 +292,6 @@ impl Client {
         self.0.endpoint.request_with(self.0.gcs, message, Payload::new(), GCS_DEADLINE, then);
     }
 
-    pub(crate) fn tell_gcs<M: Message>(&self, message: M) {
-        self.0.endpoint.send(Some(MailboxId::CLIENT), self.0.gcs, message, Payload::new());
-    }
-
     /// Runs `then` a moment later, off this thread.
     pub(crate) fn again_soon(&self, then: impl FnOnce() + Send + 'static) {
         self.0.endpoint.spawn_task(async move {

@@ -11,7 +11,7 @@ use super::state::{ActorState, Asker, Effect, Gcs, Reply, Write};
 use crate::error::Error;
 use crate::ids::{ActorId, LeaseId, NodeId};
 use crate::messages::{
-    ActorInfo, ActorLease, ActorLocation, ActorSpec, FoundActor, LeaseActorError, PendingDemand, Strategy,
+    ActorExited, ActorInfo, ActorLease, ActorLocation, ActorSpec, FoundActor, LeaseActorError, PendingDemand, Strategy,
 };
 use crate::resources::Resources;
 
@@ -208,6 +208,9 @@ impl Gcs {
                 if let Some(spot) = actor.spot().cloned() {
                     self.stop_incarnation(id, spot, why);
                     self.fail_incarnation(id, why, true);
+                } else if matches!(actor.phase, Phase::Unattached { .. }) {
+                    // It is told to stop when its node reports it.
+                    self.fail_incarnation(id, why, true);
                 }
                 Ok(())
             }
@@ -370,17 +373,27 @@ impl Gcs {
         self.place_actors(now);
     }
 
-    /// A worker says that an actor has ended.
-    pub fn actor_exited(&mut self, id: ActorId, incarnation: u32, why: &str, failed: bool, now: Duration) {
+    /// A worker says that an actor has ended; it may say so more than once.
+    pub fn actor_exited(&mut self, exited: &ActorExited, now: Duration, asker: Asker) {
+        let ActorExited { actor: id, incarnation, ref why, failed } = *exited;
         self.linger_over(id, incarnation);
-        let Some(actor) = self.actors.get(&id).filter(|actor| actor.incarnation == incarnation) else { return };
-        let Some(spot) = actor.spot().cloned() else { return };
-        self.release(&spot);
-        if failed {
+        let phase = self.actors.get(&id).filter(|actor| actor.incarnation == incarnation).map(|actor| &actor.phase);
+        let lived = match phase {
+            Some(Phase::Starting(spot) | Phase::Alive(spot)) => {
+                let spot = spot.clone();
+                self.release(&spot);
+                true
+            }
+            // Its node has not reported yet; it will still count the lease, and get it back then.
+            Some(Phase::Unattached { .. }) => true,
+            _ => false,
+        };
+        if lived && failed {
             self.fail_incarnation(id, why, true);
-        } else {
-            self.die(id, Error::ActorDied { actor: id, why: why.to_owned() });
+        } else if lived {
+            self.die(id, Error::ActorDied { actor: id, why: why.clone() });
         }
+        self.emit(Effect::Answer(asker, Reply::Finished));
         self.place_actors(now);
     }
 

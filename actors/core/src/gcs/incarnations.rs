@@ -64,6 +64,9 @@ impl Gcs {
                 if actor.restarts == 0 { String::new() } else { format!(" (after {} restarts)", actor.restarts) };
             return self.die(id, Error::ActorDied { actor: id, why: format!("{why}{tried}") });
         }
+        if let Phase::Delayed { until, .. } | Phase::Unattached { until } = actor.phase {
+            self.delayed.remove(&(until, id));
+        }
         actor.restarts += u32::from(charged);
         actor.incarnation += 1;
         actor.phase = Phase::Pending;

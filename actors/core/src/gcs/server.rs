@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::state::{Asker, Effect, Gcs, GcsConfig, Reply, Snapshot, Write};
 use super::storage::{Storage, Volatile};
+use crate::delivery::insist;
 use crate::error::Error;
 use crate::ids::JobId;
 use crate::messages::*;
@@ -43,6 +44,7 @@ pub fn start(endpoint: &Endpoint, mut config: GcsConfig, snapshot: Snapshot, sto
         next_asker: 0,
         commits: 0,
         uncommitted: 0,
+        unstored: false,
         subscribers: Vec::new(),
     })
 }
@@ -67,6 +69,8 @@ struct GcsServer {
     commits: usize,
     /// Answers that wait for them.
     uncommitted: usize,
+    /// The last commit failed: what it was to store is in memory only.
+    unstored: bool,
     subscribers: Vec<mpsc::Sender<ClusterEvent>>,
 }
 
@@ -196,9 +200,10 @@ fn actors(table: &mut Handlers<GcsServer>) {
         gcs.core.kill_actor(message.actor, message.no_restart, &message.why, now, asker);
         gcs.act(ctx);
     });
-    table.on::<ActorExited>(|gcs, message, _, ctx| {
+    table.on::<ActorExited>(|gcs, message, request, ctx| {
+        let asker = gcs.way(Way::Finished(request.into_replier()));
         let now = gcs.now(ctx);
-        gcs.core.actor_exited(message.actor, message.incarnation, &message.why, message.failed, now);
+        gcs.core.actor_exited(&message, now, asker);
         gcs.act(ctx);
     });
     table.on::<LeaseLost>(|gcs, message, _, ctx| {
@@ -276,7 +281,7 @@ impl GcsServer {
                 other => self.carry_out(other, ctx),
             }
         }
-        if writes.is_empty() && (promises.is_empty() || self.commits == 0) {
+        if writes.is_empty() && (promises.is_empty() || (self.commits == 0 && !self.unstored)) {
             return promises.into_iter().for_each(|promise| self.carry_out(promise, ctx));
         }
         self.commits += 1;
@@ -292,6 +297,7 @@ impl GcsServer {
 
     fn committed(&mut self, promises: Vec<Effect>, result: Result<(), String>, ctx: &mut Context<Self>) {
         self.commits -= 1;
+        self.unstored = result.is_err();
         self.uncommitted -= promises.len();
         for promise in promises {
             match (&result, promise) {
@@ -344,7 +350,7 @@ impl GcsServer {
             }
             Effect::StopActor { worker, actor, incarnation, why } => {
                 let to = Address { process: worker, mailbox: MailboxId::WORKER };
-                ctx.send(to, StopActor { actor, incarnation, why });
+                insist(ctx.endpoint(), MailboxId::GCS, to, StopActor { actor, incarnation, why });
             }
             Effect::ReturnLease { raylet, lease } => ctx.send(raylet, ReturnLeases { leases: vec![lease] }),
             Effect::Publish(event) => self.publish(&event),

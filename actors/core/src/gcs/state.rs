@@ -86,7 +86,7 @@ pub enum Effect {
         /// The constructor's inline arguments.
         payload: Payload,
     },
-    /// Tell the worker to end the actor.
+    /// Tell the worker to end the actor, until it has heard.
     StopActor {
         /// The worker.
         worker: ProcessAddr,
@@ -123,7 +123,7 @@ pub enum Reply {
     Located(ActorLocation),
     /// To `RegisterJob`.
     Job(Box<Result<JobRegistered, Error>>),
-    /// To `FinishJob`.
+    /// To `FinishJob` and `ActorExited`.
     Finished,
     /// To `KvPut` and `KvDelete`.
     Changed(Result<bool, Error>),

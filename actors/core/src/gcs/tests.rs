@@ -199,6 +199,14 @@ impl Env {
         self.absorb();
     }
 
+    fn exit(&mut self, actor: ActorId, incarnation: u32, why: &str, failed: bool) {
+        let asker = self.asker();
+        let exited = ActorExited { actor, incarnation, why: why.to_owned(), failed };
+        self.core.actor_exited(&exited, self.now, asker);
+        self.absorb();
+        assert!(self.answers.contains_key(&asker), "who says that an actor has ended hears that it was noted");
+    }
+
     fn answer_lease(&mut self, at: usize, answer: LeaseAnswer) {
         if self.leases_asked.is_empty() {
             return;
@@ -267,8 +275,7 @@ impl Env {
             let constructing =
                 self.starts_asked.iter().any(|asked| (asked.actor, asked.incarnation) == (actor, incarnation));
             if !constructing && self.out.values().any(|held| *held == (actor, incarnation)) {
-                self.core.actor_exited(actor, incarnation, "told to", false, self.now);
-                self.absorb();
+                self.exit(actor, incarnation, "told to", false);
             }
         }
     }
@@ -284,6 +291,12 @@ impl Env {
     }
 
     fn restart(&mut self) {
+        self.restart_alone();
+        self.come_back();
+    }
+
+    /// The head restarts, and no node has noticed.
+    fn restart_alone(&mut self) {
         let snapshot = Snapshot {
             actors: self.disk_actors.values().cloned().collect(),
             jobs: self.disk_jobs.values().cloned().collect(),
@@ -295,6 +308,10 @@ impl Env {
         self.leases_asked.clear();
         self.starts_asked.clear();
         self.absorb();
+    }
+
+    /// The nodes notice that the head has restarted.
+    fn come_back(&mut self) {
         for n in self.alive_nodes.clone() {
             assert!(matches!(self.beat(n, 4.0), HeartbeatReply::Unknown));
             self.join(n, 4.0);
@@ -557,6 +574,46 @@ fn a_restarted_head_finds_its_actors_again() {
 }
 
 #[test]
+fn an_actor_that_ends_before_its_node_reports_stays_dead() {
+    for (restarts, failed, expected) in [(0, true, "DEAD"), (1, false, "DEAD"), (1, true, "RESTARTING")] {
+        let mut env = Env::new();
+        env.join(1, 4.0);
+        env.create(ActorSpec { name: Some("a".into()), max_restarts: restarts, ..spec(1) });
+        made(&mut env);
+        env.restart_alone();
+        assert_eq!(env.state(1), "RESTARTING", "nobody has reported it");
+        // Twice: its worker did not hear the first answer.
+        env.exit(actor(1), 0, "panicked", failed);
+        env.exit(actor(1), 0, "panicked", failed);
+        env.come_back();
+        assert_eq!(env.state(1), expected, "restarts {restarts}, failed {failed}");
+        assert!(env.out.is_empty(), "its lease has come back");
+        assert_eq!(env.core.find_actor("a", "ns").is_none(), expected == "DEAD");
+        assert!(env.core.delayed.is_empty());
+        if expected == "RESTARTING" {
+            made(&mut env);
+            assert_eq!((env.state(1).as_str(), env.core.actors[&actor(1)].restarts), ("ALIVE", 1));
+        }
+    }
+}
+
+#[test]
+fn an_actor_killed_before_its_node_reports_is_stopped_then() {
+    for no_restart in [true, false] {
+        let mut env = Env::new();
+        env.join(1, 4.0);
+        env.create(ActorSpec { max_restarts: 1, ..spec(1) });
+        made(&mut env);
+        env.restart_alone();
+        env.kill(1, no_restart);
+        env.come_back();
+        assert_eq!(env.stopped, [(actor(1), 0)]);
+        assert!(env.out.is_empty());
+        assert_eq!(env.state(1), if no_restart { "DEAD" } else { "RESTARTING" });
+    }
+}
+
+#[test]
 fn an_actor_whose_node_does_not_come_back_is_lost_with_it() {
     let mut env = Env::new();
     env.join(1, 4.0);
@@ -648,7 +705,7 @@ fn play(env: &mut Env, step: Step) {
             let made = |incarnation: &u32| env.out.values().any(|held| *held == (actor(n), *incarnation));
             if let Some(incarnation) = living.filter(made) {
                 env.starts_asked.retain(|asked| (asked.actor, asked.incarnation) != (actor(n), incarnation));
-                env.core.actor_exited(actor(n), incarnation, "panicked", true, env.now);
+                env.exit(actor(n), incarnation, "panicked", true);
             }
         }
         Step::Stops => env.stop_all(),

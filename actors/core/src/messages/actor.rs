@@ -119,7 +119,8 @@ pub struct StartActor {
 }
 message!(StartActor => Result<(), Error>);
 
-/// GCS to worker, one way: end the actor. Its waiting calls fail; a call that runs ends first.
+/// GCS to worker: end the actor. Its waiting calls fail; a call that runs ends first. Answered as
+/// soon as it is noted; asked until then.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StopActor {
     /// The actor.
@@ -129,9 +130,10 @@ pub struct StopActor {
     /// Why.
     pub why: String,
 }
-message!(StopActor);
+message!(StopActor => ());
 
-/// Worker to GCS, one way: an actor ended by itself (a panic) or as it was told.
+/// Worker to GCS: an actor ended by itself (a panic) or as it was told. Answered when it is stored,
+/// and told again until then: nobody else knows of it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ActorExited {
     /// The actor.
@@ -143,7 +145,7 @@ pub struct ActorExited {
     /// Whether a restart policy applies (a failure), or not (it was told to).
     pub failed: bool,
 }
-message!(ActorExited);
+message!(ActorExited => ());
 
 /// Client to GCS: where an actor is. Answered when it is alive or dead; ask again after a time-out.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -30,7 +30,8 @@ impl Actor for Side {
                 _ => Ok(()),
             });
         });
-        table.on::<StopActor>(|_, message, _, ctx| {
+        table.on::<StopActor>(|_, message, request, ctx| {
+            request.reply(());
             let gcs = ctx.endpoint().address_of(MailboxId::GCS);
             let (actor, incarnation) = (message.actor, message.incarnation);
             ctx.send(gcs, ActorExited { actor, incarnation, why: message.why, failed: false });

@@ -5,7 +5,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mobula_transport::{Address, MailboxId, Payload};
+use mobula_transport::{Address, MailboxId};
 use parking_lot::{Mutex, RwLock};
 
 use super::WorkerShared;
@@ -13,6 +13,7 @@ use super::call::{Call, Ended, wrong_kind};
 use super::current::{self, Running};
 use super::output::Label;
 use super::slots::Runnable;
+use crate::delivery::insist;
 use crate::error::Error;
 use crate::ids::ActorId;
 use crate::messages::{ActorExited, TaskInfo};
@@ -199,10 +200,7 @@ impl ActorCell {
     /// Drops the state and tells the GCS.
     fn finish(&self) {
         let instance = self.state.write().take();
-        // A panic in the user's Drop must not take the slot thread with it.
-        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(instance))).is_err() {
-            tracing::warn!(actor = %self.actor, "the actor panicked while it was dropped");
-        }
+        drop_state(self.actor, instance);
         self.worker.forget_actor(self.actor, self.incarnation);
         let inner = self.inner.lock();
         let exited = ActorExited {
@@ -212,7 +210,8 @@ impl ActorCell {
             failed: inner.failed,
         };
         drop(inner);
-        self.worker.endpoint.send(Some(MailboxId::WORKER), self.worker.gcs, exited, Payload::new());
+        // The head may be away, and nobody else can tell it.
+        insist(&self.worker.endpoint, MailboxId::WORKER, self.worker.gcs, exited);
     }
 
     fn run_call(self: &Arc<Self>, call: Call) {
@@ -243,6 +242,13 @@ impl ActorCell {
             self.stop(&error.to_string(), true);
         }
         self.worker.tell(client, spec, ended, start);
+    }
+}
+
+/// A panic in the user's `Drop` must not take the slot thread with it.
+pub(super) fn drop_state<T>(actor: ActorId, state: T) {
+    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(state))).is_err() {
+        tracing::warn!(%actor, "the actor panicked while it was dropped");
     }
 }
 

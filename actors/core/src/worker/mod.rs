@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 use mobula_transport::{Address, Endpoint, Envelope, Mailbox, MailboxId, Message, Payload, Replier, SendError};
 use parking_lot::Mutex;
 
-use self::actor::ActorCell;
+use self::actor::{ActorCell, drop_state};
 use self::call::{Call, Ended, wrong_kind};
 use self::history::History;
 use self::lease::LeaseQueue;
@@ -84,6 +84,9 @@ pub(crate) struct WorkerShared {
     slots: Slots,
     leases: Mutex<HashMap<LeaseId, Arc<LeaseQueue>>>,
     actors: Mutex<HashMap<ActorId, Arc<ActorCell>>>,
+    /// Actors that are being made, and why not any more, if they were told to stop meanwhile. Only
+    /// looked up by key; locked before `actors`.
+    constructing: Mutex<HashMap<(ActorId, u32), Option<String>>>,
     /// Work whose arguments are on their way here.
     bringing: Mutex<HashSet<(Address, u64, u32)>>,
     history: History,
@@ -108,6 +111,7 @@ impl Worker {
             gcs: setup.gcs,
             leases: Mutex::default(),
             actors: Mutex::default(),
+            constructing: Mutex::default(),
             bringing: Mutex::default(),
             history: History::default(),
             stop: tokio::sync::watch::Sender::new(None),
@@ -166,11 +170,9 @@ impl Mailbox for WorkerMailbox {
                 worker.start_actor(start, payload, request.into_replier());
             }
         } else if kind == StopActor::KIND {
-            if let Ok((stop, _)) = envelope.open::<StopActor>() {
-                let actor = worker.actors.lock().get(&stop.actor).cloned();
-                if let Some(actor) = actor.filter(|actor| actor.incarnation == stop.incarnation) {
-                    actor.stop(&stop.why, false);
-                }
+            if let Ok((stop, request)) = envelope.open::<StopActor>() {
+                worker.stop_actor(stop);
+                request.reply(());
             }
         } else if kind == StopWorker::KIND {
             if let Ok((stop, _)) = envelope.open::<StopWorker>() {
@@ -318,8 +320,13 @@ impl WorkerShared {
             returns: 0,
         };
         let owner = start.spec.owner;
+        let key = (start.spec.actor, start.incarnation);
+        self.constructing.lock().insert(key, None);
         let construct = move |worker: &Arc<Self>, result: Result<Vec<Value>, Error>| match result {
-            Err(error) => replier.reply(Err(error)),
+            Err(error) => {
+                worker.constructing.lock().remove(&key);
+                replier.reply(Err(error));
+            }
             Ok(args) => {
                 let construction =
                     Construction { worker: worker.clone(), work: Mutex::new(Some((start, args, replier))) };
@@ -330,6 +337,20 @@ impl WorkerShared {
             construct(self, Ok(inline_values(&spec, payload)));
         } else {
             self.bring(owner, spec, payload, move |worker, _, _, result| construct(worker, result));
+        }
+    }
+
+    /// An actor that is being made is dropped as soon as its constructor returns.
+    fn stop_actor(&self, stop: StopActor) {
+        let mut constructing = self.constructing.lock();
+        if let Some(stopped) = constructing.get_mut(&(stop.actor, stop.incarnation)) {
+            stopped.get_or_insert(stop.why);
+            return;
+        }
+        drop(constructing);
+        let actor = self.actors.lock().get(&stop.actor).cloned();
+        if let Some(actor) = actor.filter(|actor| actor.incarnation == stop.incarnation) {
+            actor.stop(&stop.why, false);
         }
     }
 
@@ -376,17 +397,27 @@ impl Runnable for Construction {
             }
             _ => Err(wrong_kind(function, "a constructor")),
         });
-        match built {
-            Err(error) => replier.reply(Err(error)),
-            Ok(instance) => {
-                let spec = start.spec;
-                let actor = spec.actor;
-                let cell =
-                    ActorCell::new(actor, start.incarnation, spec.max_concurrency, label, instance, worker.clone());
-                worker.actors.lock().insert(actor, cell);
-                replier.reply(Ok(()));
+        let (spec, incarnation) = (start.spec, start.incarnation);
+        let actor = spec.actor;
+        // Held until it is among the actors, so that who stops it finds it in one place or the other.
+        let mut constructing = worker.constructing.lock();
+        let stopped = constructing.remove(&(actor, incarnation)).flatten();
+        let outcome = match (built, stopped) {
+            (Err(error), _) => Err(error),
+            (Ok(instance), Some(why)) => {
+                // User code, so not under the lock.
+                drop(constructing);
+                drop_state(actor, instance);
+                return replier.reply(Err(Error::ActorDied { actor, why }));
             }
-        }
+            (Ok(instance), None) => {
+                let cell = ActorCell::new(actor, incarnation, spec.max_concurrency, label, instance, worker.clone());
+                worker.actors.lock().insert(actor, cell);
+                Ok(())
+            }
+        };
+        drop(constructing);
+        replier.reply(outcome);
     }
 }
 
