@@ -3,13 +3,14 @@
 use std::any::Any;
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Once;
+use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 use mobula_transport::{Address, Endpoint, MailboxId, Payload, Unsent};
 use smallvec::SmallVec;
 
 use super::WorkerShared;
+use super::history::History;
 use super::output::{self, Label};
 use crate::client::INLINE_LIMIT_BYTES;
 use crate::delivery::{Fate, fate};
@@ -155,10 +156,8 @@ impl WorkerShared {
             },
             Ended::Failed(error) | Ended::Panicked(error) => TaskOutcome::Failed(Box::new(error)),
         };
-        let failed = matches!(outcome, TaskOutcome::Failed(_));
-        self.history.record(client, &spec, failed, run_us);
         let done = TaskDone { seq: spec.seq, attempt: spec.attempt, outcome, run_us };
-        deliver(&self.endpoint, client, done, payload);
+        deliver(&self.endpoint, &self.history, client, spec, done, payload);
     }
 
     fn commit(
@@ -216,16 +215,31 @@ impl WorkerShared {
 
 /// Sends a result, again and again while the way to the owner is full. One that cannot be sent
 /// because the owner is gone is of no use; one that a broken connection swallows is asked for.
-fn deliver(endpoint: &Endpoint, client: Address, done: TaskDone, payload: Payload) {
-    let Err(unsent) = endpoint.try_send(Some(MailboxId::WORKER), client, done, payload) else { return };
+///
+/// The call counts as running until its result has left: an owner that asks for it meanwhile must
+/// not take it for lost.
+fn deliver(
+    endpoint: &Endpoint,
+    history: &Arc<History>,
+    client: Address,
+    spec: TaskSpec,
+    done: TaskDone,
+    payload: Payload,
+) {
+    let (failed, run_us) = (matches!(done.outcome, TaskOutcome::Failed(_)), done.run_us);
+    let Err(unsent) = endpoint.try_send(Some(MailboxId::WORKER), client, done, payload) else {
+        return history.record(client, &spec, failed, run_us);
+    };
     let Unsent { message, payload, error } = *unsent;
     match fate(&error) {
         Fate::Full => {
-            let later = endpoint.clone();
+            history.held_up(client, &spec);
+            let (later, history) = (endpoint.clone(), history.clone());
             endpoint.spawn_task(async move {
                 tokio::time::sleep(FULL_PAUSE).await;
-                deliver(&later, client, message, payload);
+                deliver(&later, &history, client, spec, message, payload);
             });
+            return;
         }
         // The owner at least hears why there is no result.
         Fate::Refused => {
@@ -235,6 +249,7 @@ fn deliver(endpoint: &Endpoint, client: Address, done: TaskDone, payload: Payloa
         }
         Fate::Dead | Fate::Doubtful => tracing::debug!(%error, "a result's owner is gone"),
     }
+    history.record(client, &spec, failed, run_us);
 }
 
 pub(super) fn wrong_kind(function: &RemoteFunction, wanted: &str) -> Error {

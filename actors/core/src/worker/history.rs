@@ -22,8 +22,6 @@ struct Ended {
 }
 
 struct Begun {
-    client: Address,
-    attempt: u32,
     function: FunctionId,
     name: Option<String>,
     start: Instant,
@@ -31,7 +29,8 @@ struct Begun {
 
 #[derive(Default)]
 struct Inner {
-    running: BTreeMap<(Address, u64), Begun>,
+    /// By owner, number and attempt: an old attempt may still run, or end, beside a new one.
+    running: BTreeMap<(Address, u64, u32), Begun>,
     ended: VecDeque<Ended>,
 }
 
@@ -41,13 +40,21 @@ pub(super) struct History(Mutex<Inner>);
 
 impl History {
     pub(super) fn begin(&self, client: Address, spec: &TaskSpec, start: Instant) {
-        let begun = Begun { client, attempt: spec.attempt, function: spec.function, name: spec.name.clone(), start };
-        self.0.lock().running.insert((client, spec.seq), begun);
+        let begun = Begun { function: spec.function, name: spec.name.clone(), start };
+        self.0.lock().running.insert((client, spec.seq, spec.attempt), begun);
     }
 
+    /// Its result waits for room on its way: that is no end yet.
+    pub(super) fn held_up(&self, client: Address, spec: &TaskSpec) {
+        let begun = Begun { function: spec.function, name: spec.name.clone(), start: Instant::now() };
+        // One that failed before it could run was never begun.
+        self.0.lock().running.entry((client, spec.seq, spec.attempt)).or_insert(begun);
+    }
+
+    /// Its result is on its way.
     pub(super) fn record(&self, client: Address, spec: &TaskSpec, failed: bool, run_us: u32) {
         let mut inner = self.0.lock();
-        inner.running.remove(&(client, spec.seq));
+        inner.running.remove(&(client, spec.seq, spec.attempt));
         let ended = &mut inner.ended;
         if ended.len() == REMEMBERED {
             ended.pop_front();
@@ -55,21 +62,48 @@ impl History {
         ended.push_back(Ended { client, seq: spec.seq, function: spec.function, failed, run_us });
     }
 
-    /// Whether this attempt runs.
+    /// Whether this attempt runs, or its result has not left yet.
     pub(super) fn runs(&self, client: Address, seq: u64, attempt: u32) -> bool {
-        self.0.lock().running.get(&(client, seq)).is_some_and(|begun| begun.attempt == attempt)
+        self.0.lock().running.contains_key(&(client, seq, attempt))
     }
 
     pub(super) fn describe(&self, worker: &WorkerShared, out: &mut Vec<TaskInfo>) {
         let inner = self.0.lock();
-        for ((_, seq), begun) in &inner.running {
+        for ((client, seq, _), begun) in &inner.running {
             let run_us = begun.start.elapsed().as_micros() as u64;
             let name = begun.name.as_deref();
-            out.push(worker.task_info(begun.client, *seq, begun.function, name, "RUNNING", run_us));
+            out.push(worker.task_info(*client, *seq, begun.function, name, "RUNNING", run_us));
         }
         for ended in &inner.ended {
             let state = if ended.failed { "FAILED" } else { "FINISHED" };
             out.push(worker.task_info(ended.client, ended.seq, ended.function, None, state, u64::from(ended.run_us)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mobula_transport::{MailboxId, ProcessAddr, ProcessId};
+
+    use super::*;
+
+    fn spec(attempt: u32) -> TaskSpec {
+        let args = smallvec::smallvec![];
+        TaskSpec { seq: 7, attempt, function: FunctionId(1), name: None, args, returns: 0 }
+    }
+
+    #[test]
+    fn the_end_of_an_old_attempt_does_not_hide_the_new_one() {
+        let process = ProcessAddr { id: ProcessId::random(), socket: ProcessAddr::IN_PROCESS };
+        let client = Address { process, mailbox: MailboxId::CLIENT };
+        let history = History::default();
+        history.begin(client, &spec(1), Instant::now());
+        history.begin(client, &spec(2), Instant::now());
+        assert!(history.runs(client, 7, 1) && history.runs(client, 7, 2));
+        history.record(client, &spec(1), false, 1);
+        assert!(!history.runs(client, 7, 1) && history.runs(client, 7, 2));
+        history.held_up(client, &spec(2));
+        history.record(client, &spec(2), false, 1);
+        assert!(!history.runs(client, 7, 2));
     }
 }

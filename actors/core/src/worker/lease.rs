@@ -57,11 +57,6 @@ impl LeaseQueue {
         seqs
     }
 
-    pub(super) fn is_idle(&self) -> bool {
-        let inner = self.inner.lock();
-        !inner.active && inner.tasks.is_empty() && inner.lent == 0
-    }
-
     /// The attempts of this owner that wait.
     pub(super) fn waiting(&self, owner: Address, out: &mut HashSet<(u64, u32)>) {
         let inner = self.inner.lock();

@@ -21,6 +21,8 @@ mod lease;
 mod missing;
 pub(crate) mod output;
 mod slots;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -89,7 +91,7 @@ pub(crate) struct WorkerShared {
     constructing: Mutex<HashMap<(ActorId, u32), Option<String>>>,
     /// Work whose arguments are on their way here.
     bringing: Mutex<HashSet<(Address, u64, u32)>>,
-    history: History,
+    history: Arc<History>,
     stop: tokio::sync::watch::Sender<Option<String>>,
 }
 
@@ -113,7 +115,7 @@ impl Worker {
             actors: Mutex::default(),
             constructing: Mutex::default(),
             bringing: Mutex::default(),
-            history: History::default(),
+            history: Arc::default(),
             stop: tokio::sync::watch::Sender::new(None),
         });
         shared.endpoint.attach(MailboxId::WORKER, Arc::new(WorkerMailbox(shared.clone())));
@@ -297,7 +299,9 @@ impl WorkerShared {
     fn lease_queue(self: &Arc<Self>, lease: LeaseId, raylet: Address) -> Arc<LeaseQueue> {
         let mut leases = self.leases.lock();
         if leases.len() > LEASES_KEPT && !leases.contains_key(&lease) {
-            leases.retain(|_, queue| !queue.is_idle());
+            // Whoever is to fill it, drains it or waits in it holds it, and who wants it has to take it
+            // from here.
+            leases.retain(|_, queue| Arc::strong_count(queue) > 1);
         }
         leases.entry(lease).or_insert_with(|| LeaseQueue::new(lease, raylet, self.clone())).clone()
     }
