@@ -32,6 +32,8 @@ const LEASE_WITHIN: Duration = Duration::from_secs(180);
 const START_WITHIN: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Answers that wait for their commit; with more, changes are refused until the disk has caught up.
 const MAX_UNCOMMITTED: usize = 100_000;
+/// Bytes that wait for the disk; with more, likewise.
+const MAX_UNSTORED_BYTES: usize = 128 << 20;
 
 /// Starts the GCS at [`MailboxId::GCS`] of the endpoint.
 pub fn start(endpoint: &Endpoint, mut config: GcsConfig, snapshot: Snapshot, storage: Box<dyn Storage>) -> Address {
@@ -249,10 +251,14 @@ impl GcsServer {
 
     /// Refuses a change while too many wait for the disk.
     fn may_write(&mut self, asker: Asker) -> bool {
-        if self.uncommitted < MAX_UNCOMMITTED {
+        let limit = if self.uncommitted >= MAX_UNCOMMITTED {
+            MAX_UNCOMMITTED
+        } else if self.storage.unstored_bytes() > MAX_UNSTORED_BYTES {
+            MAX_UNSTORED_BYTES
+        } else {
             return true;
-        }
-        self.refuse(asker, SendError::MailboxFull { limit: MAX_UNCOMMITTED });
+        };
+        self.refuse(asker, SendError::MailboxFull { limit });
         false
     }
 
@@ -384,5 +390,50 @@ impl GcsServer {
             }
             Err(mpsc::error::TrySendError::Closed(_)) => false,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use mobula_transport::EndpointConfig;
+
+    use super::*;
+    use crate::gcs::storage::Committed;
+
+    const WITHIN: Duration = Duration::from_secs(20);
+
+    /// A disk that takes nothing.
+    struct Broken(Arc<AtomicUsize>);
+
+    impl Storage for Broken {
+        fn commit(&mut self, _: Vec<Write>, done: Committed) -> Option<Committed> {
+            done(Err("no disk".to_owned()));
+            None
+        }
+
+        fn unstored_bytes(&self) -> usize {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    #[test]
+    fn nothing_is_promised_that_the_disk_has_not_taken() {
+        let endpoint = Endpoint::in_process(EndpointConfig::default()).unwrap();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let config = GcsConfig::new("test", endpoint.process().id);
+        let gcs = start(&endpoint, config, Snapshot::default(), Box::new(Broken(waiting.clone())));
+        let put = || {
+            let put = KvPut { namespace: "ns".into(), key: "k".into(), value: vec![1], overwrite: false };
+            endpoint.request_blocking(gcs, put, vec![], WITHIN)
+        };
+        assert!(matches!(put(), Err(SendError::Refused { .. })));
+        // The state in memory has the key: asked again, nothing is to be written, and yet it is not stored.
+        assert!(matches!(put(), Err(SendError::Refused { .. })));
+        waiting.store(MAX_UNSTORED_BYTES + 1, Ordering::Relaxed);
+        assert!(matches!(put(), Err(SendError::MailboxFull { limit: MAX_UNSTORED_BYTES })));
+        endpoint.shutdown(Duration::ZERO);
     }
 }

@@ -2,10 +2,13 @@
 //!
 //! Commits run on a thread of their own and are grouped: everything that arrived while the last
 //! commit was being synced goes into the next one. A commit that fails (the disk is full) is told to
-//! whoever waits for it, and tried again with the next one: the state in memory has it already. A
-//! head without a directory keeps nothing.
+//! whoever waits for it, and tried again with the next one: the state in memory has it already. How
+//! much waits is known, so that the GCS can refuse changes before it is too much. A head without a
+//! directory keeps nothing.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
@@ -24,6 +27,10 @@ const FORMAT: u64 = 1;
 const MAX_GROUP: usize = 4_096;
 /// Writes that are kept while the disk refuses them.
 const MAX_BACKLOG: usize = 100_000;
+/// Their bytes. The GCS refuses what it can long before; the ends of actors and jobs it cannot refuse.
+const MAX_BACKLOG_BYTES: usize = 512 << 20;
+/// What a write counts besides its values.
+const WRITE_BYTES: usize = 512;
 /// How often they are tried again, if nothing else is to be stored.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
 
@@ -83,6 +90,9 @@ pub trait Storage: Send {
     /// Stores `writes`, in the order of the calls, and then calls `done`, on another thread. Hands
     /// `done` back when there is nothing to wait for.
     fn commit(&mut self, writes: Vec<Write>, done: Committed) -> Option<Committed>;
+
+    /// How much was given to [`Storage::commit`] and is not stored yet.
+    fn unstored_bytes(&self) -> usize;
 }
 
 /// Keeps nothing: for a head that ends with its process.
@@ -93,15 +103,23 @@ impl Storage for Volatile {
     fn commit(&mut self, _writes: Vec<Write>, done: Committed) -> Option<Committed> {
         Some(done)
     }
+
+    fn unstored_bytes(&self) -> usize {
+        0
+    }
 }
 
 type Group = (Vec<Write>, Committed);
+
+/// Opens the database, at the start and after each failure.
+type Open = Box<dyn Fn() -> Result<Database, redb::DatabaseError> + Send>;
 
 /// redb in a file.
 #[derive(Debug)]
 pub struct Durable {
     queue: Option<mpsc::Sender<Group>>,
     thread: Option<std::thread::JoinHandle<()>>,
+    unstored_bytes: Arc<AtomicUsize>,
 }
 
 impl Durable {
@@ -111,29 +129,58 @@ impl Durable {
     /// # Errors
     /// [`StorageError`] when another head has it open, or it cannot be read.
     pub fn open(path: &Path) -> Result<(Self, Snapshot, HeadIds), StorageError> {
-        let shown = path.display().to_string();
+        let file = path.to_owned();
+        Self::start(path.display().to_string(), Box::new(move || Database::create(&file)), MAX_BACKLOG_BYTES)
+    }
+
+    fn start(shown: String, open: Open, max_backlog_bytes: usize) -> Result<(Self, Snapshot, HeadIds), StorageError> {
         let failed = |source: redb::Error| StorageError::Database { path: shown.clone(), source };
-        let database = Database::create(path).map_err(|error| failed(error.into()))?;
+        let database = open().map_err(|error| failed(error.into()))?;
         let ids = prepare(&database, &shown)?;
         let snapshot = load(&database, &shown)?;
         let (queue, groups) = mpsc::channel();
-        let writer = Writer { path: path.to_owned(), database: Some(database), backlog: Vec::new(), lost: false };
+        let unstored_bytes = Arc::new(AtomicUsize::new(0));
+        let writer = Writer {
+            path: shown,
+            open,
+            database: Some(database),
+            backlog: Vec::new(),
+            backlog_bytes: 0,
+            max_backlog_bytes,
+            unstored_bytes: unstored_bytes.clone(),
+            lost: false,
+        };
         let thread = std::thread::Builder::new()
             .name("mobula-gcs-disk".to_owned())
             .spawn(move || writer.run(&groups))
             .map_err(StorageError::Thread)?;
-        Ok((Self { queue: Some(queue), thread: Some(thread) }, snapshot, ids))
+        Ok((Self { queue: Some(queue), thread: Some(thread), unstored_bytes }, snapshot, ids))
     }
 }
 
 impl Storage for Durable {
     fn commit(&mut self, writes: Vec<Write>, done: Committed) -> Option<Committed> {
         let queue = self.queue.as_ref()?;
+        self.unstored_bytes.fetch_add(size_bytes(&writes), Ordering::Relaxed);
         if let Err(mpsc::SendError((_, done))) = queue.send((writes, done)) {
             done(Err("the thread that stores the head's state has ended".to_owned()));
         }
         None
     }
+
+    fn unstored_bytes(&self) -> usize {
+        self.unstored_bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// What these writes take, roughly.
+fn size_bytes(writes: &[Write]) -> usize {
+    let size = |write: &Write| match write {
+        Write::Actor(_, payload) => payload.iter().map(|part| part.len()).sum(),
+        Write::Kv { namespace, key, value } => namespace.len() + key.len() + value.as_ref().map_or(0, |v| v.len()),
+        Write::ActorState(..) | Write::ForgetActor(_) | Write::Job(_) | Write::ForgetJob(_) => 0_usize,
+    };
+    writes.iter().map(|write| WRITE_BYTES + size(write)).sum()
 }
 
 impl Drop for Durable {
@@ -223,11 +270,16 @@ fn decode<T: DeserializeOwned>(bytes: &[u8], path: &str) -> Result<T, StorageErr
 
 /// What the committing thread has.
 struct Writer {
-    path: PathBuf,
+    path: String,
+    open: Open,
     /// Closed after an error: redb takes nothing more before it was opened again.
     database: Option<Database>,
     /// Writes that failed. The state in memory has them, so they go before all others.
     backlog: Vec<Write>,
+    backlog_bytes: usize,
+    max_backlog_bytes: usize,
+    /// Theirs, and what waits in the queue. When changes were lost it stays, so that no more are made.
+    unstored_bytes: Arc<AtomicUsize>,
     /// There were too many of them to keep.
     lost: bool,
 }
@@ -265,31 +317,37 @@ impl Writer {
     }
 
     fn store(&mut self, writes: Vec<Write>) -> Result<(), StorageError> {
-        self.backlog.extend(writes);
         if self.lost {
-            self.backlog.clear();
-            return Err(StorageError::Lost { path: self.path.display().to_string() });
+            return Err(StorageError::Lost { path: self.path.clone() });
         }
+        self.backlog_bytes += size_bytes(&writes);
+        self.backlog.extend(writes);
         if self.backlog.is_empty() {
             return Ok(());
         }
         let stored = self.write();
         match &stored {
-            Ok(()) => self.backlog.clear(),
+            Ok(()) => {
+                self.backlog.clear();
+                self.unstored_bytes.fetch_sub(std::mem::take(&mut self.backlog_bytes), Ordering::Relaxed);
+            }
             Err(error) => {
                 tracing::error!(%error, waiting = self.backlog.len(), "the head's state could not be stored");
                 self.database = None;
-                self.lost = self.backlog.len() > MAX_BACKLOG;
+                self.lost = self.backlog.len() > MAX_BACKLOG || self.backlog_bytes > self.max_backlog_bytes;
+                if self.lost {
+                    self.backlog = Vec::new();
+                }
             }
         }
         stored
     }
 
     fn write(&mut self) -> Result<(), StorageError> {
-        let failed = |source: redb::Error| StorageError::Database { path: self.path.display().to_string(), source };
+        let failed = |source: redb::Error| StorageError::Database { path: self.path.clone(), source };
         let database = match self.database.take() {
             Some(database) => database,
-            None => Database::create(&self.path).map_err(|error| failed(error.into()))?,
+            None => (self.open)().map_err(|error| failed(error.into()))?,
         };
         write_group(&database, &self.backlog).map_err(failed)?;
         self.database = Some(database);
@@ -343,7 +401,10 @@ fn write_group(database: &Database, writes: &[Write]) -> Result<(), redb::Error>
 #[cfg(test)]
 mod tests {
     use mobula_transport::{Address, MailboxId, ProcessAddr, ProcessId};
+    use std::sync::atomic::AtomicBool;
     use std::sync::mpsc::channel;
+
+    use redb::StorageBackend;
 
     use super::*;
     use crate::error::Error;
@@ -455,54 +516,99 @@ mod tests {
         }
     }
 
-    /// A file system of its own that is soon full; none where this process may not mount.
-    struct Tiny(tempfile::TempDir);
+    /// A disk in memory that refuses when it is told to.
+    #[derive(Clone, Debug, Default)]
+    struct Disk(Arc<(std::sync::Mutex<Vec<u8>>, AtomicBool)>);
 
-    impl Tiny {
-        fn mount(size_bytes: usize) -> Option<Self> {
-            let dir = tempfile::tempdir().unwrap();
-            let mut command = std::process::Command::new("mount");
-            command.args(["-t", "tmpfs", "-o", &format!("size={size_bytes}"), "tmpfs"]).arg(dir.path());
-            command.output().is_ok_and(|output| output.status.success()).then_some(Self(dir))
+    impl Disk {
+        fn fill(&self, full: bool) {
+            self.0.1.store(full, Ordering::SeqCst);
+        }
+
+        fn has_room(&self) -> std::io::Result<()> {
+            if self.0.1.load(Ordering::SeqCst) { Err(std::io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        }
+
+        fn open(&self, max_backlog_bytes: usize) -> (Durable, Snapshot) {
+            let disk = self.clone();
+            let open: Open = Box::new(move || Database::builder().create_with_backend(disk.clone()));
+            let (storage, snapshot, _) = Durable::start("a disk".to_owned(), open, max_backlog_bytes).unwrap();
+            (storage, snapshot)
         }
     }
 
-    impl Drop for Tiny {
-        fn drop(&mut self) {
-            let _ = std::process::Command::new("umount").arg("-l").arg(self.0.path()).output();
+    impl StorageBackend for Disk {
+        fn len(&self) -> std::io::Result<u64> {
+            Ok(self.0.0.lock().unwrap().len() as u64)
         }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+            let at = offset as usize;
+            out.copy_from_slice(&self.0.0.lock().unwrap()[at..at + out.len()]);
+            Ok(())
+        }
+
+        fn set_len(&self, len: u64) -> std::io::Result<()> {
+            self.has_room()?;
+            self.0.0.lock().unwrap().resize(len as usize, 0);
+            Ok(())
+        }
+
+        fn sync_data(&self) -> std::io::Result<()> {
+            self.has_room()
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+            self.has_room()?;
+            let at = offset as usize;
+            self.0.0.lock().unwrap()[at..at + data.len()].copy_from_slice(data);
+            Ok(())
+        }
+    }
+
+    fn try_to(storage: &mut Durable, writes: Vec<Write>) -> Result<(), String> {
+        let (tell, told) = channel();
+        storage.commit(writes, Box::new(move |result| tell.send(result).unwrap()));
+        told.recv_timeout(Duration::from_secs(30)).unwrap()
     }
 
     #[test]
     fn a_full_disk_is_told_and_nothing_is_lost() {
-        let Some(tiny) = Tiny::mount(64 << 20) else {
-            println!("skipped: this process may not mount a file system");
-            return;
-        };
-        let path = tiny.0.path().join("gcs.redb");
-        let (mut storage, ..) = Durable::open(&path).unwrap();
+        let disk = Disk::default();
+        let (mut storage, _) = disk.open(MAX_BACKLOG_BYTES);
         commit(&mut storage, vec![kv("before", Some(b"1"))]);
-        let filler = tiny.0.path().join("filler");
-        // As much as there is room for.
-        let _ = std::fs::write(&filler, vec![1; 64 << 20]);
-        let try_to = |storage: &mut Durable, writes| {
-            let (tell, told) = channel();
-            storage.commit(writes, Box::new(move |result| tell.send(result).unwrap()));
-            told.recv_timeout(Duration::from_secs(30)).unwrap()
-        };
+        assert_eq!(storage.unstored_bytes(), 0);
+        disk.fill(true);
         for n in 0..2 {
             let large = vec![7; 2 << 20];
             let error = try_to(&mut storage, vec![kv(&format!("large{n}"), Some(&large))]).unwrap_err();
-            assert!(error.contains("No space left") && error.contains("make room"), "{error}");
+            assert!(error.contains("make room"), "{error}");
         }
         // What depends on it is not promised either.
         assert!(try_to(&mut storage, vec![]).is_err());
-        std::fs::remove_file(&filler).unwrap();
+        assert!(storage.unstored_bytes() > 4 << 20);
+        disk.fill(false);
         commit(&mut storage, vec![kv("large1", Some(b"2"))]);
+        assert_eq!(storage.unstored_bytes(), 0);
         drop(storage);
-        let (_storage, found, _) = Durable::open(&path).unwrap();
+        let (_storage, found) = disk.open(MAX_BACKLOG_BYTES);
         let sizes: Vec<_> = found.kv.iter().map(|(_, key, value)| (key.as_str(), value.len())).collect();
         assert_eq!(sizes, [("before", 1), ("large0", 2 << 20), ("large1", 1)]);
+    }
+
+    #[test]
+    fn what_cannot_be_kept_any_more_is_told_for_ever() {
+        let disk = Disk::default();
+        let (mut storage, _) = disk.open(1 << 20);
+        disk.fill(true);
+        let large = vec![7; 2 << 20];
+        assert!(try_to(&mut storage, vec![kv("large", Some(&large))]).is_err());
+        disk.fill(false);
+        for _ in 0..2 {
+            let error = try_to(&mut storage, vec![kv("small", Some(b"1"))]).unwrap_err();
+            assert!(error.contains("restart the head"), "{error}");
+        }
+        assert!(storage.unstored_bytes() > 2 << 20, "the GCS goes on refusing changes");
     }
 
     #[test]
