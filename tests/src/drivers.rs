@@ -9,6 +9,7 @@ use crate::gate::{Gate, Tally, count, pass, wait_until};
 pub(crate) fn find(name: &str) -> Option<fn() -> Result<(), Error>> {
     Some(match name {
         "busy" => busy,
+        "late" => late,
         "waits" => waits,
         "survives" => survives,
         _ => return None,
@@ -34,6 +35,19 @@ fn busy() -> Result<(), Error> {
     wait_until("work on every CPU", || tally.get() >= cpus);
     println!("busy");
     get(&tasks).map(drop)
+}
+
+#[remote]
+fn same(number: u64) -> u64 {
+    number
+}
+
+/// Has work before there is a node for it.
+fn late() -> Result<(), Error> {
+    let task = same.remote(5);
+    println!("submitted");
+    assert_eq!(get(&task)?, 5);
+    Ok(())
 }
 
 #[remote(num_gpus = 16.0)]

@@ -122,3 +122,19 @@ fn a_killed_driver_leaves_no_workers() {
     wait_until("its workers to end", || (cluster.family().living().len() == before).then_some(()));
     cluster.wait_for_nodes(2);
 }
+
+/// Building a program anew while it runs must not take its binary away from nodes that need it.
+#[test]
+fn a_program_whose_file_is_gone_still_gets_workers() {
+    let mut cluster = Cluster::start(0, 0);
+    let program = cluster.family().path("program");
+    std::fs::copy(behaviour(), &program).expect("the driver can be copied");
+    let mut command = cluster.family().command(&program);
+    command.args(["late", "--address", cluster.address()]);
+    let mut driver = Program::start("a driver whose file goes away", command);
+    driver.wait_for_output("its task", |output| output.contains("submitted").then_some(()));
+    std::fs::remove_file(&program).expect("the file can be removed");
+    cluster.join(1);
+    let status = driver.wait();
+    assert!(status.success(), "{status}\n{}\n{}", driver.stdout(), driver.stderr());
+}

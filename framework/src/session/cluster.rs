@@ -32,6 +32,8 @@ pub(super) fn start(address: &str, config: &Config) -> Result<(Client, Connectio
             why: format!("{error}; name one with Config::worker_binary"),
         })?,
     };
+    // The file may be built anew or removed while the program runs; what runs is still there.
+    let served = if config.worker_binary.is_some() { binary.clone() } else { RUNNING_BINARY.into() };
     let place = parse_address(address).map_err(failed)?;
     let connection = Connection::open(
         place,
@@ -39,7 +41,7 @@ pub(super) fn start(address: &str, config: &Config) -> Result<(Client, Connectio
             credentials: config.credentials.clone(),
             name: program(config),
             digest: digest()?,
-            binary: Some(binary.clone()),
+            binary: Some(binary),
             namespace: config.namespace.clone(),
             store: StoreConfig { capacity_bytes: config.object_store_memory_bytes, ..StoreConfig::default() },
         },
@@ -52,8 +54,11 @@ pub(super) fn start(address: &str, config: &Config) -> Result<(Client, Connectio
         store: connection.store().clone(),
         job: connection.job(),
         namespace: connection.namespace().to_owned(),
-        binary: Some(binary),
+        binary: Some(served),
         output: output::printer(config),
     });
     Ok((client, connection))
 }
+
+/// The file of the running program, whatever has become of its name.
+const RUNNING_BINARY: &str = "/proc/self/exe";
