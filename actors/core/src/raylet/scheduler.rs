@@ -134,6 +134,10 @@ pub struct Scheduler {
     pub(super) ended_jobs: VecDeque<JobId>,
     /// When a client was last asked for idle leases.
     pub(super) reclaimed: BTreeMap<Address, Duration>,
+    /// Clients that could not be told what counts.
+    pub(super) unkept: BTreeSet<Address>,
+    /// Losses of leases that could not be told.
+    pub(super) unlost: Vec<(Address, LeaseLost)>,
     pub(super) effects: Vec<Effect>,
 }
 
@@ -156,6 +160,8 @@ impl Scheduler {
             zero_leases: 0,
             ended_jobs: VecDeque::new(),
             reclaimed: BTreeMap::new(),
+            unkept: BTreeSet::new(),
+            unlost: Vec::new(),
             effects: Vec::new(),
         }
     }
@@ -186,7 +192,7 @@ impl Scheduler {
 
     /// Whether someone waits, so that [`Scheduler::tick`] has something to do.
     pub fn is_busy(&self) -> bool {
-        !self.line.is_empty()
+        !self.line.is_empty() || !self.unkept.is_empty() || !self.unlost.is_empty()
     }
 
     /// A client tells how many leases of a shape it wants.
@@ -293,13 +299,34 @@ impl Scheduler {
         for seq in unknown {
             self.release(seq, "its client does not know of it");
         }
+        self.tell_kept(client);
+        self.serve(now);
+    }
+
+    fn tell_kept(&mut self, client: Address) {
         let granted = |lease: &Lease| lease.client == client && lease.actor.is_none() && lease.worker.is_some();
         let leases = self.leases.iter().filter(|(_, lease)| granted(lease));
         let leases = leases.map(|(seq, _)| self.lease_id(*seq)).collect();
         let wants = self.wants.iter().filter(|((who, _), _)| *who == client);
         let done = wants.map(|((_, shape), want)| (Shape::clone(shape), want.done)).collect();
         self.effects.push(Effect::Kept(client, LeasesKept { leases, done }));
-        self.serve(now);
+    }
+
+    /// A client could not be told what counts. By the next tick it may be something else.
+    pub fn kept_unsent(&mut self, client: Address) {
+        self.unkept.insert(client);
+    }
+
+    /// A client could not be told that a lease is lost: it is at the next tick.
+    pub fn lost_unsent(&mut self, client: Address, lost: LeaseLost) {
+        self.unlost.push((client, lost));
+    }
+
+    /// A client could not be told why it waits: it is at the next tick.
+    pub fn pending_unsent(&mut self, client: Address, pending: &LeasePending) {
+        if let Some(want) = self.wants.get_mut(&(client, Arc::new(pending.shape.clone()))) {
+            want.told = None;
+        }
     }
 
     /// A grant could not be sent: it is not counted, and the client waits on.
@@ -457,8 +484,14 @@ impl Scheduler {
     }
 
     /// Time has passed: gives up on actors that waited too long for room, looks elsewhere for what
-    /// waited in vain, tells who waits why, and asks for idle leases.
+    /// waited in vain, tells who waits why, and asks for idle leases. What could not be told before
+    /// is told again.
     pub fn tick(&mut self, now: Duration) {
+        for client in std::mem::take(&mut self.unkept) {
+            self.tell_kept(client);
+        }
+        let unlost = std::mem::take(&mut self.unlost);
+        self.effects.extend(unlost.into_iter().map(|(client, lost)| Effect::Lost(client, lost)));
         self.expire_actor_wants(now);
         self.serve(now);
         self.place_rested(now);

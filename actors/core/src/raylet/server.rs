@@ -498,9 +498,22 @@ impl RayletServer {
                         self.core.redirect_unsent(client, &message);
                     }
                 }
-                Effect::Kept(client, message) => ctx.send(client, message),
-                Effect::Lost(client, message) => ctx.send(client, message),
-                Effect::Pending(client, message) => ctx.send(client, message),
+                Effect::Kept(client, message) => {
+                    if unsent(ctx, client, message).is_some() {
+                        self.core.kept_unsent(client);
+                    }
+                }
+                Effect::Lost(client, message) => {
+                    if let Some(message) = unsent(ctx, client, message) {
+                        self.core.lost_unsent(client, message);
+                    }
+                }
+                Effect::Pending(client, message) => {
+                    if let Some(message) = unsent(ctx, client, message) {
+                        self.core.pending_unsent(client, &message);
+                    }
+                }
+                // Asked again while someone waits.
                 Effect::ReclaimIdle(client) => ctx.send(client, ReclaimIdle),
                 Effect::ActorLeased(asker, answer) => {
                     if let Some(replier) = self.askers.remove(&asker) {
@@ -533,7 +546,8 @@ impl RayletServer {
     }
 }
 
-/// Sends to a client; gives the message back when the way is full, and it has to be taken back.
+/// Sends to a client; gives the message back when the way is full: it has to be taken back, or
+/// sent later.
 fn unsent<M: Message>(ctx: &Context<RayletServer>, client: Address, message: M) -> Option<M> {
     let sent = ctx.endpoint().try_send(Some(MailboxId::RAYLET), client, message, Payload::new());
     let unsent = sent.err()?;

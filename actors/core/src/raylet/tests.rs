@@ -437,6 +437,44 @@ fn a_grant_that_cannot_be_sent_does_not_count() {
 }
 
 #[test]
+fn what_counts_is_told_later_as_it_is_then() {
+    let mut env = Env::new(cpus(2.0));
+    let shape = shape_of(cpus(1.0));
+    env.want(1, &shape, 1);
+    env.core.kept_unsent(client(1));
+    env.want(1, &shape, 2);
+    assert!(env.core.is_busy());
+    env.pass(100);
+    let kept = env.kept.pop().unwrap();
+    assert_eq!((kept.leases.len(), kept.done), (2, vec![(shape, 2)]));
+    assert!(!env.core.is_busy());
+}
+
+#[test]
+fn a_loss_that_cannot_be_told_is_told_later() {
+    let mut env = Env::new(cpus(1.0));
+    env.want(1, &shape_of(cpus(1.0)), 1);
+    env.core.worker_died(process(1).id, "killed", env.now);
+    env.absorb();
+    let lost = env.lost.pop().unwrap();
+    env.core.lost_unsent(client(1), lost.clone());
+    assert!(env.core.is_busy());
+    env.pass(100);
+    assert_eq!(env.lost.iter().map(|again| again.lease).collect::<Vec<_>>(), [lost.lease]);
+    assert!(!env.core.is_busy());
+}
+
+#[test]
+fn a_reason_that_cannot_be_told_is_told_later() {
+    let mut env = Env::new(cpus(1.0));
+    env.want(1, &shape_of(cpus(8.0)), 1);
+    let note = env.notes.pop().unwrap();
+    env.core.pending_unsent(client(1), &note);
+    env.pass(100);
+    assert_eq!(env.notes.pop().unwrap().why, note.why);
+}
+
+#[test]
 fn affinity_goes_where_it_must() {
     let mut env = Env::new(cpus(4.0));
     env.core.node_joined(remote(2, cpus(1.0)), env.now);
