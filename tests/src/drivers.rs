@@ -1,9 +1,9 @@
-//! Drivers that the tests of whole clusters need: busy ones, waiting ones, and one that loses a
-//! node on the way.
+//! Drivers that the tests of whole clusters need: busy ones, waiting ones, and such that lose a node
+//! or the head on the way.
 
-use mobula::{Error, get, remote};
+use mobula::{Error, get, get_actor, remote};
 
-use crate::gate::{Gate, Tally, count, pass, wait_until};
+use crate::gate::{Gate, Tally, count, folder, pass, wait_until};
 
 /// A driver by its name.
 pub(crate) fn find(name: &str) -> Option<fn() -> Result<(), Error>> {
@@ -12,6 +12,7 @@ pub(crate) fn find(name: &str) -> Option<fn() -> Result<(), Error>> {
         "late" => late,
         "waits" => waits,
         "survives" => survives,
+        "ends-actors" => ends_actors,
         _ => return None,
     })
 }
@@ -77,5 +78,51 @@ fn survives() -> Result<(), Error> {
     assert_eq!(results.len() as u64, cpus);
     // One more run than tasks at least: that of the lost node was for nothing.
     assert!(tally.get() > cpus, "no task ran again");
+    Ok(())
+}
+
+struct Mortal {
+    calls: u64,
+}
+
+#[remote]
+impl Mortal {
+    fn new() -> Self {
+        Self { calls: 0 }
+    }
+
+    fn call(&mut self) -> u64 {
+        self.calls += 1;
+        self.calls
+    }
+
+    fn fall(&mut self) -> u64 {
+        panic!("it falls after {} calls", self.calls)
+    }
+}
+
+/// Has actors that end while the head is away, in every way an actor ends, and finds their names
+/// and CPUs free when it is back.
+fn ends_actors() -> Result<(), Error> {
+    let falls = Mortal::options().num_cpus(1.0).name("falls").remote();
+    let returns = Mortal::options().num_cpus(1.0).name("returns").max_restarts(1).remote();
+    let dropped = Mortal::options().num_cpus(1.0).name("dropped").remote();
+    get(&[falls.call().remote(), returns.call().remote(), dropped.call().remote()])?;
+    println!("actors live");
+    let away = folder().join("head-is-away");
+    wait_until("the head to be away", || away.exists());
+    for actor in [&falls, &returns] {
+        assert!(get(&actor.fall().remote()).is_err(), "a panic is no result");
+    }
+    drop(dropped);
+    println!("actors ended");
+    for name in ["falls", "dropped"] {
+        let free = || matches!(get_actor::<Mortal>(name), Err(Error::NoSuchActor { .. }));
+        wait_until(&format!("the name {name} to be free"), free);
+    }
+    wait_until("the one that returns", || get(&returns.call().remote()).is_ok());
+    let total = cpus()? as f64;
+    let free = || mobula::available_resources().map_or(0.0, |resources| resources["CPU"]);
+    wait_until("the CPUs of the others", || free() >= total - 1.0);
     Ok(())
 }

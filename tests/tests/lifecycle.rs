@@ -113,6 +113,24 @@ fn a_killed_head_leaves_no_processes_and_no_shared_memory() {
 }
 
 #[test]
+fn an_actor_that_ends_without_the_head_stays_ended() {
+    // No work on the head, so that it takes no actor with it.
+    let mut cluster = Cluster::start(0, 0);
+    cluster.join(3);
+    cluster.wait_for_nodes(2);
+    let mut command = cluster.family().command(behaviour());
+    command.args(["ends-actors", "--address", cluster.address()]);
+    let mut driver = Program::start("a driver that ends its actors", command);
+    driver.wait_for_output("its actors", |output| output.contains("actors live").then_some(()));
+    cluster.kill_head();
+    std::fs::write(cluster.family().path("head-is-away"), b"").expect("the family's home can be written");
+    driver.wait_for_output("their end", |output| output.contains("actors ended").then_some(()));
+    cluster.restart_head(0);
+    let status = driver.wait();
+    assert!(status.success(), "{status}\n{}\n{}", driver.stdout(), driver.stderr());
+}
+
+#[test]
 fn a_killed_driver_leaves_no_workers() {
     let cluster = Cluster::start(1, 1);
     let before = cluster.family().living().len();

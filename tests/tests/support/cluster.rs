@@ -3,6 +3,7 @@
 use std::net::UdpSocket;
 use std::process::Command;
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use super::binaries::binary;
@@ -32,18 +33,27 @@ impl Cluster {
     /// The same with more arguments for the head.
     pub(crate) fn start_with(nodes: usize, cpus: u32, more: &[&str]) -> Self {
         let family = Family::new();
-        let mut command = start(&family, "head", cpus);
-        command.args(["--head", "--port", "0"]).args(more);
-        let mut head = Program::start("the head", command);
-        let ready = head.wait_for_output("that it is ready", find_ready);
-        let text = |name: &str| ready[name].as_str().unwrap_or_else(|| panic!("no {name} in {ready}")).to_owned();
-        let (address, token) = (text("address"), text("token"));
+        let (head, address, token) = start_head(&family, cpus, "0", more);
         let mut cluster = Self { nodes: Vec::new(), head, address, token, started: 0, family };
         for _ in 0..nodes {
             cluster.join(cpus);
         }
         cluster.wait_for_nodes(nodes + 1);
         cluster
+    }
+
+    /// Kills the head without a chance to say goodbye.
+    pub(crate) fn kill_head(&mut self) {
+        self.head.signal(Signal::KILL);
+        self.head.wait();
+    }
+
+    /// Starts the head again, where it was and with what it has stored.
+    pub(crate) fn restart_head(&mut self, cpus: u32) {
+        let port = self.address.rsplit(':').next().expect("an address has a port").to_owned();
+        let (head, address, token) = start_head(&self.family, cpus, &port, &[]);
+        assert_eq!(address, self.address, "it is where it was");
+        (self.head, self.token) = (head, token);
     }
 
     /// Starts one more node; does not wait for it. Returns its name.
@@ -115,6 +125,16 @@ impl Cluster {
             (living == count).then_some(())
         });
     }
+}
+
+fn start_head(family: &Family, cpus: u32, port: &str, more: &[&str]) -> (Program, String, String) {
+    let mut command = start(family, "head", cpus);
+    command.args(["--head", "--port", port]).args(more);
+    let mut head = Program::start("the head", command);
+    let ready = head.wait_for_output("that it is ready", find_ready);
+    let text = |name: &str| ready[name].as_str().unwrap_or_else(|| panic!("no {name} in {ready}")).to_owned();
+    let (address, token) = (text("address"), text("token"));
+    (head, address, token)
 }
 
 fn start(family: &Family, name: &str, cpus: u32) -> Command {
