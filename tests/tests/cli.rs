@@ -185,6 +185,10 @@ fn every_case_of_the_microbenchmark_runs() {
 fn stop_ends_the_nodes_of_this_machine() {
     let mut cluster = Cluster::start(1, 1);
     let mut command = cluster.family().command(binary("mobula"));
+    command.args(["stop", "--name", "nobody"]);
+    let finished = Program::run("mobula stop --name nobody", command).expect_failure("a name that no node has");
+    assert!(finished.stderr.contains("node-1"), "who is there is not said: {}", finished.stderr);
+    let mut command = cluster.family().command(binary("mobula"));
     command.arg("stop");
     Program::run("mobula stop", command).expect_success("mobula stop");
     assert!(cluster.head().wait().success(), "the head did not end well");

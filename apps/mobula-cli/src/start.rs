@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -244,7 +245,14 @@ fn directory(args: &StartArgs) -> Result<PathBuf, CliError> {
         Some(dir) => dir.clone(),
         None => state_dir(&args.cluster),
     };
-    std::fs::create_dir_all(&dir).map_err(CliError::file(&dir))?;
+    if let Some(parent) = dir.parent() {
+        std::fs::create_dir_all(parent).map_err(CliError::file(parent))?;
+    }
+    // What a cluster remembers is its owner's business.
+    match std::fs::DirBuilder::new().mode(0o700).create(&dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(CliError::file(&dir)(error)),
+        _ => {}
+    }
     std::path::absolute(&dir).map_err(CliError::file(&dir))
 }
 

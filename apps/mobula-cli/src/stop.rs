@@ -36,10 +36,14 @@ pub(crate) struct StopArgs {
 /// Runs the command.
 pub(crate) fn run(args: &StopArgs) -> Result<(), CliError> {
     let running = Registry::of_user().running()?;
+    if running.is_empty() {
+        return output::print("no node of this user runs on this machine");
+    }
+    let all: Vec<_> = running.iter().map(|node| format!("{} at {}", node.name, node.address)).collect();
     let (nodes, heads): (Vec<_>, Vec<_>) =
         running.into_iter().filter(|node| is_meant(args, node)).partition(|node| !node.head);
     if nodes.is_empty() && heads.is_empty() {
-        return output::print("no node of this user runs on this machine");
+        return Err(CliError::Usage(format!("no such node runs on this machine; there are: {}", all.join(", "))));
     }
     let mut left = Vec::new();
     for group in [nodes, heads] {

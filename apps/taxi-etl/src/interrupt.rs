@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM as a flag: what runs takes back what it did, then the program ends.
+//! Ctrl-C, SIGTERM and SIGHUP (the terminal is gone) as a flag: what runs takes back what it did, then the program ends.
 //!
 //! Entry type: [`Interrupt`]. A second signal ends the program at once, whatever is left behind.
 
@@ -22,9 +22,9 @@ impl Interrupt {
     /// What the system says when there can be no such thread or no such watch.
     pub fn watch() -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-        let (mut interrupt, mut terminate) = {
+        let (mut interrupt, mut terminate, mut hang_up) = {
             let _inside = runtime.enter();
-            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?)
         };
         let watched = Self::default();
         let flag = watched.flag();
@@ -33,6 +33,7 @@ impl Interrupt {
                 tokio::select! {
                     _ = interrupt.recv() => {}
                     _ = terminate.recv() => {}
+                    _ = hang_up.recv() => {}
                 }
                 if flag.swap(true, Ordering::Relaxed) {
                     std::process::exit(i32::from(INTERRUPTED));

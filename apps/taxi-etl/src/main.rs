@@ -63,6 +63,9 @@ struct CleanArgs {
     format: Format,
 }
 
+/// More trips than New York will see in a thousand years; the plan of so many still fits into memory.
+const MAX_ROWS: u64 = 1_000_000_000_000;
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Make up months of yellow trips: real columns, fares by the rules of 2023, real dirt.
@@ -72,7 +75,7 @@ enum Command {
 #[derive(Debug, Args)]
 struct GenerateArgs {
     /// Rows of all months together.
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=MAX_ROWS))]
     rows: u64,
     /// The months, as 2023-01 or 2023-01..2023-03.
     #[arg(long, default_value = "2023-01", value_parser = months)]

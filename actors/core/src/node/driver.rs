@@ -214,6 +214,8 @@ fn heartbeats(endpoint: &Endpoint, gcs: Address, job: JobId) -> AbortHandle {
             tokio::time::sleep(HEARTBEAT).await;
             let answer = beating.request(gcs, JobHeartbeat { job }, Payload::new(), REGISTERED_WITHIN).await;
             if let Ok((false, _)) = answer {
+                // Perhaps it is this program that ends its job just now: then this task ends first.
+                tokio::time::sleep(FINISHED_WITHIN).await;
                 tracing::error!(%job, "the head has ended this job: it did not hear of this program for too long");
                 return;
             }

@@ -38,7 +38,7 @@ fn cleaning() {
     let trips = root.path().join("trips");
     let what = Generate { rows: 400_000, months, seed: 1, output: trips.clone(), threads: 2, overwrite: false };
     generate(&what, &|_| ControlFlow::Continue(())).unwrap();
-    for signal in ["-INT", "-TERM"] {
+    for signal in ["-INT", "-TERM", "-HUP"] {
         // One row at a time takes minutes, and is never finished.
         let mut command = taxi_etl();
         command.args(["--batch-size", "1", "--input"]).arg(&trips).arg("--output").arg(root.path().join("new/clean"));
