@@ -4,6 +4,11 @@
 //!
 //! `cargo bench -p mobula-core --bench store [-- put|small|pull]`. Every case runs in turns with
 //! its floor, so that a noisy machine is noisy for both; medians are printed, and their ratio.
+//!
+//! What fresh memory costs is up to the machine: a virtual one may take back what has been free
+//! for some seconds, and to give it again takes its host ten times as long as to clear it. So the
+//! floor of the cold pull keeps its memory while the pull takes its own, each of them comes first
+//! in half of the rounds, and their means are printed.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -26,6 +31,8 @@ const MIB: usize = 1 << 20;
 const PUT_BYTES: usize = 800 * MIB;
 const ROUNDS: usize = 5;
 const PULL_BYTES: usize = 1 << 30;
+/// Even, so that the pull and its floor come first equally often.
+const PULL_ROUNDS: usize = 6;
 /// Set in the environment of the process that serves an object: where its credentials are.
 const SERVE: &str = "MOBULA_BENCH_STORE_SERVE";
 const SOON: Duration = Duration::from_secs(60);
@@ -200,12 +207,19 @@ fn serve(credentials: &Path) {
     node.store.shutdown();
 }
 
+/// As much fresh memory as a pull takes.
+fn fresh_memory() -> MmapRaw {
+    let memory = mapping(PULL_BYTES);
+    memory.advise(memmap2::Advice::PopulateWrite).expect("room in /dev/shm");
+    memory
+}
+
 fn pull() {
     let directory = tempfile::tempdir().expect("a directory");
     let authority = ClusterAuthority::create("bench").expect("an authority");
     authority.credentials(Role::Node).and_then(|mine| mine.save(directory.path())).expect("credentials");
-    let (mut cold, mut warm) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
+    let (mut fresh, mut cold, mut warm) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..PULL_ROUNDS {
         let mut other = Command::new(std::env::current_exe().expect("this program"))
             .env(SERVE, directory.path())
             .stdin(Stdio::piped())
@@ -228,13 +242,25 @@ fn pull() {
             }
             time
         };
-        cold.push(get());
+        // Who comes first may find memory that was in use just now.
+        if round % 2 == 0 {
+            cold.push(get());
+        }
+        let (time, kept) = timed(fresh_memory);
+        fresh.push(time);
+        if round % 2 == 1 {
+            cold.push(get());
+        }
+        drop(kept);
         warm.extend((0..3).map(|_| get()));
         node.store.shutdown();
         node.endpoint.shutdown(Duration::from_secs(1));
         drop(other.stdin.take());
         other.wait().expect("it ends");
     }
-    report("pull from another process, cold", PULL_BYTES, median(cold), None);
+    let mean = |times: Vec<Duration>| times.iter().sum::<Duration>() / times.len() as u32;
+    let floor = mean(fresh);
+    report("fault in fresh shared memory, 1 thread (floor)", PULL_BYTES, floor, None);
+    report("pull from another process, cold", PULL_BYTES, mean(cold), Some(floor));
     report("pull from another process, warm", PULL_BYTES, median(warm), None);
 }
