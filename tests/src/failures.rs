@@ -1,6 +1,6 @@
 //! Failures: errors and panics of user code, dead actors, dead workers.
 
-use mobula::{Error, get, get_timeout, kill, kill_and_restart, remote};
+use mobula::{Error, NodeId, get, get_timeout, kill, kill_and_restart, nodes, remote};
 
 use crate::gate::{Gate, Tally, count, pass, wait_until};
 use crate::{Scenario, everywhere, on_cluster};
@@ -23,7 +23,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 pub(crate) const LOST_WORKERS: &[Scenario] = &[
     on_cluster("a task that kills its worker runs again", kills_its_worker),
     on_cluster("a task that always kills its worker fails in the end", always_kills),
-    on_cluster("bystanders of a killed worker run again", bystanders),
+    on_cluster("only the task that ends its worker is charged", bystanders),
+    on_cluster("no task is charged when an actor ends their worker", bystanders_of_an_actor),
     on_cluster("an actor whose worker is killed is made anew", actor_loses_worker),
 ];
 
@@ -267,19 +268,79 @@ fn always_kills() {
 }
 
 #[remote(num_cpus = 0.0)]
-fn stands_by(gate: String, number: i64) -> i64 {
+fn stands_by(running: String, gate: String, number: i64) -> i64 {
+    count(&running);
     pass(&gate);
     number
 }
 
-fn bystanders() {
-    let gate = Gate::new();
-    let tally = Tally::new();
-    let others: Vec<_> = (0..8).map(|i| stands_by.remote(gate.path(), i)).collect();
-    let culprit = aborts_until.options().max_retries(0).remote(tally.path(), 2);
-    get(&culprit).expect_err("the culprit had one attempt");
+/// Ends the process it runs in.
+#[remote]
+fn ends_its_process(how: String) {
+    match how.as_str() {
+        "abort" => std::process::abort(),
+        "exit" => std::process::exit(3),
+        // SAFETY: none. Null is written to on purpose, for the fault that follows.
+        "fault" => unsafe { std::ptr::null_mut::<u8>().write_volatile(1) },
+        _ => println!("{}", overflows(1)),
+    }
+}
+
+#[allow(unconditional_recursion, reason = "it is to run out of stack")]
+fn overflows(depth: u64) -> u64 {
+    let room = std::hint::black_box([depth; 512]);
+    overflows(depth + 1) + room[0]
+}
+
+struct Vicious;
+
+#[remote]
+impl Vicious {
+    fn new() -> Self {
+        Self
+    }
+
+    fn aborts(&mut self) {
+        std::process::abort();
+    }
+}
+
+/// Tasks that have one attempt each outlive `end`, which ends the process they all run in: the
+/// shared one of this node.
+fn outlive(node: NodeId, end: impl Fn()) {
+    let (gate, running) = (Gate::new(), Tally::new());
+    let one_attempt = stands_by.options().on_node(node).max_retries(0);
+    let others: Vec<_> = (0..8).map(|i| one_attempt.remote(running.path(), gate.path(), i)).collect();
+    wait_until("all bystanders to run", || running.get() == 8);
+    end();
+    wait_until("all bystanders to run again", || running.get() == 16);
     gate.open();
-    assert_eq!(get(&others).expect("the bystanders have more"), (0..8).collect::<Vec<_>>());
+    assert_eq!(get(&others).expect("none of them was charged"), (0..8).collect::<Vec<_>>());
+}
+
+fn some_node() -> NodeId {
+    nodes().expect("a session")[0].id
+}
+
+fn bystanders() {
+    let node = some_node();
+    for how in ["abort", "exit", "fault", "overflow"] {
+        outlive(node, || {
+            let culprit = ends_its_process.options().on_node(node).max_retries(0).remote(how.to_owned());
+            match get(&culprit) {
+                Err(Error::WorkerDied { attempts: 1, .. }) => {}
+                other => panic!("{how}: the culprit had one attempt, and yet {other:?}"),
+            }
+        });
+    }
+}
+
+fn bystanders_of_an_actor() {
+    let node = some_node();
+    outlive(node, || {
+        let actor = Vicious::options().on_node(node).remote();
+        get(&actor.aborts().remote()).expect_err("its process is gone");
+    });
 }
 
 fn actor_loses_worker() {

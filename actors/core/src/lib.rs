@@ -12,6 +12,7 @@
 //! What they say to each other is in [`messages`]; what can go wrong in [`error`].
 
 pub mod client;
+pub mod culprit;
 mod delivery;
 pub mod error;
 pub mod gcs;

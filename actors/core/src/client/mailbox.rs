@@ -9,12 +9,13 @@ use mobula_transport::{Address, Envelope, Mailbox, MailboxId, Message, Payload, 
 use super::entry::{Entry, ObjectHandle, Outcome};
 use super::pending::Work;
 use super::{Client, Inner};
+use crate::culprit::Culprit;
 use crate::delivery::{Fate, fate};
 use crate::error::Error;
 use crate::ids::ObjectId;
 use crate::messages::{
-    FetchBinary, GetObject, LeaseGranted, LeaseLost, LeasePending, LeaseRedirected, LeasesKept, ReclaimIdle,
-    ReturnLeases, ReturnSpec, TaskDone, TaskOutcome, TasksMissing, TasksReturned, WorkerOutput,
+    ClusterEvent, FetchBinary, GetObject, LeaseGranted, LeaseLost, LeasePending, LeaseRedirected, LeasesKept,
+    ReclaimIdle, ReturnLeases, ReturnSpec, TaskDone, TaskOutcome, TasksMissing, TasksReturned, WorkerOutput,
 };
 use crate::value::Value;
 
@@ -64,7 +65,13 @@ impl Client {
             }
         } else if kind == LeaseLost::KIND {
             if let Ok((lost, _)) = envelope.open::<LeaseLost>() {
-                self.process_gone(lost.worker.id, &lost.why);
+                self.process_gone(lost.worker.id, &lost.why, lost.culprit);
+            }
+        } else if kind == ClusterEvent::KIND {
+            if let Ok((ClusterEvent::ProcessDied { process, why, culprit }, request)) = envelope.open::<ClusterEvent>()
+                && request.from().process.id == self.endpoint().process().id
+            {
+                self.process_gone(process.id, &why, culprit);
             }
         } else if kind == LeasePending::KIND {
             if let Ok((pending, _)) = envelope.open::<LeasePending>() {
@@ -110,7 +117,7 @@ impl Client {
                 tracing::debug!(to = %what.to, error = %what.error, "a message came back");
                 // What a broken connection has swallowed is asked for when it is up again.
                 if what.to.mailbox == MailboxId::WORKER && matches!(fate(&what.error), Fate::Dead | Fate::Refused) {
-                    self.process_gone(what.to.process.id, &what.error.to_string());
+                    self.process_gone(what.to.process.id, &what.error.to_string(), Culprit::Unknown);
                 }
             }
         } else {

@@ -25,6 +25,7 @@ use super::Client;
 use super::actor_queue::ActorQueue;
 use super::pending::Work;
 use super::task_queue::TaskQueue;
+use crate::culprit::Culprit;
 use crate::ids::LeaseId;
 use crate::messages::{HeldLeases, LeasesKept, StillHave, TasksMissing};
 
@@ -44,17 +45,17 @@ impl Client {
                 self.process_unreachable(process, &why);
                 self.reach_again(process);
             }
-            PeerEvent::Gone { process, why } => self.process_gone(process, &why),
+            PeerEvent::Gone { process, why } => self.process_gone(process, &why, Culprit::Unknown),
             _ => {}
         }
     }
 
     /// A process is known to be dead: what it had is lost, what it counted does not matter.
-    pub(super) fn process_gone(&self, process: ProcessId, why: &str) {
+    pub(crate) fn process_gone(&self, process: ProcessId, why: &str, culprit: Culprit) {
         self.0.doubts.lock().lost(process);
         self.0.broken.lock().remove(&process);
         for queue in self.task_queues() {
-            queue.process_gone(self, process, why);
+            queue.process_gone(self, process, why, culprit);
         }
         for actor in self.actor_queues() {
             actor.process_gone(process, why);

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use super::Client;
 use super::pending::{BATCH_BYTES, Work, payload_bytes};
 use super::submitter::{Effect, Submitter};
+use crate::culprit::Culprit;
 use crate::delivery::{Fate, fate};
 use crate::error::Error;
 use crate::ids::{FunctionId, LeaseId};
@@ -123,13 +124,18 @@ impl TaskQueue {
         &self.shape
     }
 
-    /// The worker of a lease is gone. The first task in flight was running and is charged with an
-    /// attempt; those behind it run again uncharged.
-    pub(crate) fn lost(self: &Arc<Self>, client: &Client, lease: LeaseId, why: &str) {
+    /// The worker of a lease is gone. Who has ended it is charged with an attempt; if nobody knows
+    /// who that was, the first task in flight, which was running. The others run again uncharged.
+    fn lost(self: &Arc<Self>, client: &Client, lease: LeaseId, why: &str, culprit: Culprit) {
         let mut in_flight = Vec::new();
         self.step(client, |submitter, _, out| in_flight = submitter.lost(lease, out));
         for (position, seq) in in_flight.into_iter().enumerate() {
-            self.again(client, seq, position == 0, why);
+            let charged = match culprit {
+                Culprit::Unknown => position == 0,
+                Culprit::Task { .. } => culprit == Culprit::Task { owner: client.address().process.id, seq },
+                Culprit::Actor => false,
+            };
+            self.again(client, seq, charged, why);
         }
     }
 
@@ -163,21 +169,21 @@ impl TaskQueue {
     }
 
     /// A process is dead; its leases with it.
-    pub(crate) fn process_gone(self: &Arc<Self>, client: &Client, process: ProcessId, why: &str) {
-        self.worker_lost(client, process, why);
+    pub(crate) fn process_gone(self: &Arc<Self>, client: &Client, process: ProcessId, why: &str, culprit: Culprit) {
+        self.worker_lost(client, process, why, culprit);
         self.step(client, |submitter, _, out| submitter.raylet_gone(process, client.raylet(), out));
     }
 
     /// A process cannot be reached; what runs there runs again elsewhere.
     pub(crate) fn process_unreachable(self: &Arc<Self>, client: &Client, process: ProcessId, why: &str) {
-        self.worker_lost(client, process, why);
+        self.worker_lost(client, process, why, Culprit::Unknown);
         self.step(client, |submitter, _, out| submitter.raylet_unreachable(process, client.raylet(), out));
     }
 
-    fn worker_lost(self: &Arc<Self>, client: &Client, process: ProcessId, why: &str) {
+    fn worker_lost(self: &Arc<Self>, client: &Client, process: ProcessId, why: &str, culprit: Culprit) {
         let leases = self.submitter.lock().leases_of(process);
         for lease in leases {
-            self.lost(client, lease, why);
+            self.lost(client, lease, why, culprit);
         }
     }
 
@@ -251,7 +257,7 @@ impl TaskQueue {
                     match fate(&unsent.error) {
                         // Not asked: the next tick asks again.
                         Fate::Full | Fate::Refused => self.reclaimed(client, lease, &[]),
-                        Fate::Dead => client.process_gone(worker.id, &unsent.error.to_string()),
+                        Fate::Dead => client.process_gone(worker.id, &unsent.error.to_string(), Culprit::Unknown),
                         Fate::Doubtful => client.process_unreachable(worker.id, &unsent.error.to_string()),
                     }
                 }
@@ -336,7 +342,7 @@ impl TaskQueue {
                     self.push(client, push.lease, worker, push.raylet, &[seq]);
                 }
             }
-            (Fate::Dead, _) => client.process_gone(worker.id, &error.to_string()),
+            (Fate::Dead, _) => client.process_gone(worker.id, &error.to_string(), Culprit::Unknown),
             (Fate::Doubtful, _) => client.process_unreachable(worker.id, &error.to_string()),
         }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use mobula_transport::ProcessId;
 
 use super::state::{Asker, Effect, Gcs, Job, Reply, Write};
+use crate::culprit::Culprit;
 use crate::error::Error;
 use crate::ids::{ActorId, JobId};
 use crate::messages::{ClusterEvent, JobInfo, JobRegistered, RegisterJob};
@@ -92,7 +93,8 @@ impl Gcs {
         let Some(driver) = self.jobs.get(&id).map(|job| job.info.driver) else { return };
         self.end_job(id, why, now);
         self.emit(Effect::MarkGone(driver.id, why.to_owned()));
-        self.emit(Effect::Publish(ClusterEvent::ProcessDied { process: driver, why: why.to_owned() }));
+        let culprit = Culprit::Unknown;
+        self.emit(Effect::Publish(ClusterEvent::ProcessDied { process: driver, why: why.to_owned(), culprit }));
         self.forget_waiters(driver.id);
     }
 

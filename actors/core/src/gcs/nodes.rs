@@ -6,7 +6,7 @@ use mobula_transport::{Address, MailboxId, ProcessAddr};
 
 use super::state::{Effect, Gcs, Node};
 use crate::ids::NodeId;
-use crate::messages::{ClusterEvent, ClusterView, Heartbeat, HeartbeatReply, NodeInfo, RegisterNode};
+use crate::messages::{ClusterEvent, ClusterView, Heartbeat, HeartbeatReply, NodeInfo, ProcessDown, RegisterNode};
 use crate::resources::Resources;
 
 /// Dead nodes that are remembered, for people and to refuse their return.
@@ -83,11 +83,12 @@ impl Gcs {
     }
 
     /// A worker process of a node has ended.
-    pub fn process_down(&mut self, node: NodeId, process: ProcessAddr, why: &str, now: Duration) {
+    pub fn process_down(&mut self, down: &ProcessDown, now: Duration) {
+        let ProcessDown { node, process, ref why, culprit } = *down;
         let Some(node) = self.nodes.get_mut(&node) else { return };
         if node.processes.remove(&process).is_some() {
-            self.emit(Effect::MarkGone(process.id, why.to_owned()));
-            self.emit(Effect::Publish(ClusterEvent::ProcessDied { process, why: why.to_owned() }));
+            self.emit(Effect::MarkGone(process.id, why.clone()));
+            self.emit(Effect::Publish(ClusterEvent::ProcessDied { process, why: why.clone(), culprit }));
         }
         self.forget_waiters(process.id);
         self.worker_lost(|spot| spot.worker.id == process.id, why, now);

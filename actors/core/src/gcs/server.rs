@@ -142,7 +142,7 @@ fn nodes(table: &mut Handlers<GcsServer>) {
     });
     table.on::<ProcessDown>(|gcs, message, _, ctx| {
         let now = gcs.now(ctx);
-        gcs.core.process_down(message.node, message.process, &message.why, now);
+        gcs.core.process_down(&message, now);
         gcs.act(ctx);
     });
     table.on::<GetClusterStatus>(|gcs, _, request, ctx| {

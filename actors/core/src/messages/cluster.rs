@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::actor::ActorLocation;
 use super::job::JobInfo;
+use crate::culprit::Culprit;
 use crate::ids::{ActorId, JobId, LeaseId, NodeId};
 use crate::resources::Resources;
 
@@ -109,6 +110,8 @@ pub struct ProcessDown {
     pub process: ProcessAddr,
     /// How it ended.
     pub why: String,
+    /// Whose doing that was.
+    pub culprit: Culprit,
 }
 message!(ProcessDown);
 
@@ -198,6 +201,8 @@ pub enum ClusterEvent {
         process: ProcessAddr,
         /// How it ended.
         why: String,
+        /// Whose doing that was.
+        culprit: Culprit,
     },
     /// A job ended; its workers and actors are to be ended.
     JobFinished(JobId),
@@ -211,6 +216,7 @@ pub enum ClusterEvent {
     /// Free resources changed.
     Resources(Vec<(NodeId, Resources)>),
 }
+message!(ClusterEvent);
 
 /// The owner of a node to its raylet: take no new work. Answered when what runs has ended.
 #[derive(Clone, Debug, Serialize, Deserialize)]

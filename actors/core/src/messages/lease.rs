@@ -3,6 +3,7 @@
 use mobula_transport::{Address, ProcessAddr, message};
 use serde::{Deserialize, Serialize};
 
+use crate::culprit::Culprit;
 use crate::ids::{JobId, LeaseId, NodeId};
 use crate::resources::Resources;
 
@@ -104,6 +105,8 @@ pub struct LeaseLost {
     pub worker: ProcessAddr,
     /// How it ended.
     pub why: String,
+    /// Whose doing that was.
+    pub culprit: Culprit,
 }
 message!(LeaseLost);
 

@@ -189,6 +189,8 @@ fn launcher(
     let credentials = own.join("credentials");
     std::fs::create_dir_all(&own).map_err(NodeError::system(format!("making {}", own.display())))?;
     processes.credentials.save(&credentials)?;
+    let last_words = own.join("last-words");
+    std::fs::create_dir_all(&last_words).map_err(NodeError::system(format!("making {}", last_words.display())))?;
     let config = SpawnConfig {
         worker: crate::raylet::server::worker_config(info),
         raylet: info.process,
@@ -197,6 +199,7 @@ fn launcher(
         store_dir: info.store_dir.clone(),
         host_proof: info.host_proof.clone(),
         binaries: processes.dir.join("binaries"),
+        last_words,
     };
     let spawn = Spawn::start(endpoint, config).map_err(NodeError::system("starting the thread that starts workers"))?;
     Ok((Arc::new(spawn), own))

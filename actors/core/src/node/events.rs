@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mobula_transport::{Address, Endpoint};
+use mobula_transport::{Address, Endpoint, MailboxId, Payload};
 
 use crate::messages::{ClusterEvent, Subscribe};
 
@@ -23,7 +23,12 @@ pub(super) fn follow(endpoint: &Endpoint, gcs: Address) -> tokio::task::AbortHan
                         let why = format!("its node {} died: {why}", node.name);
                         (processes.into_iter().chain([node.process]).collect(), why)
                     }
-                    ClusterEvent::ProcessDied { process, why } => (vec![process], why),
+                    ClusterEvent::ProcessDied { process, ref why, .. } => {
+                        let why = why.clone();
+                        // The client hears who is to blame before it hears that the process is gone.
+                        following.send(None, following.address_of(MailboxId::CLIENT), event, Payload::new());
+                        (vec![process], why)
+                    }
                     _ => continue,
                 };
                 for process in processes.into_iter().filter(|process| process.id != own) {

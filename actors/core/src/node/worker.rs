@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{NodeError, events};
 use crate::client::{Client, ClientSetup};
+use crate::culprit;
 use crate::error::Error;
 use crate::ids::JobId;
 use crate::messages::{RegisterWorker, WorkerConfig, WorkerKind};
@@ -35,6 +36,8 @@ pub struct WorkerEnv {
     pub kind: WorkerKind,
     /// How it marks whose output it is.
     pub(crate) mark: Mark,
+    /// Where it leaves word of whose code ended it.
+    pub(crate) last_words: PathBuf,
     /// The raylet.
     pub raylet: ProcessAddr,
     /// The GCS.
@@ -84,6 +87,9 @@ pub fn run_worker_if_asked() {
 pub fn worker_process_main(env: WorkerEnv) -> Result<(), NodeError> {
     output::marks(env.mark, env.kind);
     output::log_to_driver();
+    if let Err(error) = culprit::watch(&env.last_words) {
+        tracing::warn!(%error, "should a task end this process, nobody will know which one it was");
+    }
     let registry = Registry::global().map_err(|error| Error::Invalid { what: error.to_string() })?;
     let endpoint = Endpoint::bind(EndpointConfig {
         listen: Some(SocketAddr::new(env.raylet.socket.ip(), 0)),

@@ -11,6 +11,7 @@ use mobula_transport::{Address, ProcessAddr, ProcessId};
 use super::line::{ActorWant, Ticket, Want};
 use super::pool::{Pool, WorkerSlot};
 use super::redirect::Remotes;
+use crate::culprit::Culprit;
 use crate::ids::{ActorId, JobId, LeaseId, NodeId};
 use crate::messages::{
     ActorLease, HeldLeases, HostedActor, LeaseActor, LeaseActorError, LeaseGranted, LeaseLost, LeasePending,
@@ -470,11 +471,11 @@ impl Scheduler {
     }
 
     /// A worker process has ended: its leases are lost. False when it was not known.
-    pub fn worker_died(&mut self, process: ProcessId, why: &str, now: Duration) -> bool {
+    pub fn worker_died(&mut self, process: ProcessId, why: &str, culprit: Culprit, now: Duration) -> bool {
         let Some(WorkerSlot { worker, leases, .. }) = self.pool.died(process) else { return false };
         for seq in leases {
             if let Some(lease) = self.remove_lease(seq) {
-                let lost = LeaseLost { lease: self.lease_id(seq), worker, why: why.to_owned() };
+                let lost = LeaseLost { lease: self.lease_id(seq), worker, why: why.to_owned(), culprit };
                 self.effects.push(Effect::Lost(lease.client, lost));
             }
         }

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::scheduler::{Asker, Effect, Scheduler, SchedulerConfig};
 use super::workers::{Launch, LaunchEvent, Launcher, Report};
+use crate::culprit::Culprit;
 use crate::delivery::{Fate, fate};
 use crate::ids::JobId;
 use crate::messages::*;
@@ -344,7 +345,7 @@ impl RayletServer {
                     self.process_died(process.id, &format!("its node {} died: {why}", node.name), ctx);
                 }
             }
-            ClusterEvent::ProcessDied { process, why } => self.process_died(process.id, &why, ctx),
+            ClusterEvent::ProcessDied { process, why, .. } => self.process_died(process.id, &why, ctx),
             ClusterEvent::JobFinished(job) => self.core.job_finished(job, now),
             ClusterEvent::Resources(changes) => self.core.resources_changed(changes, now),
             ClusterEvent::ActorChanged { .. } => {}
@@ -435,7 +436,7 @@ impl RayletServer {
                 });
             }
             LaunchEvent::Failed { start, why, for_good } => self.start_failed(start, &why, for_good, ctx),
-            LaunchEvent::Exited { start, how } => self.worker_exited(start, &how, ctx),
+            LaunchEvent::Exited { start, how, culprit } => self.worker_exited(start, &how, culprit, ctx),
         }
     }
 
@@ -448,7 +449,7 @@ impl RayletServer {
         }
     }
 
-    fn worker_exited(&mut self, start: u64, how: &str, ctx: &mut Context<Self>) {
+    fn worker_exited(&mut self, start: u64, how: &str, culprit: Culprit, ctx: &mut Context<Self>) {
         let Some(started) = self.starts.remove(&start) else { return };
         let now = self.now(ctx);
         let Some(process) = started.process else {
@@ -456,13 +457,13 @@ impl RayletServer {
             return self.act(ctx);
         };
         self.by_process.remove(&process.id);
+        self.core.worker_died(process.id, how, culprit, now);
+        // The leases' loss goes out first: it names the actors, and who is to blame.
+        self.act(ctx);
         ctx.endpoint().mark_gone(process.id, how.to_owned());
-        self.core.worker_died(process.id, how, now);
         (self.config.deaths)(process.id);
         let node = self.config.info.node;
-        // The leases' loss goes out first: it names the actors.
-        self.act(ctx);
-        ctx.send(self.config.gcs, ProcessDown { node, process, why: how.to_owned() });
+        ctx.send(self.config.gcs, ProcessDown { node, process, why: how.to_owned(), culprit });
     }
 
     fn kill(&self, start: u64) {

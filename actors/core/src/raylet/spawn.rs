@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 use super::binaries::{Binaries, Failure};
 use super::output::{Origin, forward};
 use super::workers::{Launch, LaunchEvent, Launcher, Report};
+use crate::culprit;
 use crate::messages::WorkerConfig;
 use crate::node::{WORKER_VARIABLE, WorkerEnv};
 use crate::printed::Mark;
@@ -47,6 +48,8 @@ pub struct SpawnConfig {
     pub host_proof: String,
     /// Where fetched binaries are kept.
     pub binaries: PathBuf,
+    /// Where workers leave word of who ended them.
+    pub last_words: PathBuf,
 }
 
 /// Starts worker processes on this machine.
@@ -67,6 +70,13 @@ struct Shared {
     config: SpawnConfig,
     running: Mutex<HashMap<u64, Running>>,
     binaries: Binaries,
+}
+
+impl Shared {
+    /// Where the worker of this launch leaves word of who ended it.
+    fn last_words(&self, start: u64) -> PathBuf {
+        self.config.last_words.join(start.to_string())
+    }
 }
 
 enum Running {
@@ -180,7 +190,8 @@ async fn run(shared: Arc<Shared>, launch: Launch, report: Report) {
         // hold the pipe open, and the worker is over all the same.
         let _ = tokio::time::timeout(LAST_WORDS, reader).await;
     }
-    report(LaunchEvent::Exited { start, how: in_words(ended) });
+    let culprit = culprit::read(&shared.last_words(start));
+    report(LaunchEvent::Exited { start, how: in_words(ended), culprit });
 }
 
 async fn launch_one(shared: &Shared, launch: &Launch, mark: &Mark) -> Result<Child, Failure> {
@@ -191,6 +202,7 @@ async fn launch_one(shared: &Shared, launch: &Launch, mark: &Mark) -> Result<Chi
         start: launch.start,
         kind: launch.kind,
         mark: mark.clone(),
+        last_words: shared.last_words(launch.start),
         raylet: config.raylet,
         gcs: config.gcs.process,
         credentials: config.credentials.clone(),

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::scheduler::MAX_ZERO_DEMAND_LEASES;
 use super::{Asker, Effect, Scheduler, SchedulerConfig};
+use crate::culprit::Culprit;
 use crate::ids::{ActorId, JobId, LeaseId, NodeId};
 use crate::messages::*;
 use crate::resources::{CPU, Resources};
@@ -454,7 +455,7 @@ fn what_counts_is_told_later_as_it_is_then() {
 fn a_loss_that_cannot_be_told_is_told_later() {
     let mut env = Env::new(cpus(1.0));
     env.want(1, &shape_of(cpus(1.0)), 1);
-    env.core.worker_died(process(1).id, "killed", env.now);
+    env.core.worker_died(process(1).id, "killed", Culprit::Unknown, env.now);
     env.absorb();
     let lost = env.lost.pop().unwrap();
     env.core.lost_unsent(client(1), lost.clone());
@@ -578,7 +579,7 @@ fn a_dead_worker_loses_its_leases() {
     env.all_workers_ready();
     let worker = *env.workers.iter().next().unwrap();
     env.workers.remove(&worker);
-    assert!(env.core.worker_died(worker.id, "signal 9", env.now));
+    assert!(env.core.worker_died(worker.id, "signal 9", Culprit::Unknown, env.now));
     env.absorb();
     assert_eq!(env.lost.len(), 3);
     assert_eq!(env.core.available(), &cpus(2.0));

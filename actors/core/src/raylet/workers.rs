@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use crate::culprit::Culprit;
 use crate::messages::{JobInfo, WorkerKind};
 
 /// A worker process to be started.
@@ -43,6 +44,8 @@ pub enum LaunchEvent {
         start: u64,
         /// Its exit status or signal, in words.
         how: String,
+        /// Whose doing that was.
+        culprit: Culprit,
     },
 }
 

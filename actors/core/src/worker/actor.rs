@@ -13,6 +13,7 @@ use super::call::{Call, Ended, wrong_kind};
 use super::current::{self, Running};
 use super::output::Label;
 use super::slots::Runnable;
+use crate::culprit::{Culprit, accuse};
 use crate::delivery::insist;
 use crate::error::Error;
 use crate::ids::ActorId;
@@ -218,6 +219,7 @@ impl ActorCell {
         let Call { client, spec, args } = call;
         let start = Instant::now();
         self.worker.history.begin(client, &spec, start);
+        let _accused = accuse(Culprit::Actor);
         let ended = match self.worker.function(spec.function) {
             Err(error) => Ended::Failed(error),
             Ok(function) => match function.code {
@@ -247,6 +249,7 @@ impl ActorCell {
 
 /// A panic in the user's `Drop` must not take the slot thread with it.
 pub(super) fn drop_state<T>(actor: ActorId, state: T) {
+    let _accused = accuse(Culprit::Actor);
     if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(state))).is_err() {
         tracing::warn!(%actor, "the actor panicked while it was dropped");
     }

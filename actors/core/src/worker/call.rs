@@ -13,6 +13,7 @@ use super::WorkerShared;
 use super::history::History;
 use super::output::{self, Label};
 use crate::client::INLINE_LIMIT_BYTES;
+use crate::culprit::{Culprit, accuse};
 use crate::delivery::{Fate, fate};
 use crate::error::{Error, Place};
 use crate::ids::{FunctionId, ObjectId};
@@ -116,6 +117,7 @@ impl WorkerShared {
         let Call { client, spec, args } = task;
         let start = Instant::now();
         self.history.begin(client, &spec, start);
+        let _accused = accuse(Culprit::Task { owner: client.process.id, seq: spec.seq });
         let ended = match self.function(spec.function) {
             Err(error) => Ended::Failed(error),
             Ok(function) => match function.code {

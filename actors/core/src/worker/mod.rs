@@ -39,6 +39,7 @@ use self::lease::LeaseQueue;
 use self::output::Label;
 use self::slots::{Runnable, Slots};
 use crate::client::Client;
+use crate::culprit::{Culprit, accuse};
 use crate::error::Error;
 use crate::ids::{ActorId, LeaseId};
 use crate::messages::{
@@ -394,6 +395,7 @@ impl Runnable for Construction {
             return;
         };
         let worker = &self.worker;
+        let accused = accuse(Culprit::Actor);
         let label = Label::of_actor(&start.spec.class);
         let built = worker.function(start.spec.constructor).and_then(|function| match function.code {
             Code::Constructor(code) => {
@@ -401,6 +403,7 @@ impl Runnable for Construction {
             }
             _ => Err(wrong_kind(function, "a constructor")),
         });
+        drop(accused);
         let (spec, incarnation) = (start.spec, start.incarnation);
         let actor = spec.actor;
         // Held until it is among the actors, so that who stops it finds it in one place or the other.

@@ -4,6 +4,7 @@ use proptest::prelude::{ProptestConfig, any, prop, prop_oneof, proptest};
 use proptest::strategy::Strategy as Generator;
 
 use super::*;
+use crate::culprit::Culprit;
 use crate::resources::GPU;
 
 #[derive(Clone, Debug)]
@@ -102,7 +103,7 @@ fn play(env: &mut Env, targets: &mut BTreeMap<(u128, usize), u64>, step: Step) {
             if !living.is_empty() {
                 let worker = living[n % living.len()];
                 env.workers.remove(&worker);
-                assert!(env.core.worker_died(worker.id, "died", env.now));
+                assert!(env.core.worker_died(worker.id, "died", Culprit::Unknown, env.now));
             }
         }
         Step::ClientDies(who) => {
