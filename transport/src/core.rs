@@ -57,7 +57,7 @@ pub(crate) struct Core {
     /// See [`EndpointConfig::comes_back`].
     pub(crate) comes_back: bool,
     pub(crate) metrics: Metrics,
-    pub(crate) refusals: Refusals,
+    pub(crate) refusals: Arc<Refusals>,
     pub(crate) links: Links,
     pub(crate) network: OnceLock<Arc<dyn Network>>,
     /// The same network, where it is QUIC: for joins and bulk.
@@ -69,8 +69,13 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    /// A core whose process others dial at `socket`.
-    pub(crate) fn new(runtime: Runtime, config: &EndpointConfig, socket: SocketAddr) -> Arc<Self> {
+    /// A core whose process others dial at `socket`; `refusals` are those of its network.
+    pub(crate) fn new(
+        runtime: Runtime,
+        config: &EndpointConfig,
+        socket: SocketAddr,
+        refusals: Arc<Refusals>,
+    ) -> Arc<Self> {
         let process = ProcessAddr { id: config.process.unwrap_or_else(ProcessId::random), socket };
         let borrowed = config.runtime == RuntimeChoice::Current;
         let core = Arc::new(Self {
@@ -89,7 +94,7 @@ impl Core {
             comes_back: config.comes_back,
             limits: config.limits,
             metrics: Metrics::default(),
-            refusals: Refusals::default(),
+            refusals,
             links: Links::default(),
             network: OnceLock::new(),
             quic: Mutex::default(),

@@ -70,7 +70,7 @@ impl Endpoint {
     /// An endpoint of this process alone.
     pub fn in_process(config: EndpointConfig) -> Result<Self, BindError> {
         let runtime = Runtime::start(config.runtime, "mobula-net").map_err(BindError::Thread)?;
-        let core = Core::new(runtime, &config, ProcessAddr::IN_PROCESS);
+        let core = Core::new(runtime, &config, ProcessAddr::IN_PROCESS, Arc::default());
         Ok(Self { core })
     }
 
@@ -78,11 +78,12 @@ impl Endpoint {
     pub fn bind(config: EndpointConfig) -> Result<Self, BindError> {
         let credentials = config.credentials.clone().ok_or(BindError::NoCredentials)?;
         let runtime = Runtime::start(config.runtime, "mobula-net").map_err(BindError::Thread)?;
+        let refusals = Arc::default();
         let (network, local) = {
             let _inside = runtime.handle().enter();
-            QuicNetwork::bind(config.listen, credentials, config.limits)?
+            QuicNetwork::bind(config.listen, credentials, config.limits, &refusals)?
         };
-        let core = Core::new(runtime, &config, config.advertise.unwrap_or_else(|| dialable(local)));
+        let core = Core::new(runtime, &config, config.advertise.unwrap_or_else(|| dialable(local)), refusals);
         core.set_network(network.clone(), Arc::new(QuicBulk::new(network.clone())));
         *core.quic.lock() = Some(network.clone());
         core.spawn_task(network.listen(core.clone()));
@@ -97,7 +98,7 @@ impl Endpoint {
         socket: SocketAddr,
     ) -> Result<Self, BindError> {
         let runtime = Runtime::start(RuntimeChoice::Current, "").map_err(BindError::Thread)?;
-        let core = Core::new(runtime, config, socket);
+        let core = Core::new(runtime, config, socket, Arc::default());
         core.set_network(network, bulk);
         Ok(Self { core })
     }

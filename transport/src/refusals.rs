@@ -1,8 +1,8 @@
 //! Strangers who were refused: every one is counted by reason, a burst of them is logged once.
 //!
-//! Refused is who came to us and was turned away. Who leaves by itself in the middle of a
-//! handshake (because it does not trust *us*, because it was killed) is not, and is worth no more
-//! than a line at the debug level.
+//! Refused is who came to us and was turned away, also when the stranger noticed first that our
+//! certificate is of another cluster than its own. Who leaves by itself in the middle of a handshake
+//! (because it was killed) is not, and is worth no more than a line at the debug level.
 
 use std::fmt::{self, Display};
 use std::net::SocketAddr;

@@ -7,11 +7,10 @@
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::time::Duration;
 
 use quinn::congestion::CubicConfig;
 use quinn::crypto::{CryptoError, HmacKey};
-use quinn::{ConnectionId, ConnectionIdGenerator, IdleTimeout, TransportConfig, VarInt};
+use quinn::{IdleTimeout, TransportConfig, VarInt};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::config::Limits;
@@ -36,8 +35,6 @@ const MAX_INCOMING: usize = 1024;
 const INCOMING_BUFFER_BYTES: u64 = 128 * 1024;
 /// What all of them together may send.
 const INCOMING_BUFFERS_BYTES: u64 = 8 * 1024 * 1024;
-/// Random enough that nobody guesses one, and short, since every datagram has one.
-const CONNECTION_ID_BYTES: usize = 8;
 
 /// Binds a UDP socket with large buffers.
 pub(crate) fn bind(addr: SocketAddr) -> io::Result<UdpSocket> {
@@ -59,30 +56,10 @@ pub(crate) fn window_bytes(socket: &UdpSocket) -> usize {
 /// The endpoint's side of the tuning. `secret` is known to this process and its successors.
 pub(crate) fn endpoint(secret: &str) -> quinn::EndpointConfig {
     let mut config = quinn::EndpointConfig::new(Arc::new(ResetKey::new(secret)));
-    config.cid_generator(|| Box::new(RandomIds));
     if let Err(error) = config.max_udp_payload_size(MAX_DATAGRAM_BYTES) {
         tracing::warn!(%error, "large datagrams are not possible");
     }
     config
-}
-
-/// Ids of connections that a successor takes for possible ones, though it has never seen them:
-/// quinn's own are marked with a key of the process, and what bears a foreign mark is dropped
-/// without the reset that would tell its sender.
-struct RandomIds;
-
-impl ConnectionIdGenerator for RandomIds {
-    fn generate_cid(&mut self) -> ConnectionId {
-        ConnectionId::new(&rand::random::<[u8; CONNECTION_ID_BYTES]>())
-    }
-
-    fn cid_len(&self) -> usize {
-        CONNECTION_ID_BYTES
-    }
-
-    fn cid_lifetime(&self) -> Option<Duration> {
-        None
-    }
 }
 
 /// The accepting side's bounds on strangers.

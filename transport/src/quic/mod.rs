@@ -8,6 +8,7 @@ mod bulk;
 mod config;
 mod connection;
 mod hello;
+mod socket;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use crate::identity::tls::{self, ALPN_JOIN, SERVER_NAME};
 use crate::identity::{Credentials, IdentityError, JoinPolicy, Unjoined, serve_join};
 use crate::link::Link;
 use crate::network::{Attempt, Network};
-use crate::refusals::RefusalReason;
+use crate::refusals::{RefusalReason, Refusals};
 
 pub(crate) use bulk::QuicBulk;
 pub(crate) use config::{bind, window_bytes};
@@ -115,13 +116,10 @@ pub(crate) fn quinn_endpoint(
     socket: std::net::UdpSocket,
     sides: &Sides,
     credentials: &Credentials,
+    refusals: &Arc<Refusals>,
 ) -> std::io::Result<quinn::Endpoint> {
-    quinn::Endpoint::new(
-        config::endpoint(&credentials.key_pem),
-        Some((*sides.server_far).clone()),
-        socket,
-        Arc::new(quinn::TokioRuntime),
-    )
+    let secret = &credentials.key_pem;
+    socket::endpoint(socket, config::endpoint(secret), (*sides.server_far).clone(), secret, refusals.clone())
 }
 
 /// What an endpoint needs to talk over QUIC.
@@ -146,6 +144,7 @@ impl QuicNetwork {
         listen: Option<SocketAddr>,
         credentials: Credentials,
         limits: Limits,
+        refusals: &Arc<Refusals>,
     ) -> Result<(Arc<Self>, SocketAddr), BindError> {
         let listen = listen.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, 0).into());
         let failed = |source| BindError::Socket { listen, source };
@@ -153,7 +152,7 @@ impl QuicNetwork {
         let local = socket.local_addr().map_err(failed)?;
         let window_bytes = window_bytes(&socket);
         let sides = sides(&credentials, false, &limits, window_bytes)?;
-        let endpoint = quinn_endpoint(socket, &sides, &credentials).map_err(failed)?;
+        let endpoint = quinn_endpoint(socket, &sides, &credentials, refusals).map_err(failed)?;
         let (writers, writers_done) = mpsc::channel(1);
         let network = Arc::new(Self {
             endpoint,
@@ -339,6 +338,8 @@ fn refusal_of(error: &quinn::ConnectionError) -> Option<RefusalReason> {
         E::TransportError(error) if u64::from(error.code) == NO_COMMON_PROTOCOL => Some(RefusalReason::Protocol),
         E::TransportError(error) if is_tls(error.code) => Some(RefusalReason::Certificate),
         E::TransportError(_) | E::VersionMismatch => Some(RefusalReason::Protocol),
+        // It said so itself: our certificate is not of its cluster.
+        E::ConnectionClosed(close) if is_tls(close.error_code) => Some(RefusalReason::Certificate),
         E::TimedOut => Some(RefusalReason::Silence),
         E::ConnectionClosed(_) | E::ApplicationClosed(_) | E::Reset | E::LocallyClosed | E::CidsExhausted => None,
     }

@@ -79,7 +79,7 @@ impl QuicBulk {
         let sides = Sides::new(credentials, ALPN_BULK, false, &core.limits, window, 0)?;
         let endpoint = {
             let _inside = runtime.handle().enter();
-            quinn_endpoint(socket, &sides, credentials).map_err(failed)?
+            quinn_endpoint(socket, &sides, credentials, &core.refusals).map_err(failed)?
         };
         let socket = SocketAddr::new(core.process().socket.ip(), port);
         let started = Arc::new(Started { runtime, endpoint, sides, socket, peers: Mutex::default() });
