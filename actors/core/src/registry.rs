@@ -62,6 +62,13 @@ pub struct RemoteFunction {
     pub code: Code,
 }
 
+impl RemoteFunction {
+    /// Its name without the path: what people are shown, unless they gave the task a name.
+    pub fn plain_name(&self) -> &'static str {
+        self.name.rsplit("::").next().unwrap_or(self.name)
+    }
+}
+
 inventory::collect!(RemoteFunction);
 
 /// All registered functions of this program.

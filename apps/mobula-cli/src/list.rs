@@ -37,7 +37,8 @@ enum Kind {
     Nodes,
     /// Actors, dead ones too for a while
     Actors,
-    /// Tasks and calls that run, wait in a worker, or ended lately
+    /// Tasks and calls that run, wait in a worker, or ended lately; with a job go its workers, and
+    /// the tasks that they remember
     Tasks,
     /// Objects in the nodes' stores; small values travel in messages and are not there
     Objects,

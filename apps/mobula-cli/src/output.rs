@@ -55,14 +55,21 @@ pub(crate) fn print_json<T: Serialize + ?Sized>(value: &T) -> Result<(), CliErro
 
 /// Bytes in the largest unit that leaves at least one: `1.5 GiB`.
 pub(crate) fn bytes(amount: f64) -> String {
-    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut amount = amount;
-    let mut unit = 0;
-    while amount.abs() >= 1024.0 && unit + 1 < units.len() {
-        amount /= 1024.0;
-        unit += 1;
+    let (number, unit) = in_unit_of(amount, amount);
+    format!("{number} {unit}")
+}
+
+/// Bytes in the unit in which `other` is shown, and that unit.
+pub(crate) fn in_unit_of(amount: f64, other: f64) -> (String, &'static str) {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    let (mut amount, mut other, mut unit) = (amount, other, "B");
+    for larger in UNITS {
+        if other.abs() < 1024.0 {
+            break;
+        }
+        (amount, other, unit) = (amount / 1024.0, other / 1024.0, larger);
     }
-    if unit == 0 { format!("{amount} B") } else { format!("{amount:.1} {}", units[unit]) }
+    (if unit == "B" { format!("{amount}") } else { format!("{amount:.1}") }, unit)
 }
 
 /// A number with three digits that count, thousands grouped: `1,234,567`, `12.3`, `0.00123`.

@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::time::UNIX_EPOCH;
 
 use clap::Args;
+use comfy_table::Table;
 use mobula_core::messages::{ClusterStatus, GetRefusals, JobInfo, NodeInfo, PendingDemand};
-use mobula_core::resources::{CPU, GPU, MEMORY, OBJECT_STORE_MEMORY, Resources};
+use mobula_core::resources::{CPU, GPU, MEMORY, OBJECT_STORE_MEMORY};
 use mobula_core::store::messages::{GetStoreStats, StoreStats};
 use mobula_transport::{Address, MailboxId, RefusalsSnapshot};
 use serde::Serialize;
 
 use crate::cluster::{Cluster, ClusterArgs};
 use crate::error::CliError;
-use crate::output::{self, Format, amount, bytes, table};
+use crate::output::{self, Format, amount, bytes, in_unit_of, table};
 
 /// What `mobula status` is given.
 #[derive(Args, Debug)]
@@ -118,7 +119,8 @@ struct Report {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 struct Amounts {
-    used: f64,
+    /// Nothing where nobody knows: of a dead node.
+    used: Option<f64>,
     total: f64,
 }
 
@@ -165,7 +167,7 @@ impl Report {
         for node in nodes.iter().filter(|node| node.state == ALIVE) {
             for (name, amounts) in &node.resources {
                 let sum = resources.entry(name.clone()).or_default();
-                sum.used += amounts.used;
+                sum.used = Some(sum.used.unwrap_or_default() + amounts.used.unwrap_or_default());
                 sum.total += amounts.total;
             }
         }
@@ -191,10 +193,10 @@ fn nodes(nodes: &[NodeInfo], told: &[Told]) -> Vec<Node> {
 
 fn describe(node: &NodeInfo, told: Told) -> Node {
     let Told { store, refused } = told;
-    let mut resources = amounts(&node.total, &node.available);
+    let mut resources = amounts(node);
     // Leases do not take from the store; the store itself knows what it holds.
     if let (Some(amounts), Some(store)) = (resources.get_mut(OBJECT_STORE_MEMORY), store) {
-        amounts.used = store.used_bytes as f64;
+        amounts.used = Some(store.used_bytes as f64);
     }
     Node {
         node: node.node.to_string(),
@@ -211,9 +213,12 @@ fn describe(node: &NodeInfo, told: Told) -> Node {
     }
 }
 
-fn amounts(total: &Resources, available: &Resources) -> BTreeMap<String, Amounts> {
-    let of = |name: &str| Amounts { used: total.units(name) - available.units(name), total: total.units(name) };
-    total.iter().map(|(name, _)| (name.to_owned(), of(name))).collect()
+fn amounts(node: &NodeInfo) -> BTreeMap<String, Amounts> {
+    let of = |name: &str| {
+        let total = node.total.units(name);
+        Amounts { used: node.alive.then(|| total - node.available.units(name)), total }
+    };
+    node.total.iter().map(|(name, _)| (name.to_owned(), of(name))).collect()
 }
 
 fn pending(demand: &PendingDemand) -> Pending {
@@ -238,75 +243,118 @@ fn job(job: &JobInfo) -> Job {
     }
 }
 
+// ---- for people: no line is wider than a terminal of 80 columns as long as names are short -------
+
 fn human(report: &Report) -> String {
     let alive = report.nodes.iter().filter(|node| node.state == ALIVE).count();
+    let dead = report.nodes.len() - alive;
     let running = report.jobs.iter().filter(|job| job.ended_unix_s.is_none()).count();
     let mut text = format!(
-        "cluster {} at {}, up {}: {} alive, {} running\n\n",
+        "cluster {} at {}, up {}\n{} alive{}, {} running\n\n",
         report.cluster,
         report.address,
         duration(report.uptime_s),
         count(alive, "node"),
+        if dead > 0 { format!(", {dead} dead") } else { String::new() },
         count(running, "job"),
     );
     let mut resources = table(&["resource", ">used", ">total"]);
     for (name, amounts) in &report.resources {
-        resources.add_row([name.clone(), quantity(name, amounts.used), quantity(name, amounts.total)]);
+        resources.add_row([name.clone(), used(name, *amounts), quantity(name, amounts.total)]);
     }
-    text.push_str(&format!("{resources}\n\n{}\n", node_table(&report.nodes)));
+    text.push_str(&format!("{resources}\n\n{}\n", resource_table(&report.nodes)));
+    for line in others(&report.nodes).chain(reasons(&report.nodes)) {
+        text.push_str(&format!("\n{line}"));
+    }
     for line in report.nodes.iter().filter_map(|node| node.refused.in_words(&node.name)) {
         text.push_str(&format!("\n{line}\n"));
     }
     if report.pending.is_empty() {
         text.push_str("\nnothing waits for resources");
     } else {
-        let mut pending = table(&["waits", ">how many", "needs", "asked of", "why"]);
-        for demand in &report.pending {
-            let needs: Vec<_> =
-                demand.demand.iter().map(|(name, units)| format!("{name} {}", quantity(name, *units))).collect();
-            let never = if demand.infeasible { "can never run here: " } else { "" };
-            pending.add_row([
-                demand.what.clone(),
-                demand.count.to_string(),
-                needs.join(", "),
-                demand.node.clone(),
-                format!("{never}{}", demand.reason),
-            ]);
-        }
-        text.push_str(&format!("\n{pending}"));
+        text.push_str("\nwaiting for resources:");
+    }
+    for demand in &report.pending {
+        text.push_str(&waiting(demand));
     }
     text
 }
 
-/// The nodes for people.
-pub(crate) fn node_table(nodes: &[Node]) -> comfy_table::Table {
-    let mut rows =
-        table(&["node", "state", ">CPU", ">GPU", ">memory", ">object store", ">objects", "other", "address", ">pid"]);
+/// What each node has. Columns that no node has anything to say in are left out.
+fn resource_table(nodes: &[Node]) -> Table {
+    let has = |name: &str| nodes.iter().any(|node| node.resources.contains_key(name));
+    let columns: Vec<_> = [(CPU, ">CPU"), (GPU, ">GPU"), (MEMORY, ">memory"), (OBJECT_STORE_MEMORY, ">object store")]
+        .into_iter()
+        .filter(|(name, _)| *name == CPU || has(name))
+        .collect();
+    let mut heads = vec!["node", "state"];
+    heads.extend(columns.iter().map(|(_, head)| *head));
+    let mut rows = table(&heads);
     for node in nodes {
-        let used_of = |name: &str| match node.resources.get(name) {
-            Some(amounts) => format!("{}/{}", quantity(name, amounts.used), quantity(name, amounts.total)),
-            None => "-".to_owned(),
-        };
+        let mut row = vec![node.shown_name(), node.state.to_owned()];
+        row.extend(columns.iter().map(|(name, _)| node.used_of(name)));
+        rows.add_row(row);
+    }
+    rows
+}
+
+/// What living nodes have besides, a line each: names of resources are as long as users like.
+fn others(nodes: &[Node]) -> impl Iterator<Item = String> {
+    nodes.iter().filter(|node| node.state == ALIVE).filter_map(|node| {
         let custom = node.resources.keys().filter(|name| !KNOWN.contains(&name.as_str()));
-        let other: Vec<_> = custom.map(|name| format!("{name} {}", used_of(name))).collect();
-        let state = match &node.reason {
-            Some(reason) => format!("{}: {reason}", node.state),
-            None => node.state.to_owned(),
-        };
+        let custom: Vec<_> = custom.map(|name| format!("{name} {}", node.used_of(name))).collect();
+        (!custom.is_empty()).then(|| format!("{} has {}\n", node.name, custom.join(", ")))
+    })
+}
+
+/// Why dead nodes are dead, a line each.
+fn reasons(nodes: &[Node]) -> impl Iterator<Item = String> {
+    let dead = nodes.iter().filter(|node| node.state == DEAD);
+    dead.filter_map(|node| Some(format!("{} is dead: {}\n", node.name, node.reason.as_ref()?)))
+}
+
+fn waiting(demand: &Pending) -> String {
+    let needs = demand.demand.iter().map(|(name, units)| format!("{name} {}", quantity(name, *units)));
+    let needs: Vec<_> = needs.collect();
+    let never = if demand.infeasible { "can never run here: " } else { "" };
+    format!(
+        "\n  {} x {}, needs {}, asked of {}\n      {never}{}",
+        demand.count,
+        demand.what,
+        needs.join(", "),
+        demand.node,
+        demand.reason,
+    )
+}
+
+/// The nodes for people: where they are. What they have is in the status.
+pub(crate) fn node_table(nodes: &[Node]) -> Table {
+    let mut rows = table(&["node", "state", "address", ">pid", ">objects", "reason"]);
+    for node in nodes {
         rows.add_row([
-            format!("{}{}", node.name, if node.head { " (head)" } else { "" }),
-            state,
-            used_of(CPU),
-            used_of(GPU),
-            used_of(MEMORY),
-            used_of(OBJECT_STORE_MEMORY),
-            node.objects.map_or_else(|| "-".to_owned(), |objects| objects.to_string()),
-            other.join(", "),
+            node.shown_name(),
+            node.state.to_owned(),
             node.address.clone(),
             node.pid.to_string(),
+            node.objects.map_or_else(|| "-".to_owned(), |objects| objects.to_string()),
+            node.reason.clone().unwrap_or_default(),
         ]);
     }
     rows
+}
+
+impl Node {
+    /// How much of what it has is used; a dash where it has none, or nobody knows.
+    fn used_of(&self, name: &str) -> String {
+        match self.resources.get(name) {
+            Some(amounts) if amounts.used.is_some() => of_total(name, *amounts),
+            _ => "-".to_owned(),
+        }
+    }
+
+    fn shown_name(&self) -> String {
+        format!("{}{}", self.name, if self.head { " (head)" } else { "" })
+    }
 }
 
 /// The nodes of a status, for `mobula list nodes`.
@@ -318,6 +366,26 @@ const KNOWN: [&str; 4] = [CPU, GPU, MEMORY, OBJECT_STORE_MEMORY];
 
 fn quantity(name: &str, units: f64) -> String {
     if name == MEMORY || name == OBJECT_STORE_MEMORY { bytes(units) } else { amount(units) }
+}
+
+fn used(name: &str, amounts: Amounts) -> String {
+    amounts.used.map_or_else(|| "-".to_owned(), |used| quantity(name, used))
+}
+
+/// `1.5/4`, or `0.2/22.1 GiB`: the unit once, the total's.
+fn of_total(name: &str, amounts: Amounts) -> String {
+    let used = amounts.used.unwrap_or_default();
+    if name == MEMORY || name == OBJECT_STORE_MEMORY {
+        let (total, unit) = in_unit_of(amounts.total, amounts.total);
+        // Some is not none.
+        let used = match in_unit_of(used, amounts.total).0.as_str() {
+            "0.0" if used > 0.0 => "<0.1".to_owned(),
+            "0.0" => "0".to_owned(),
+            used => used.to_owned(),
+        };
+        return format!("{used}/{total} {unit}");
+    }
+    format!("{}/{}", amount(used), amount(amounts.total))
 }
 
 fn count(number: usize, what: &str) -> String {
@@ -336,6 +404,7 @@ fn duration(seconds: u64) -> String {
 mod tests {
     use mobula_core::ids::NodeId;
     use mobula_core::messages::ClusterView;
+    use mobula_core::resources::Resources;
     use mobula_transport::{ProcessAddr, ProcessId};
 
     use super::*;
@@ -390,15 +459,16 @@ mod tests {
         let refused = Refused { total: 2, silent: 2, last: Some(last), ..Refused::default() };
         let told = Told { store: Some(store), refused };
         let report = Report::new("h:1", &status(), &[told]);
-        assert_eq!(report.resources[CPU], Amounts { used: 3.0, total: 8.0 });
-        assert_eq!(report.resources[OBJECT_STORE_MEMORY], Amounts { used: 1024.0, total: 8192.0 });
+        assert_eq!(report.resources[CPU], Amounts { used: Some(3.0), total: 8.0 });
+        assert_eq!(report.resources[OBJECT_STORE_MEMORY], Amounts { used: Some(1024.0), total: 8192.0 });
 
         let text = human(&report);
         for part in [
-            "cluster rays at h:1, up 1 min 1 s: 2 nodes alive, 0 jobs running",
-            "DEAD: it was silent",
+            "cluster rays at h:1, up 1 min 1 s\n2 nodes alive, 1 dead, 0 jobs running",
+            "c is dead: it was silent for 5 s",
             "1.5/4",
-            "train",
+            "1.0/4.0 KiB",
+            "3 x train, needs GPU 1, asked of a",
             "can never run here: no node has GPU 1",
             "a refused 2 strangers, last: 10.0.0.9:17 (silence: it said nothing)",
         ] {
@@ -407,11 +477,43 @@ mod tests {
     }
 
     #[test]
+    fn people_need_no_more_than_80_columns() {
+        let mut status = status();
+        for (node, custom) in status.view.nodes.iter_mut().zip([None, Some("license"), Some("camera")]) {
+            let gib = f64::from(1 << 30);
+            let mut total = Resources::new();
+            for (name, amount) in [(CPU, 128.0), (GPU, 8.0), (MEMORY, 503.7 * gib), (OBJECT_STORE_MEMORY, 151.2 * gib)]
+            {
+                total = total.with(name, amount).unwrap();
+            }
+            if let Some(custom) = custom {
+                total = total.with(custom, 2.0).unwrap();
+            }
+            (node.available, node.total) = (total.clone().with(CPU, 0.5).unwrap(), total);
+            node.name = "ip-10-0-255".to_owned();
+        }
+        let report = Report::new("127.0.0.1:16380", &status, &[]);
+        let text = human(&report);
+        for line in text.lines() {
+            assert!(line.chars().count() <= 80, "{line}\n{text}");
+        }
+        let dead = text.lines().find(|line| line.contains("DEAD")).unwrap();
+        assert!(!dead.contains('/') && dead.matches(" -").count() == 4, "{dead}\n{text}");
+        assert!(
+            text.contains("127.5/128") && text.contains("ip-10-0-255 has license 0/2") && text.contains("0/503.7 GiB"),
+            "{text}"
+        );
+        let nodes = node_table(&report.nodes[..2]).to_string();
+        assert!(nodes.lines().all(|line| line.chars().count() <= 80), "{nodes}");
+    }
+
+    #[test]
     fn programs_get_used_total_and_reasons() {
         let report = Report::new("h:1", &status(), &[]);
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["resources"]["CPU"]["used"], 3.0);
         assert_eq!(json["nodes"][2]["state"], "DEAD");
+        assert_eq!(json["nodes"][2]["resources"]["CPU"], serde_json::json!({ "used": null, "total": 4.0 }));
         assert_eq!(json["nodes"][0]["resources"]["CPU"]["total"], 4.0);
         assert_eq!(json["nodes"][0]["refused"]["total"], 0);
         assert_eq!(json["pending"][0]["demand"]["GPU"], 1.0);

@@ -200,7 +200,7 @@ impl Client {
             near,
         };
         let home = near.map_or(self.0.raylet, |process| Address { process, mailbox: MailboxId::RAYLET });
-        let what = options.name.clone().unwrap_or_else(|| pending.function.name.to_owned());
+        let what = options.name.clone().unwrap_or_else(|| pending.function.plain_name().to_owned());
         let queue = {
             let mut queues = self.0.queues.lock();
             queues.entry(shape.clone()).or_insert_with(|| Arc::new(TaskQueue::new(shape, home, what))).clone()

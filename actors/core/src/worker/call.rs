@@ -203,7 +203,7 @@ impl WorkerShared {
         state: &str,
         run_us: u64,
     ) -> TaskInfo {
-        let registered = self.registry.function(function).map_or("?", |function| function.name);
+        let registered = self.registry.function(function).map_or("?", RemoteFunction::plain_name);
         TaskInfo {
             task: format!("{}-{seq}", client.process.id),
             name: name.unwrap_or(registered).to_owned(),

@@ -17,6 +17,7 @@ struct Ended {
     client: Address,
     seq: u64,
     function: FunctionId,
+    name: Option<String>,
     failed: bool,
     run_us: u32,
 }
@@ -54,12 +55,14 @@ impl History {
     /// Its result is on its way.
     pub(super) fn record(&self, client: Address, spec: &TaskSpec, failed: bool, run_us: u32) {
         let mut inner = self.0.lock();
-        inner.running.remove(&(client, spec.seq, spec.attempt));
+        let begun = inner.running.remove(&(client, spec.seq, spec.attempt));
+        // One that failed before it could run was never begun.
+        let name = begun.map_or_else(|| spec.name.clone(), |begun| begun.name);
         let ended = &mut inner.ended;
         if ended.len() == REMEMBERED {
             ended.pop_front();
         }
-        ended.push_back(Ended { client, seq: spec.seq, function: spec.function, failed, run_us });
+        ended.push_back(Ended { client, seq: spec.seq, function: spec.function, name, failed, run_us });
     }
 
     /// Whether this attempt runs, or its result has not left yet.
@@ -76,7 +79,8 @@ impl History {
         }
         for ended in &inner.ended {
             let state = if ended.failed { "FAILED" } else { "FINISHED" };
-            out.push(worker.task_info(ended.client, ended.seq, ended.function, None, state, u64::from(ended.run_us)));
+            let (name, run_us) = (ended.name.as_deref(), u64::from(ended.run_us));
+            out.push(worker.task_info(ended.client, ended.seq, ended.function, name, state, run_us));
         }
     }
 }

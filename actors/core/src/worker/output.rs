@@ -32,8 +32,7 @@ pub(super) enum Label {
 impl Label {
     /// A task: the user's name for it, else the function's without its path.
     pub(super) fn of_task(function: &RemoteFunction, name: Option<&str>) -> Self {
-        let plain = || Self::Function(function.name.rsplit("::").next().unwrap_or(function.name));
-        name.map_or_else(plain, |name| Self::Given(name.into()))
+        name.map_or_else(|| Self::Function(function.plain_name()), |name| Self::Given(name.into()))
     }
 
     /// An actor: its type.

@@ -16,6 +16,7 @@ use crate::resources::{CPU, Resources};
 const WITHIN: Duration = Duration::from_secs(20);
 const SLOW_MAKER: &str = "worker tests: slow maker";
 const NOTHING: &str = "worker tests: nothing";
+const WITH_PATH: &str = "worker-tests@0.1.0::some::module::nothing";
 
 /// The slow maker goes on.
 static GOES_ON: AtomicBool = AtomicBool::new(false);
@@ -42,6 +43,9 @@ inventory::submit! {
 }
 inventory::submit! {
     RemoteFunction { name: NOTHING, signature: "", code: Code::Task(|_| Ok(Vec::new())) }
+}
+inventory::submit! {
+    RemoteFunction { name: WITH_PATH, signature: "", code: Code::Task(|_| Ok(Vec::new())) }
 }
 
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
@@ -163,6 +167,26 @@ fn a_task_is_here_until_its_result_has_left() {
     rig.head.endpoint().send(Some(owner), rig.address(), push, vec![]);
     assert!(told.recv_timeout(WITHIN).unwrap(), "its result was not taken yet, and it counted as lost");
     eventually("it is forgotten afterwards", || !rig.worker.0.history.runs(here, 5, 1));
+}
+
+#[test]
+fn a_task_has_the_same_name_while_it_runs_and_after() {
+    let rig = Rig::new();
+    let (worker, client) = (&rig.worker.0, rig.head.endpoint().address_of(MailboxId::CLIENT));
+    let names = || worker.list_tasks().into_iter().map(|task| (task.state, task.name)).collect::<Vec<_>>();
+    let spec = |seq, name: Option<&str>| {
+        let (function, args) = (FunctionId::of(WITH_PATH), smallvec![]);
+        TaskSpec { seq, attempt: 1, function, name: name.map(str::to_owned), args, returns: 0 }
+    };
+    for (seq, given, shown) in [(1, None, "nothing"), (2, Some("a user's"), "a user's")] {
+        worker.history.begin(client, &spec(seq, given), Instant::now());
+        assert_eq!(names()[0], ("RUNNING".to_owned(), shown.to_owned()));
+        worker.history.record(client, &spec(seq, given), false, 1);
+        assert_eq!(names().last(), Some(&("FINISHED".to_owned(), shown.to_owned())));
+    }
+    // It failed before it could run.
+    worker.history.record(client, &spec(3, Some("early")), true, 1);
+    assert_eq!(names().last(), Some(&("FAILED".to_owned(), "early".to_owned())));
 }
 
 #[test]
