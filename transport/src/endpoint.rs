@@ -15,8 +15,8 @@ use crate::bulk::BulkNetwork;
 use crate::config::{EndpointConfig, RuntimeChoice};
 use crate::core::Core;
 use crate::envelope::Envelope;
-use crate::error::SendError;
-use crate::identity::{IdentityError, JoinPolicy};
+use crate::error::DiscoverError;
+use crate::identity::{IdentityError, JoinPolicy, Role};
 use crate::metrics::MetricsSnapshot;
 use crate::network::Network;
 use crate::peers::PeerEvent;
@@ -151,14 +151,17 @@ impl Endpoint {
         self.core.attach(id, mailbox)
     }
 
-    /// Takes the mailbox `id` away; later messages are answered [`SendError::NoSuchActor`].
+    /// Takes the mailbox `id` away; later messages are answered [`SendError::NoSuchActor`](crate::SendError::NoSuchActor).
     pub fn detach(&self, id: MailboxId) -> Option<Arc<dyn Mailbox>> {
         self.core.detach(id)
     }
 
     /// Finds out which process listens at `socket`, connecting to it; tries again with backoff
     /// until `deadline`.
-    pub async fn discover(&self, socket: SocketAddr, deadline: Duration) -> Result<ProcessAddr, SendError> {
+    ///
+    /// # Errors
+    /// [`DiscoverError`], by what answers there instead.
+    pub async fn discover(&self, socket: SocketAddr, deadline: Duration) -> Result<ProcessAddr, DiscoverError> {
         self.core.discover(socket, deadline).await
     }
 
@@ -168,8 +171,14 @@ impl Endpoint {
         Ok(network.serve_join(policy)?)
     }
 
+    /// What the certificate of a connected process was issued for; `None` where there is no
+    /// connection, and for this process itself.
+    pub fn role_of(&self, process: ProcessId) -> Option<Role> {
+        self.core.links.get(process)?.role()
+    }
+
     /// Declares a process dead: requests to it, pending and later, fail at once with
-    /// [`SendError::Gone`].
+    /// [`SendError::Gone`](crate::SendError::Gone).
     pub fn mark_gone(&self, process: ProcessId, why: String) {
         self.core.mark_gone(process, why);
     }
@@ -203,7 +212,7 @@ impl Endpoint {
     }
 
     /// Refuses new messages, gives queued ones up to `drain` to leave, then ends actors,
-    /// requests ([`SendError::Closed`]) and threads. Blocks up to `drain`, except on the
+    /// requests ([`SendError::Closed`](crate::SendError::Closed)) and threads. Blocks up to `drain`, except on the
     /// endpoint's own thread and in simulations, where it does not wait.
     pub fn shutdown(&self, drain: Duration) {
         if !self.core.close() {

@@ -108,6 +108,39 @@ impl SendError {
     }
 }
 
+/// Why it could not be found out which process listens at an address.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DiscoverError {
+    /// Nothing answered.
+    #[error("no answer within {after:?}")]
+    Silent {
+        /// The deadline that passed.
+        after: Duration,
+    },
+    /// The certificate of one side is not of the other's cluster.
+    #[error("a process of another cluster answers: {why}")]
+    Foreign {
+        /// What TLS said.
+        why: String,
+    },
+    /// What answers does not speak this protocol.
+    #[error("what answers speaks another protocol: {why}")]
+    OtherProtocol {
+        /// What the network said.
+        why: String,
+    },
+    /// The process refused.
+    #[error("refused: {why}")]
+    Refused {
+        /// Its reason.
+        why: String,
+    },
+    /// The own endpoint was closed meanwhile.
+    #[error("closed")]
+    Closed,
+}
+
 /// A one-way message that is not on its way, back in its sender's hands.
 #[derive(Debug)]
 pub struct Unsent<M> {

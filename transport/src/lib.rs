@@ -46,7 +46,7 @@ pub use bulk::{BULK_REQUEST_MAX_BYTES, Bulk, BulkBody, BulkSink, BulkSource};
 pub use config::{EndpointConfig, Limits, MAX_FRAME_BYTES, RuntimeChoice};
 pub use endpoint::{BindError, Endpoint, Mailbox};
 pub use envelope::{Answered, Envelope, Replier, Request};
-pub use error::{SendError, Undelivered, Unsent};
+pub use error::{DiscoverError, SendError, Undelivered, Unsent};
 pub use identity::Credentials;
 pub use message::{Message, Payload, wire_kind};
 pub use metrics::MetricsSnapshot;

@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 
 use crate::address::ProcessAddr;
 use crate::core::Core;
+use crate::identity::Role;
 use crate::link::Link;
 
 /// What carries bytes between processes.
@@ -32,6 +33,11 @@ pub(crate) trait Network: Send + Sync {
 pub(crate) trait Connection: Send + Sync {
     /// Ends it; the peer is told that the connection is no longer wanted.
     fn close(&self);
+
+    /// What the peer's certificate was issued for, where there are certificates.
+    fn role(&self) -> Option<Role> {
+        None
+    }
 }
 
 /// How one attempt to connect ended.
@@ -45,6 +51,10 @@ pub(crate) enum Attempt {
     Gone(String),
     /// Trying again is of no use.
     Refused(String),
+    /// Nor here: one side's certificate is not of the other's cluster.
+    Foreign(String),
+    /// Nor here: what answers speaks another protocol.
+    OtherProtocol(String),
     /// No answer.
     Failed(String),
 }

@@ -4,7 +4,7 @@
 //! it is asked to, and else runs the tests below, one after the other. It understands what
 //! `cargo test` and `cargo nextest` say to a test binary: `--list`, `--exact`, a filter.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -548,13 +548,17 @@ fn strangers_are_told_what_to_do() {
     let own = cluster.dir.path().join("operator");
     let nobody: SocketAddr = "127.0.0.1:9".parse().unwrap();
     let error = Driver::connect(nobody, own.clone()).err().unwrap().to_string();
-    assert!(error.contains("127.0.0.1:9") && error.contains("mobula start --head"), "{error}");
+    assert!(error.contains("nobody listens at 127.0.0.1:9") && error.contains("mobula start --head"), "{error}");
+    let mute = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let error = Driver::connect(mute.local_addr().unwrap(), own.clone()).err().unwrap();
+    assert!(matches!(error, NodeError::NoAnswer { .. }), "{error}");
 
     let other = Cluster::start(1.0, &[]);
     let error = Driver::connect(other.address, own).err().unwrap();
-    assert!(matches!(error, NodeError::NoCluster { .. }), "{error}");
+    assert!(matches!(error, NodeError::OtherCluster { .. }), "{error}");
+    assert!(error.to_string().contains("operator are for"), "its directory is named: {error}");
     let error = Driver::connect(other.address, cluster.dir.path().join("nothing")).err().unwrap();
-    assert!(matches!(error, NodeError::Identity(_)), "{error}");
+    assert!(matches!(error, NodeError::NoCredentials { .. }), "{error}");
     let token = cluster.head().token().unwrap().clone();
     let error = mobula_core::node::join(other.address, &token).unwrap_err();
     assert!(matches!(error, NodeError::Join { .. }), "{error}");

@@ -91,7 +91,7 @@ fn sentences(ready: &Ready, log: &Path) -> String {
         format!("node {} runs in the background (pid {}), its log is {}", ready.name, ready.pid, log.display());
     if let Some(token) = &ready.token {
         text.push_str(&format!(
-            "\nthe cluster's head is at {address}\n\nto join with another node:\n  mobula start --address {address} --token {token}",
+            "\nthe cluster's head is at {address}\n\nto join with another node (for a day; `mobula token` prints a new token):\n  mobula start --address {address} --token {token}",
             address = ready.address
         ));
     }

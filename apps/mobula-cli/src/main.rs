@@ -3,7 +3,8 @@
 //! ```text
 //!  mobula start --head ......... start.rs           mobula status ........... status.rs
 //!  mobula start --address ...... start.rs           mobula list KIND ........ list.rs
-//!  mobula stop ................. stop.rs            mobula microbenchmark ... microbenchmark/
+//!  mobula stop ................. stop.rs            mobula token ............ token.rs
+//!  mobula microbenchmark ....... microbenchmark/
 //! ```
 //!
 //! Here is only the tree of commands; what a library's user would want too is in the floors
@@ -21,6 +22,7 @@ mod signals;
 mod start;
 mod status;
 mod stop;
+mod token;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -34,6 +36,7 @@ use crate::microbenchmark::MicrobenchmarkArgs;
 use crate::start::StartArgs;
 use crate::status::StatusArgs;
 use crate::stop::StopArgs;
+use crate::token::TokenArgs;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -54,6 +57,8 @@ enum Command {
     Status(StatusArgs),
     /// List nodes, actors, tasks, objects or workers
     List(ListArgs),
+    /// Print a new token by which nodes join
+    Token(TokenArgs),
     /// Stop the nodes that you started on this machine
     Stop(StopArgs),
     /// Run Ray's microbenchmark, case by case, beside what the hardware can do
@@ -81,6 +86,7 @@ fn run(command: &Command) -> Result<(), CliError> {
         Command::Start(args) => start::run(args),
         Command::Status(args) => status::run(args),
         Command::List(args) => list::run(args),
+        Command::Token(args) => token::run(args),
         Command::Stop(args) => stop::run(args),
         Command::Microbenchmark(args) => microbenchmark::run(args),
         Command::QuicEcho => microbenchmark::hardware::quic::echo(),
@@ -110,7 +116,7 @@ mod tests {
         let parse = |line: &str| Cli::try_parse_from(line.split(' ')).map_err(|error| error.to_string());
         assert!(parse("mobula start --head").is_ok());
         assert!(parse("mobula start --address h:1 --token t").is_ok());
-        for wrong in ["mobula start", "mobula start --head --address h:1", "mobula start --address h:1"] {
+        for wrong in ["mobula start --head --address h:1", "mobula start --address h:1"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }

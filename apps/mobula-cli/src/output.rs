@@ -105,6 +105,20 @@ fn grouped(value: i64) -> String {
     text
 }
 
+/// A time in the two units that matter; the second one only where there is something of it.
+pub(crate) fn duration(seconds: u64) -> String {
+    let two = |large: u64, unit, small: u64, lesser| match small {
+        0 => format!("{large} {unit}"),
+        small => format!("{large} {unit} {small} {lesser}"),
+    };
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3_600 => two(seconds / 60, "min", seconds % 60, "s"),
+        3_600..172_800 => two(seconds / 3_600, "h", seconds % 3_600 / 60, "min"),
+        _ => two(seconds / 86_400, "days", seconds % 86_400 / 3_600, "h"),
+    }
+}
+
 /// An amount of a resource without needless decimals: `2`, `0.5`.
 pub(crate) fn amount(value: f64) -> String {
     // Rust prints the shortest text that reads back as the same number.
@@ -137,6 +151,20 @@ mod tests {
         assert_eq!(bytes(17.0), "17 B");
         assert_eq!(bytes(1536.0), "1.5 KiB");
         assert_eq!(bytes(3.0 * f64::from(1 << 30)), "3.0 GiB");
+    }
+
+    #[test]
+    fn times_have_two_units_at_most() {
+        for (seconds, text) in [
+            (0, "0 s"),
+            (60, "1 min"),
+            (61, "1 min 1 s"),
+            (86_400, "24 h"),
+            (93_660, "26 h 1 min"),
+            (604_800, "7 days"),
+        ] {
+            assert_eq!(duration(seconds), text);
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Arguments that are numbers with a meaning.
 
+use std::time::Duration;
+
 /// The longest time that can be asked for.
 const MAX_SECONDS: f64 = 86_400.0;
 
@@ -9,6 +11,21 @@ pub(crate) fn seconds(text: &str) -> Result<f64, String> {
         Ok(seconds) if (0.0..=MAX_SECONDS).contains(&seconds) => Ok(seconds),
         _ => Err(format!("a number of seconds from 0 to {MAX_SECONDS}")),
     }
+}
+
+/// A time with its unit: `90s`, `30m`, `24h`, `7d`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || "a whole number with its unit, such as 90s, 30m, 24h or 7d".to_owned();
+    let unit_s = match text.chars().last() {
+        Some('s') => 1,
+        Some('m') => 60,
+        Some('h') => 3_600,
+        Some('d') => 86_400,
+        _ => return Err(wrong()),
+    };
+    // The unit is one byte.
+    let number: u64 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
+    number.checked_mul(unit_s).map(Duration::from_secs).ok_or_else(|| "too long".to_owned())
 }
 
 /// Bytes, with or without a unit: `123`, `512M`, `1.5GiB`.
@@ -44,6 +61,16 @@ mod tests {
         assert_eq!(bytes("64MB"), Ok(64 << 20));
         for wrong in ["", "x", "1X", "-1", "1e400G", "99999999T"] {
             assert!(bytes(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn times_have_a_unit() {
+        for (text, seconds) in [("90s", 90), ("30m", 1_800), ("24h", 86_400), ("7d", 604_800)] {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)));
+        }
+        for wrong in ["", "h", "1", "-1h", "1.5h", "1é", "99999999999999999d"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -18,10 +18,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use mobula_core::gcs::storage::StorageError;
 use mobula_core::messages::NodeInfo;
 use mobula_core::node::{
-    DEFAULT_PORT, Head, HeadConfig, HeadNetwork, Node, NodeConfig, Offer, credentials_dir, join, parse_address,
-    state_dir,
+    DEFAULT_PORT, Head, HeadConfig, HeadNetwork, Node, NodeConfig, NodeError, Offer, credentials_dir, join,
+    parse_address, state_dir,
 };
 use mobula_core::raylet::server::RayletEvent;
 use mobula_core::store::StoreConfig;
@@ -37,6 +38,10 @@ use crate::signals::Signals;
 
 /// How long work that runs may go on after a node was told to stop, unless another time is given.
 const DRAIN_S: f64 = 30.0;
+/// Said where it is open what to start.
+const NEITHER: &str = "say what to start: `mobula start --head` starts a new cluster, `mobula start --address \
+                       HOST:PORT --token TOKEN` a node that joins one (its head printed both; `mobula token` prints \
+                       a new token)";
 /// How often a node looks whether it was told to stop.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -44,7 +49,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 #[derive(Args, Clone, Debug)]
 pub(crate) struct StartArgs {
     /// Start a new cluster: its head, which is a node too
-    #[arg(long, conflicts_with = "address", required_unless_present = "address")]
+    #[arg(long, conflicts_with = "address")]
     head: bool,
     /// Join the cluster of this head
     #[arg(long, value_name = "HOST:PORT", requires = "token")]
@@ -117,6 +122,9 @@ pub(crate) struct Ready {
 
 /// Runs the command.
 pub(crate) fn run(args: &StartArgs) -> Result<(), CliError> {
+    if !args.head && args.address.is_none() {
+        return Err(CliError::Usage(NEITHER.to_owned()));
+    }
     let dir = directory(args)?;
     if args.daemon {
         return daemon::start(&dir, args.format);
@@ -181,7 +189,7 @@ fn start_head(args: &StartArgs, dir: &Path) -> Result<Running, CliError> {
     let head = Head::start(HeadConfig {
         cluster: args.cluster.clone(),
         name: name(args),
-        resources: offer(args).resources().map_err(mobula_core::node::NodeError::from)?,
+        resources: offer(args).resources().map_err(NodeError::from)?,
         store: store(args),
         network: Some(HeadNetwork {
             listen: SocketAddr::new(args.host, args.port.unwrap_or(DEFAULT_PORT)),
@@ -189,8 +197,28 @@ fn start_head(args: &StartArgs, dir: &Path) -> Result<Running, CliError> {
             dir: dir.to_owned(),
             credentials: operator_credentials(args),
         }),
+    })
+    .map_err(|error| match error {
+        NodeError::Storage(StorageError::InUse { .. }) => in_use(dir, error),
+        error => error.into(),
     })?;
     Ok(Running::Head(head))
+}
+
+/// Names the head that holds the directory, if this user has started it.
+fn in_use(dir: &Path, error: NodeError) -> CliError {
+    let nodes = Registry::of_user().running().unwrap_or_default();
+    match nodes.into_iter().find(|node| node.head && node.dir == dir) {
+        Some(holder) => CliError::Usage(format!(
+            "the head {name} (pid {pid}) at {address} keeps its state in {dir}: end it with `mobula stop --name {name}`, \
+             or start this one with another --dir",
+            name = holder.name,
+            pid = holder.pid,
+            address = holder.address,
+            dir = dir.display(),
+        )),
+        None => error.into(),
+    }
 }
 
 fn start_node(args: &StartArgs, dir: &Path) -> Result<Running, CliError> {
@@ -199,12 +227,12 @@ fn start_node(args: &StartArgs, dir: &Path) -> Result<Running, CliError> {
         return Err(CliError::Usage("a node needs --address and --token".to_owned()));
     };
     let head = parse_address(address)?;
-    let token: JoinToken = token.parse().map_err(mobula_core::node::NodeError::from)?;
+    let token: JoinToken = token.parse().map_err(NodeError::from)?;
     let node = Node::start(NodeConfig {
         head,
         credentials: join(head, &token)?,
         name: name(args),
-        resources: offer(args).resources().map_err(mobula_core::node::NodeError::from)?,
+        resources: offer(args).resources().map_err(NodeError::from)?,
         store: store(args),
         listen: Some(SocketAddr::new(args.host, args.port.unwrap_or(0))),
         advertise: None,
@@ -302,7 +330,7 @@ pub(crate) fn sentences(ready: &Ready, info: &NodeInfo) -> String {
     match (&ready.token, &ready.credentials) {
         (Some(token), Some(credentials)) => text.push_str(&format!(
             "\nthe cluster's head is at {address}\n\n\
-             to join with another node:\n  mobula start --address {address} --token {token}\n\
+             to join with another node (for a day; `mobula token` prints a new token):\n  mobula start --address {address} --token {token}\n\
              to look at it:\n  mobula status\n\
              to use it from a program:\n  mobula::init(Config::default().address(\"{address}\"))\n\n\
              the operator's credentials are in {credentials}",

@@ -253,7 +253,7 @@ fn human(report: &Report) -> String {
         "cluster {} at {}, up {}\n{} alive{}, {} running\n\n",
         report.cluster,
         report.address,
-        duration(report.uptime_s),
+        output::duration(report.uptime_s),
         count(alive, "node"),
         if dead > 0 { format!(", {dead} dead") } else { String::new() },
         count(running, "job"),
@@ -390,14 +390,6 @@ fn of_total(name: &str, amounts: Amounts) -> String {
 
 fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
-}
-
-fn duration(seconds: u64) -> String {
-    match seconds {
-        0..60 => format!("{seconds} s"),
-        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
-        _ => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
-    }
 }
 
 #[cfg(test)]

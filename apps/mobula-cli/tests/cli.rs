@@ -1,5 +1,6 @@
 //! The command as people and scripts use it: real processes, exit codes, what is printed where.
 
+use std::net::UdpSocket;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -136,6 +137,74 @@ fn without_a_cluster_the_errors_say_what_to_do() {
     assert!(error.contains("token"), "{error}");
     let error = user.fails("start --head --num-cpus -1");
     assert!(error.contains("-1"), "{error}");
+    let error = user.fails("start");
+    assert!(error.contains("start --head") && error.contains("--address HOST:PORT --token TOKEN"), "{error}");
+}
+
+#[test]
+fn a_second_head_in_one_directory_is_told_who_has_it() {
+    let user = User::new();
+    let (_head, ready) = user.start("--head --port 0 --num-cpus 0 --name first");
+    let error = user.fails("start --head --port 0 --name second");
+    let (address, pid) = (text(&ready["address"]), ready["pid"].to_string());
+    for part in ["first", &pid, address, "mobula stop --name first", "--dir"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    // Another user's head, as far as the list of running nodes goes.
+    let other = User::new();
+    let error = other.fails(&format!("start --head --port 0 --dir {}", text(&ready["dir"])));
+    assert!(error.contains("another head") && error.contains("--dir"), "{error}");
+}
+
+#[test]
+fn a_token_is_renewed_while_the_head_runs() {
+    let user = User::new();
+    let (_head, ready) = user.start("--head --port 0 --num-cpus 0 --name a");
+    let address = text(&ready["address"]);
+    let renewed = user.json("token --valid-for 1h --format json");
+    assert_eq!((text(&renewed["address"]), renewed["valid_s"].as_u64()), (address, Some(3_600)));
+    assert_ne!(renewed["token"], ready["token"]);
+    // Both are good.
+    for token in [&renewed["token"], &ready["token"]] {
+        let (_node, joined) = user.start(&format!("--address {address} --token {} --num-cpus 1", text(token)));
+        assert_eq!(text(&joined["address"]), address);
+    }
+    let people = user.succeeds("token");
+    assert!(people.contains("within 24 h") && people.contains(&format!("--address {address} --token mobula1.")));
+    // Nobody joins with one that has ended.
+    let short = user.json("token --valid-for 1s --format json");
+    std::thread::sleep(Duration::from_millis(1_100));
+    let error = user.fails(&format!("start --address {address} --token {}", text(&short["token"])));
+    assert!(error.contains("expired") && error.contains("mobula token"), "{error}");
+    // Too long, and not the operator.
+    let error = user.fails("token --valid-for 31d");
+    assert!(error.contains("2592000"), "{error}");
+    let stranger = user.home.path().join("node");
+    let token = text(&renewed["token"]).parse().unwrap();
+    let node = mobula_core::node::join(address.parse().unwrap(), &token).unwrap();
+    node.save(&stranger).unwrap();
+    let error = user.fails(&format!("token --address {address} --credentials {}", stranger.display()));
+    assert!(error.contains("operator"), "{error}");
+}
+
+#[test]
+fn who_answers_instead_of_a_head_is_said() {
+    let user = User::new();
+    let (_head, ready) = user.start("--head --port 0 --num-cpus 0 --name a");
+    let mute = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let error = user.fails(&format!("status --address {}", mute.local_addr().unwrap()));
+    assert!(error.contains("no Mobula head"), "{error}");
+    let free = mute.local_addr().unwrap();
+    drop(mute);
+    let error = user.fails(&format!("status --address {free}"));
+    assert!(error.contains("nobody listens") && error.contains("mobula start --head"), "{error}");
+
+    let other = User::new();
+    let error = other.fails(&format!("status --address {}", text(&ready["address"])));
+    assert!(error.contains("no credentials in") && error.contains("--credentials"), "{error}");
+    let (_head, _) = other.start("--head --port 0 --num-cpus 0 --name b");
+    let error = other.fails(&format!("status --address {}", text(&ready["address"])));
+    assert!(error.contains("not of the cluster") && error.contains("--credentials"), "{error}");
 }
 
 #[test]

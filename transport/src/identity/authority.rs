@@ -14,7 +14,7 @@ use rustls::pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
 
 use super::credentials::{CA_FILE, Credentials, IdentityError, read, write_private};
-use super::tls::{SERVER_NAME, sha256};
+use super::tls::{SERVER_NAME, role_name, sha256};
 use super::token::JoinToken;
 
 const CA_KEY_FILE: &str = "ca-key.pem";
@@ -111,8 +111,8 @@ impl ClusterAuthority {
             .map_err(|error| malformed("certificate request", &error))?;
         let issuer = Issuer::from_ca_cert_pem(&self.ca_pem, &self.key)
             .map_err(|error| malformed("authority certificate", &error))?;
-        let mut params =
-            CertificateParams::new(vec![SERVER_NAME.to_owned()]).map_err(|error| crypto("a certificate", &error))?;
+        let mut params = CertificateParams::new(vec![SERVER_NAME.to_owned(), role_name(role)])
+            .map_err(|error| crypto("a certificate", &error))?;
         params.distinguished_name.push(DnType::CommonName, format!("mobula {role}"));
         params.distinguished_name.push(DnType::OrganizationalUnitName, role.to_string());
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -191,6 +191,16 @@ fn malformed(what: &'static str, error: &dyn fmt::Display) -> IdentityError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_certificate_says_what_it_was_issued_for() {
+        let authority = ClusterAuthority::create("test").unwrap();
+        for role in [Role::Node, Role::Driver, Role::Operator] {
+            let pem = authority.credentials(role).unwrap().cert_pem;
+            let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+            assert_eq!(super::super::tls::role_in(&certificate), Some(role));
+        }
+    }
 
     #[test]
     fn an_authority_comes_back_from_disk() {

@@ -27,7 +27,7 @@ const MAX_TOKENS: usize = 64;
 #[non_exhaustive]
 pub enum JoinError {
     /// The token has ended.
-    #[error("the join token has expired; ask the head for a new one")]
+    #[error("the join token has expired; `mobula token` prints a new one where the operator's credentials are")]
     Expired,
     /// The address is answered by another cluster (or by an impostor).
     #[error("the process at {addr} does not belong to the token's cluster; check the address")]
@@ -39,7 +39,7 @@ pub enum JoinError {
     #[error("the head refused: {0}")]
     Refused(JoinRefusal),
     /// Nobody answered.
-    #[error("no head answers at {addr}: {why}")]
+    #[error("no head answers at {addr}: {why}; check the address, and that the head runs")]
     Unreachable {
         /// Who was asked.
         addr: SocketAddr,
@@ -56,10 +56,10 @@ pub enum JoinError {
 #[non_exhaustive]
 pub enum JoinRefusal {
     /// No token with this secret.
-    #[error("the token is not known to this head (it may have been restarted)")]
+    #[error("the token is not known to this head (it may have been restarted); `mobula token` prints one that is")]
     UnknownToken,
     /// The token has ended.
-    #[error("the token has expired; ask for a new one")]
+    #[error("the token has expired; `mobula token` prints a new one")]
     Expired,
     /// The request makes no sense.
     #[error("malformed request: {0}")]

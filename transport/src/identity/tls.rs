@@ -3,21 +3,35 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme, version::TLS13,
 };
 
+use super::authority::Role;
 use super::credentials::{Credentials, IdentityError};
 
 /// The name in every certificate of a cluster: who a process is is told by its certificate's
 /// authority, not by a host name.
 pub(crate) const SERVER_NAME: &str = "mobula";
+
+/// The second name in a certificate: what it was issued for.
+pub(super) fn role_name(role: Role) -> String {
+    format!("{role}.{SERVER_NAME}")
+}
+
+/// What a certificate was issued for; its chain has been verified before.
+pub(crate) fn role_in(certificate: &CertificateDer<'_>) -> Option<Role> {
+    let parsed = ParsedCertificate::try_from(certificate).ok()?;
+    [Role::Node, Role::Driver, Role::Operator].into_iter().find(|role| {
+        ServerName::try_from(role_name(*role)).is_ok_and(|name| verify_server_name(&parsed, &name).is_ok())
+    })
+}
 /// Messages between processes with certificates.
 pub(crate) const ALPN_MESSAGES: &[u8] = b"mobula/1";
 /// Bulk bytes between processes with certificates.

@@ -12,7 +12,7 @@ use crate::address::ProcessAddr;
 use crate::backoff::Backoff;
 use crate::config::Limits;
 use crate::core::Core;
-use crate::error::SendError;
+use crate::error::DiscoverError;
 use crate::network::Attempt;
 
 impl Core {
@@ -21,9 +21,9 @@ impl Core {
         self: &Arc<Self>,
         socket: SocketAddr,
         deadline: Duration,
-    ) -> Result<ProcessAddr, SendError> {
+    ) -> Result<ProcessAddr, DiscoverError> {
         let Some(network) = self.network.get().cloned() else {
-            return Err(SendError::Refused { why: "this endpoint has no network".into() });
+            return Err(DiscoverError::Refused { why: "this endpoint has no network".into() });
         };
         let limits = Limits { reconnect_window: deadline, ..self.limits };
         let seed = self.seed_of(u64::from(socket.port()));
@@ -37,9 +37,9 @@ impl Core {
                 let attempt = network.clone().discover(core.clone(), socket);
                 let why = match tokio::time::timeout(deadline, attempt).await {
                     Ok(Ok(peer)) => break Ok(peer),
-                    Ok(Err(Attempt::Refused(why) | Attempt::Gone(why))) => {
-                        break Err(SendError::Refused { why });
-                    }
+                    Ok(Err(Attempt::Refused(why) | Attempt::Gone(why))) => break Err(DiscoverError::Refused { why }),
+                    Ok(Err(Attempt::Foreign(why))) => break Err(DiscoverError::Foreign { why }),
+                    Ok(Err(Attempt::OtherProtocol(why))) => break Err(DiscoverError::OtherProtocol { why }),
                     Ok(Err(Attempt::Failed(why))) => why,
                     Ok(Err(Attempt::Up | Attempt::Duplicate)) | Err(_) => "no answer".to_owned(),
                 };
@@ -47,13 +47,13 @@ impl Core {
                     Some(pause) => tokio::time::sleep(pause).await,
                     None => {
                         tracing::debug!(%socket, why, "nobody found");
-                        break Err(SendError::TimedOut { after: deadline });
+                        break Err(DiscoverError::Silent { after: deadline });
                     }
                 }
             };
             let _ = tell.send(found);
         });
-        told.await.unwrap_or(Err(SendError::Closed))
+        told.await.unwrap_or(Err(DiscoverError::Closed))
     }
 }
 
@@ -80,7 +80,9 @@ pub(super) async fn dial(core: Arc<Core>, link: Arc<Link>, round: u64) {
         let why = match attempt {
             Attempt::Up => return,
             Attempt::Gone(why) => return core.mark_gone(peer.id, why),
-            Attempt::Refused(why) => return core.link_given_up(&link, round, why),
+            Attempt::Refused(why) | Attempt::Foreign(why) | Attempt::OtherProtocol(why) => {
+                return core.link_given_up(&link, round, why);
+            }
             Attempt::Duplicate => "it is connecting to us, but has not arrived".to_owned(),
             Attempt::Failed(why) => why,
         };

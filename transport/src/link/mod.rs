@@ -20,6 +20,7 @@ use crate::address::{Address, MailboxId, ProcessAddr, ProcessId};
 use crate::core::Core;
 use crate::error::{SendError, Undelivered};
 use crate::frame::Frame;
+use crate::identity::Role;
 use crate::lane::{LANES, Lane};
 use crate::peers::{PeerEvent, Peers};
 pub(crate) use phase::Made;
@@ -68,6 +69,11 @@ impl Link {
     /// Whether `nonce` names the present connection.
     pub(crate) fn is_current(&self, nonce: u64) -> bool {
         self.phases.lock().is_up(nonce)
+    }
+
+    /// What the peer's certificate was issued for, while a connection stands.
+    pub(crate) fn role(&self) -> Option<Role> {
+        self.phases.lock().present()?.connection.role()
     }
 
     pub(crate) fn drain(&self) {

@@ -122,6 +122,14 @@ impl Phases {
         matches!(&self.phase, Phase::Up(present) if present.nonce == nonce)
     }
 
+    /// The present connection.
+    pub(crate) fn present(&self) -> Option<&Made> {
+        match &self.phase {
+            Phase::Up(present) => Some(present),
+            _ => None,
+        }
+    }
+
     /// Whether it is this round's task that makes attempts.
     pub(crate) fn dials(&self, round: u64) -> bool {
         matches!(self.phase, Phase::Dialing { round: present } if present == round)

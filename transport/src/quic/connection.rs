@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 use quinn::{ConnectionError, ReadError, ReadToEndError, RecvStream, WriteError};
+use rustls::pki_types::CertificateDer;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinSet;
 
@@ -19,6 +20,7 @@ use crate::address::ProcessAddr;
 use crate::config::MAX_FRAME_BYTES;
 use crate::core::Core;
 use crate::frame::FrameReader;
+use crate::identity::{Role, tls::role_in};
 use crate::lane::LANES;
 use crate::link::{Admission, Link, Made};
 use crate::network::{Attempt, Connection};
@@ -32,6 +34,11 @@ struct Quic(quinn::Connection);
 impl Connection for Quic {
     fn close(&self) {
         self.0.close(code::UNWANTED.into(), b"not wanted any more");
+    }
+
+    fn role(&self) -> Option<Role> {
+        let chain = self.0.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+        role_in(chain.first()?)
     }
 }
 

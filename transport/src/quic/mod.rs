@@ -368,14 +368,20 @@ pub(crate) fn protocol_of(connection: &quinn::Connection) -> Option<Vec<u8>> {
 pub(crate) fn attempt_of(error: &quinn::ConnectionError) -> Attempt {
     use quinn::ConnectionError as E;
     match error {
+        E::TransportError(error) if u64::from(error.code) == NO_COMMON_PROTOCOL => {
+            Attempt::OtherProtocol(error.to_string())
+        }
+        E::ConnectionClosed(close) if u64::from(close.error_code) == NO_COMMON_PROTOCOL => {
+            Attempt::OtherProtocol(close.to_string())
+        }
         E::TransportError(error) if is_tls(error.code) => {
-            Attempt::Refused(format!("it has no certificate of this cluster: {error}"))
+            Attempt::Foreign(format!("it has no certificate of this cluster: {error}"))
         }
         E::ConnectionClosed(close) if is_tls(close.error_code) => {
-            Attempt::Refused(format!("it does not accept our certificate: {close}"))
+            Attempt::Foreign(format!("it does not accept our certificate: {close}"))
         }
         E::ApplicationClosed(close) if close.error_code == code::REFUSED.into() => Attempt::Refused(close.to_string()),
-        E::VersionMismatch => Attempt::Refused(error.to_string()),
+        E::VersionMismatch => Attempt::OtherProtocol(error.to_string()),
         error => Attempt::Failed(error.to_string()),
     }
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mobula_transport::identity::{ClusterAuthority, JoinError, JoinPolicy, JoinRefusal, JoinToken, Role, join};
-use mobula_transport::{Credentials, Endpoint, EndpointConfig, MailboxId, RefusalReason, Runner, SendError};
+use mobula_transport::{
+    Credentials, DiscoverError, Endpoint, EndpointConfig, MailboxId, RefusalReason, Runner, SendError,
+};
 
 use crate::common::*;
 
@@ -36,6 +38,9 @@ fn a_token_is_worth_a_certificate() {
     credentials.save(dir.path()).unwrap();
     let node = bind_with(Credentials::load(dir.path()).unwrap());
     assert_eq!(block_on(node.discover(head.process().socket, LONG)), Ok(head.process()));
+    // Either side knows what the other's certificate was issued for.
+    eventually("the head has the connection too", || head.role_of(node.process().id) == Some(Role::Node));
+    assert!(node.role_of(head.process().id).is_some() && head.role_of(head.process().id).is_none());
     assert_eq!(ask(&node, probe, Add(1)), Ok(1));
     assert_eq!(head.metrics().refused_connections, 0);
     node.shutdown(LONG);
@@ -85,7 +90,7 @@ fn a_certificate_of_another_cluster_is_refused_by_both_sides() {
     let stranger = bind_with(other.credentials(Role::Operator).unwrap());
     let error = ask(&stranger, probe, Add(1)).unwrap_err();
     assert!(matches!(&error, SendError::Unreachable { why, .. } if why.contains("certificate")), "{error}");
-    assert!(matches!(block_on(stranger.discover(server.process().socket, LONG)), Err(SendError::Refused { .. })));
+    assert!(matches!(block_on(stranger.discover(server.process().socket, LONG)), Err(DiscoverError::Foreign { .. })));
     eventually("the stranger was counted", || server.refusals().certificate >= 2);
     let before = server.refusals().certificate;
     // Half a stranger: trusts this cluster, but holds another's certificate.

@@ -5,8 +5,10 @@
 //! stream, and begins again with the present view.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use mobula_transport::identity::{JoinPolicy, Role};
 use mobula_transport::{
     Actor, Address, Context, Endpoint, Handlers, MailboxId, PeerEvent, Replier, ReplySink, Runner, SendError,
 };
@@ -36,12 +38,21 @@ const MAX_UNCOMMITTED: usize = 100_000;
 const MAX_UNSTORED_BYTES: usize = 128 << 20;
 
 /// Starts the GCS at [`MailboxId::GCS`] of the endpoint.
-pub fn start(endpoint: &Endpoint, mut config: GcsConfig, snapshot: Snapshot, storage: Box<dyn Storage>) -> Address {
+///
+/// With `joining` it hands out the tokens of that policy to the operator.
+pub fn start(
+    endpoint: &Endpoint,
+    mut config: GcsConfig,
+    snapshot: Snapshot,
+    storage: Box<dyn Storage>,
+    joining: Option<Arc<JoinPolicy>>,
+) -> Address {
     config.epoch_unix_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     endpoint.spawn(Some(MailboxId::GCS), Runner::Arbiter, move || GcsServer {
         core: Gcs::restore(config, snapshot, Duration::ZERO),
         epoch: Instant::now(),
         storage,
+        joining,
         ways: HashMap::new(),
         next_asker: 0,
         commits: 0,
@@ -64,6 +75,7 @@ struct GcsServer {
     core: Gcs,
     epoch: Instant,
     storage: Box<dyn Storage>,
+    joining: Option<Arc<JoinPolicy>>,
     /// Only looked up by key, never iterated.
     ways: HashMap<Asker, Way>,
     next_asker: Asker,
@@ -150,6 +162,10 @@ fn nodes(table: &mut Handlers<GcsServer>) {
         request.reply(gcs.core.status(uptime));
     });
     table.on::<GetRefusals>(|_, _, request, ctx| request.reply(ctx.endpoint().refusals()));
+    table.on::<NewToken>(|gcs, message, request, ctx| {
+        let role = ctx.endpoint().role_of(request.from().process.id);
+        request.reply(new_token(gcs.joining.as_deref(), role, message.valid_s));
+    });
     table.on::<Subscribe>(|gcs, _, request, ctx| gcs.subscribe(request.into_stream(), ctx));
 }
 
@@ -236,6 +252,18 @@ fn kv(table: &mut Handlers<GcsServer>) {
     table.on::<KvKeys>(|gcs, message, request, _| {
         request.reply(gcs.core.kv_keys(&message.namespace, &message.prefix));
     });
+}
+
+/// A new token, for the operator alone: whoever has it is a node.
+fn new_token(joining: Option<&JoinPolicy>, role: Option<Role>, valid_s: u64) -> Result<String, TokenRefused> {
+    let joining = joining.ok_or(TokenRefused::Alone)?;
+    if role != Some(Role::Operator) {
+        return Err(TokenRefused::NotOperator);
+    }
+    if !(1..=MAX_TOKEN_VALID_S).contains(&valid_s) {
+        return Err(TokenRefused::Validity { valid_s });
+    }
+    Ok(joining.new_token(Duration::from_secs(valid_s)).to_string())
 }
 
 impl GcsServer {
@@ -395,10 +423,10 @@ impl GcsServer {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use mobula_transport::EndpointConfig;
+    use mobula_transport::identity::ClusterAuthority;
 
     use super::*;
     use crate::gcs::storage::Committed;
@@ -420,11 +448,25 @@ mod tests {
     }
 
     #[test]
+    fn only_the_operator_gets_tokens() {
+        let policy = JoinPolicy::new(ClusterAuthority::create("test").unwrap(), Role::Node);
+        let ask = |role, valid_s| new_token(Some(&policy), role, valid_s);
+        assert!(ask(Some(Role::Operator), 60).unwrap().starts_with("mobula1."));
+        for other in [None, Some(Role::Node), Some(Role::Driver)] {
+            assert_eq!(ask(other, 60), Err(TokenRefused::NotOperator));
+        }
+        for valid_s in [0, MAX_TOKEN_VALID_S + 1] {
+            assert_eq!(ask(Some(Role::Operator), valid_s), Err(TokenRefused::Validity { valid_s }));
+        }
+        assert_eq!(new_token(None, Some(Role::Operator), 60), Err(TokenRefused::Alone));
+    }
+
+    #[test]
     fn nothing_is_promised_that_the_disk_has_not_taken() {
         let endpoint = Endpoint::in_process(EndpointConfig::default()).unwrap();
         let waiting = Arc::new(AtomicUsize::new(0));
         let config = GcsConfig::new("test", endpoint.process().id);
-        let gcs = start(&endpoint, config, Snapshot::default(), Box::new(Broken(waiting.clone())));
+        let gcs = start(&endpoint, config, Snapshot::default(), Box::new(Broken(waiting.clone())), None);
         let put = || {
             let put = KvPut { namespace: "ns".into(), key: "k".into(), value: vec![1], overwrite: false };
             endpoint.request_blocking(gcs, put, vec![], WITHIN)

@@ -44,6 +44,14 @@ const KV: TableDefinition<'static, (&str, &str), &[u8]> = TableDefinition::new("
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StorageError {
+    /// Another head has it open.
+    #[error(
+        "another head keeps its state at {path}; end that one with `mobula stop`, or start this one with another --dir"
+    )]
+    InUse {
+        /// The file.
+        path: String,
+    },
     /// The database refused.
     #[error("the head's state at {path}: {source}{advice}", advice = advice(.source))]
     Database {
@@ -74,7 +82,6 @@ pub enum StorageError {
 
 fn advice(source: &redb::Error) -> &'static str {
     match source {
-        redb::Error::DatabaseAlreadyOpen => "; another head is using it",
         redb::Error::Io(error) if error.kind() == std::io::ErrorKind::StorageFull => {
             "; make room on that disk, what could not be stored is tried again"
         }
@@ -134,7 +141,10 @@ impl Durable {
     }
 
     fn start(shown: String, open: Open, max_backlog_bytes: usize) -> Result<(Self, Snapshot, HeadIds), StorageError> {
-        let failed = |source: redb::Error| StorageError::Database { path: shown.clone(), source };
+        let failed = |source: redb::Error| match source {
+            redb::Error::DatabaseAlreadyOpen => StorageError::InUse { path: shown.clone() },
+            source => StorageError::Database { path: shown.clone(), source },
+        };
         let database = open().map_err(|error| failed(error.into()))?;
         let ids = prepare(&database, &shown)?;
         let snapshot = load(&database, &shown)?;

@@ -218,6 +218,38 @@ pub enum ClusterEvent {
 }
 message!(ClusterEvent);
 
+/// The operator to GCS: another token by which nodes join.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NewToken {
+    /// How long it is to be good for.
+    pub valid_s: u64,
+}
+message!(NewToken => Result<String, TokenRefused>);
+
+/// The longest time for which a join token is made.
+pub const MAX_TOKEN_VALID_S: u64 = 30 * 24 * 3600;
+
+/// Why there is no new join token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum TokenRefused {
+    /// Somebody else asks.
+    #[error(
+        "only the cluster's operator gets new tokens; use the credentials that the head wrote when it was started \
+         last, not those of a node or program"
+    )]
+    NotOperator,
+    /// Nobody could ever join.
+    #[error("this cluster lives in one process, which no node can join; start one with `mobula start --head`")]
+    Alone,
+    /// It would end at once, or hardly ever.
+    #[error("a token is good for 1 to {MAX_TOKEN_VALID_S} seconds, not for {valid_s}")]
+    Validity {
+        /// What was asked for.
+        valid_s: u64,
+    },
+}
+
 /// The owner of a node to its raylet: take no new work. Answered when what runs has ended.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DrainNode {

@@ -1,9 +1,10 @@
 //! [`Connection`]: a driver's way to a cluster.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use mobula_transport::identity::IdentityError;
 use mobula_transport::{Address, Credentials, Endpoint, EndpointConfig, MailboxId, Payload};
 use tokio::task::AbortHandle;
 
@@ -71,8 +72,7 @@ impl Connection {
             }
             None => None,
         };
-        let endpoint = Self::bind(address, config.credentials.clone())?;
-        let gcs = find_head(&endpoint, address)?;
+        let (endpoint, gcs) = Self::ask(address, config.credentials.clone())?;
         let opened = Self::register(endpoint.clone(), gcs, binary, &config);
         if opened.is_err() {
             endpoint.shutdown(Duration::ZERO);
@@ -85,13 +85,17 @@ impl Connection {
     /// # Errors
     /// [`NodeError`], which says what to do.
     pub fn ask(address: SocketAddr, credentials: Option<PathBuf>) -> Result<(Endpoint, Address), NodeError> {
-        let endpoint = Self::bind(address, credentials)?;
-        let gcs = find_head(&endpoint, address)?;
+        let dir = credentials.unwrap_or_else(credentials_dir);
+        let endpoint = Self::bind(address, &dir)?;
+        let gcs = find_head(&endpoint, address, &format!("the credentials in {}", dir.display()))?;
         Ok((endpoint, gcs))
     }
 
-    fn bind(address: SocketAddr, credentials: Option<PathBuf>) -> Result<Endpoint, NodeError> {
-        let credentials = Credentials::load(&credentials.unwrap_or_else(credentials_dir))?;
+    fn bind(address: SocketAddr, credentials: &Path) -> Result<Endpoint, NodeError> {
+        let credentials = Credentials::load(credentials).map_err(|error| match error {
+            IdentityError::Missing { path } => NodeError::NoCredentials { dir: path },
+            error => error.into(),
+        })?;
         let listen = match address.ip() {
             IpAddr::V4(ip) if ip.is_loopback() => IpAddr::V4(Ipv4Addr::LOCALHOST),
             other => local_ip_towards(other, address.port())

@@ -1,10 +1,11 @@
 //! Why a head, node or connection could not be started, and what to do.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use mobula_transport::BindError;
 use mobula_transport::identity::{IdentityError, JoinError, TokenError};
-use mobula_transport::{BindError, SendError};
 
 use crate::error::Error;
 use crate::gcs::storage::StorageError;
@@ -25,17 +26,62 @@ pub enum NodeError {
         /// What is wrong with it.
         why: String,
     },
-    /// Nothing answers there, or it does not take our credentials.
-    #[error(
-        "no cluster answers at {address}: {source}; start one with `mobula start --head`, or check the address and \
-         the credentials (another cluster's, or an older one's at the same address, are refused)"
-    )]
+    /// Nobody listens there.
+    #[error("nobody listens at {address}; start a cluster there with `mobula start --head`, or check the address")]
     NoCluster {
         /// Where.
         address: SocketAddr,
+    },
+    /// Nothing answers there, and nothing says that nobody listens.
+    #[error(
+        "nothing answers at {address} within {within:?}; either what listens there is no Mobula head, or a firewall \
+         drops what is sent (Mobula speaks UDP): check host, port and firewall"
+    )]
+    NoAnswer {
+        /// Where.
+        address: SocketAddr,
+        /// How long was waited.
+        within: Duration,
+    },
+    /// What listens there is something else.
+    #[error("what listens at {address} is no Mobula head ({why}); check host and port")]
+    NotMobula {
+        /// Where.
+        address: SocketAddr,
         /// What the network said.
-        #[source]
-        source: SendError,
+        why: String,
+    },
+    /// It is another cluster's head.
+    #[error(
+        "the head at {address} is not of the cluster that {credentials} are for ({why}); use that cluster's own: \
+         --credentials DIR, MOBULA_CREDENTIALS or Config::credentials name their directory (a head that was started \
+         on a new directory is a new cluster)"
+    )]
+    OtherCluster {
+        /// Where.
+        address: SocketAddr,
+        /// Our credentials, for people.
+        credentials: String,
+        /// What TLS said.
+        why: String,
+    },
+    /// The head wants no connection.
+    #[error("the head at {address} refused the connection: {why}")]
+    NotAdmitted {
+        /// Where.
+        address: SocketAddr,
+        /// Its reason.
+        why: String,
+    },
+    /// There are no credentials.
+    #[error(
+        "no credentials in {dir}: `mobula start --head` writes them there for who starts it; for a head elsewhere \
+         copy its operator's and name their directory with --credentials DIR, MOBULA_CREDENTIALS or \
+         Config::credentials", dir = .dir.display()
+    )]
+    NoCredentials {
+        /// Where they were looked for.
+        dir: PathBuf,
     },
     /// The head has refused the node.
     #[error("the head refused this node: {why}")]

@@ -62,7 +62,6 @@ pub struct Head {
 #[derive(Debug)]
 struct Network {
     endpoint: Endpoint,
-    joining: Arc<JoinPolicy>,
     token: JoinToken,
 }
 
@@ -84,7 +83,7 @@ impl Head {
     fn start_alone(config: HeadConfig) -> Result<Self, NodeError> {
         let endpoint = Endpoint::in_process(EndpointConfig::default())?;
         let gcs_config = GcsConfig::new(config.cluster, endpoint.process().id);
-        let gcs = crate::gcs::server::start(&endpoint, gcs_config, Snapshot::default(), Box::new(Volatile));
+        let gcs = crate::gcs::server::start(&endpoint, gcs_config, Snapshot::default(), Box::new(Volatile), None);
         let parts = NodeParts::start(Plan {
             endpoint,
             gcs,
@@ -117,7 +116,7 @@ impl Head {
         endpoint.serve_join(joining.clone())?;
         let gcs_config = GcsConfig::new(config.cluster, endpoint.process().id);
         let storage: Box<dyn Storage> = Box::new(storage);
-        let gcs = crate::gcs::server::start(&endpoint, gcs_config, snapshot, storage);
+        let gcs = crate::gcs::server::start(&endpoint, gcs_config, snapshot, storage, Some(joining));
 
         let beside = Endpoint::bind(EndpointConfig {
             listen: Some(SocketAddr::new(network.listen.ip(), 0)),
@@ -145,7 +144,7 @@ impl Head {
         operator.save(&network.credentials)?;
         paths::write_address(&network.credentials, gcs.process.socket)
             .map_err(NodeError::system(format!("writing into {}", network.credentials.display())))?;
-        Ok(Self { parts, network: Some(Network { endpoint, joining, token }) })
+        Ok(Self { parts, network: Some(Network { endpoint, token }) })
     }
 
     /// Where others reach the head; none when it is alone in this process.
@@ -156,11 +155,6 @@ impl Head {
     /// The token by which nodes join; none when the head is alone in this process.
     pub fn token(&self) -> Option<&JoinToken> {
         self.network.as_ref().map(|network| &network.token)
-    }
-
-    /// Makes another token.
-    pub fn new_token(&self, valid: Duration) -> Option<JoinToken> {
-        self.network.as_ref().map(|network| network.joining.new_token(valid))
     }
 
     /// The endpoint of the GCS; the raylet's when the head is alone in this process.

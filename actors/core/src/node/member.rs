@@ -1,12 +1,12 @@
 //! [`Node`]: a raylet and a store, joined to a head.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use mobula_transport::identity::JoinToken;
-use mobula_transport::{Address, Credentials, Endpoint, EndpointConfig, MailboxId};
+use mobula_transport::{Address, Credentials, DiscoverError, Endpoint, EndpointConfig, MailboxId};
 
 use super::NodeError;
 use super::assembly::{NodeParts, Plan, ProcessPlan};
@@ -15,6 +15,8 @@ use crate::store::StoreConfig;
 
 /// How long a head is looked for.
 const FOUND_WITHIN: Duration = Duration::from_secs(5);
+/// How long the word that nobody listens may take.
+const REFUSED_WITHIN: Duration = Duration::from_millis(500);
 
 /// What a node is started with.
 #[derive(Clone, Debug)]
@@ -62,7 +64,7 @@ impl Node {
             credentials: Some(config.credentials.clone()),
             ..EndpointConfig::default()
         })?;
-        let gcs = find_head(&endpoint, config.head)?;
+        let gcs = find_head(&endpoint, config.head, "the join token's")?;
         NodeParts::start(Plan {
             endpoint,
             gcs,
@@ -88,20 +90,40 @@ impl Deref for Node {
     }
 }
 
-/// The GCS of the head at `address`; ends the endpoint when there is none.
-pub(super) fn find_head(endpoint: &Endpoint, address: SocketAddr) -> Result<Address, NodeError> {
+/// The GCS of the head at `address`; ends the endpoint when there is none. `credentials` are the
+/// endpoint's, in words.
+pub(super) fn find_head(endpoint: &Endpoint, address: SocketAddr, credentials: &str) -> Result<Address, NodeError> {
     let (tell, found) = std::sync::mpsc::channel();
     let asking = endpoint.clone();
     endpoint.spawn_task(async move {
         // Whoever asked may have given up.
         let _ = tell.send(asking.discover(address, FOUND_WITHIN).await);
     });
-    let closed = mobula_transport::SendError::Closed;
-    match found.recv_timeout(FOUND_WITHIN * 2).unwrap_or(Err(closed)) {
-        Ok(process) => Ok(Address { process, mailbox: MailboxId::GCS }),
-        Err(source) => {
-            endpoint.shutdown(Duration::ZERO);
-            Err(NodeError::NoCluster { address, source })
-        }
-    }
+    let error = match found.recv_timeout(FOUND_WITHIN * 2).unwrap_or(Err(DiscoverError::Closed)) {
+        Ok(process) => return Ok(Address { process, mailbox: MailboxId::GCS }),
+        Err(error) => error,
+    };
+    endpoint.shutdown(Duration::ZERO);
+    Err(match error {
+        DiscoverError::Silent { .. } if nobody_listens(address) => NodeError::NoCluster { address },
+        DiscoverError::Silent { after } => NodeError::NoAnswer { address, within: after },
+        DiscoverError::OtherProtocol { why } => NodeError::NotMobula { address, why },
+        DiscoverError::Foreign { why } => NodeError::OtherCluster { address, credentials: credentials.to_owned(), why },
+        DiscoverError::Refused { why } => NodeError::NotAdmitted { address, why },
+        error => NodeError::NotAdmitted { address, why: error.to_string() },
+    })
+}
+
+/// Whether the system there says that no socket has this port. QUIC does not listen to that: anyone
+/// could say it. It is good enough to word an error.
+fn nobody_listens(address: SocketAddr) -> bool {
+    let any: SocketAddr = if address.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
+    let asked = || {
+        let socket = UdpSocket::bind(any)?;
+        socket.connect(address)?;
+        socket.set_read_timeout(Some(REFUSED_WITHIN))?;
+        socket.send(&[])?;
+        socket.recv(&mut [0])
+    };
+    asked().is_err_and(|error: std::io::Error| error.kind() == std::io::ErrorKind::ConnectionRefused)
 }

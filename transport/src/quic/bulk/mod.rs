@@ -245,7 +245,9 @@ impl Started {
         match tokio::time::timeout(core.limits.connect_timeout, connecting).await {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(error)) => Err(match attempt_of(&error) {
-                Attempt::Refused(why) => SendError::Refused { why },
+                Attempt::Refused(why) | Attempt::Foreign(why) | Attempt::OtherProtocol(why) => {
+                    SendError::Refused { why }
+                }
                 _ => unreachable(error.to_string()),
             }),
             Err(_) => Err(unreachable(format!("{socket} did not answer"))),
