@@ -123,6 +123,9 @@ pub struct RunReport {
     pub batches: Vec<RecordBatch>,
     /// The columns of the result, where they are known.
     pub schema: Option<SchemaRef>,
+    /// Timestamps that lost their zone, since files differ in it or some have none: they are the
+    /// times on the wall of each file.
+    pub zones_dropped: Vec<String>,
     /// Tasks that ran on each node.
     pub tasks_by_node: BTreeMap<String, u64>,
     /// How long it took, from the first footer read to the last file in place.
@@ -175,8 +178,12 @@ pub fn run(client: &Client, plan: &LogicalPlan, sink: &Sink, options: RunOptions
         }
         _ => None,
     };
+    let zones_dropped = std::mem::take(&mut physical.zones_dropped);
     let mut run = Run::new(client, &physical, options)?;
-    let mut results = run.all()?;
+    let mut results = run.all().map_err(|error| match &output {
+        Some(output) => in_output(error, output),
+        None => error,
+    })?;
     let mut report = gather(physical.stage.sink.name(), physical.limit, &mut results)?;
     report.schema = physical.output_schema.clone().or(report.schema);
     if report.schema.is_none() && !matches!(sink, Sink::Count) {
@@ -198,8 +205,19 @@ pub fn run(client: &Client, plan: &LogicalPlan, sink: &Sink, options: RunOptions
         report.bytes_out = blocks.iter().map(|block| block.bytes).sum();
         report.files = output.commit(&blocks)?;
     }
+    report.zones_dropped = zones_dropped;
     report.seconds = start.elapsed().as_secs_f64();
     Ok(report)
+}
+
+/// People know the directory of the output, not the hidden files in which a run keeps its own until
+/// it is done.
+fn in_output(error: RunError, output: &OutputDir) -> RunError {
+    match error {
+        RunError::Data(error) => RunError::Data(output.shown(error)),
+        RunError::Block { error, node } => RunError::Block { error: Box::new(output.shown(*error)), node },
+        other => other,
+    }
 }
 
 /// What a block gave.
@@ -319,7 +337,10 @@ impl<'a, 'o> Run<'a, 'o> {
             self.tell();
         }
         if patience.is_over(self.progress().rows_in, !ready.is_empty()) {
-            (self.options.waiting)(&why_it_waits(self.client, self.submit.name.as_deref().unwrap_or_default()));
+            // With a block in a worker's hands the run is slow, and does not wait.
+            let waits = !under_way.iter().any(|task| self.client.is_handed_out(&task.report));
+            let name = self.submit.name.as_deref().unwrap_or_default();
+            (self.options.waiting)(&if waits { why_it_waits(self.client, name) } else { String::new() });
         }
         Ok(ready.first().copied())
     }

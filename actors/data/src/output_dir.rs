@@ -81,6 +81,17 @@ impl OutputDir {
         self.staging.display().to_string()
     }
 
+    /// An error of a task, with the output's directory where it names a file in staging.
+    #[must_use]
+    pub fn shown(&self, mut error: DataError) -> DataError {
+        if let DataError::Write { path, .. } | DataError::DiskFull { path, .. } = &mut error
+            && Path::new(path).starts_with(&self.staging)
+        {
+            *path = self.dir.display().to_string();
+        }
+        error
+    }
+
     /// Puts the files of all tasks into place, in order, and returns their paths. If one cannot
     /// be put there, none is.
     pub fn commit(mut self, files: &[BlockFile]) -> Result<Vec<String>, DataError> {
@@ -493,6 +504,19 @@ mod tests {
         fs::write(root.path().join("other.parquet"), "").unwrap();
         assert!(run(WriteMode::Overwrite).unwrap_err().to_string().contains("other.parquet"));
         assert_eq!(names(root.path()).len(), 4);
+    }
+
+    #[test]
+    fn a_full_disk_is_told_by_the_name_that_people_know() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("out");
+        let output = OutputDir::prepare(dir.to_str().unwrap(), WriteMode::Overwrite, "r").unwrap();
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        let hidden = Path::new(&output.staging()).join("part-00000.parquet.1");
+        let told = output.shown(DataError::write(&hidden, &full));
+        assert!(matches!(&told, DataError::DiskFull { path, .. } if Path::new(path) == dir), "{told}");
+        let elsewhere = DataError::write(Path::new("/elsewhere"), &full);
+        assert_eq!(output.shown(elsewhere.clone()), elsewhere);
     }
 
     #[test]

@@ -132,7 +132,7 @@ pub(crate) fn check_staging(staging: &str) -> Result<(), DataError> {
 fn no_staging(path: &Path) -> DataError {
     DataError::Write {
         path: path.display().to_string(),
-        cause: "its directory does not exist: the run has ended, or this node does not share the output's file \
+        cause: "the directory of this run's files does not exist: the run has ended, or this node does not share the output's file \
                 system with the driver"
             .into(),
     }

@@ -51,21 +51,25 @@ pub fn expand(paths: &[String]) -> Result<Vec<String>, DataError> {
 /// Refuses an output directory that lies in the input, where the next run would read it, or that
 /// holds some of it, where this run might replace it. `files` are what `paths` mean now.
 pub fn refuse_overlap(paths: &[String], files: &[String], output: &str) -> Result<(), DataError> {
-    let overlap = |input: &str| DataError::OutputInInput { output: output.into(), input: input.into() };
     let real_output = real(Path::new(output)).map_err(|e| DataError::write(Path::new(output), &e))?;
+    // Without links and dots, so that people see how the two lie in each other.
+    let overlap = |input: &Path| DataError::OutputInInput {
+        output: real_output.display().to_string(),
+        input: input.display().to_string(),
+    };
     for file in files {
         let file_path = fs::canonicalize(file).map_err(|e| DataError::read(Path::new(file), &e))?;
         if file_path.starts_with(&real_output) {
-            return Err(overlap(file));
+            return Err(overlap(&file_path));
         }
     }
     for path in paths {
-        let reads_output = match fs::canonicalize(path) {
-            Ok(dir) => real_output.strip_prefix(&dir).is_ok_and(|below| !below.iter().any(is_skipped)),
-            Err(_) => pattern_reads(path, &real_output)?,
+        let (reads_output, input) = match fs::canonicalize(path) {
+            Ok(dir) => (real_output.strip_prefix(&dir).is_ok_and(|below| !below.iter().any(is_skipped)), dir),
+            Err(_) => (pattern_reads(path, &real_output)?, PathBuf::from(absolute(Path::new(path))?)),
         };
         if reads_output {
-            return Err(overlap(path));
+            return Err(overlap(&input));
         }
     }
     Ok(())
@@ -229,8 +233,9 @@ mod tests {
             let found = refuse_overlap(&paths, &expand(&paths).unwrap(), &self.path(output));
             match found {
                 Ok(()) => false,
-                Err(error @ DataError::OutputInInput { .. }) => {
-                    assert!(error.to_string().contains(&self.path(output)), "{error}");
+                Err(DataError::OutputInInput { output: told, input }) => {
+                    assert_eq!(Path::new(&told), real(Path::new(&self.path(output))).unwrap());
+                    assert!(Path::new(&input).is_absolute() && !input.contains("link"), "{input}");
                     true
                 }
                 Err(error) => panic!("{error}"),

@@ -33,6 +33,8 @@ pub struct PhysicalPlan {
     pub input_schema: SchemaRef,
     /// The columns of the result; not known before it runs if a function makes them.
     pub output_schema: Option<SchemaRef>,
+    /// See [`Unified::zones_dropped`].
+    pub zones_dropped: Vec<String>,
 }
 
 /// What every task of a fused stage does.
@@ -153,6 +155,7 @@ pub fn plan(plan: &LogicalPlan, sink: &Sink, files: &[FileFooter], staging: &str
         limit: limits.total,
         input_schema: unified.schema,
         output_schema,
+        zones_dropped: unified.zones_dropped,
     })
 }
 
@@ -232,7 +235,10 @@ fn project(unified: Unified, columns: Option<&[String]>) -> Result<Unified, Data
     let indices = select_indices(&unified.schema, columns, "read_parquet")?;
     let fields: Vec<_> = indices.iter().map(|i| Arc::clone(&unified.schema.fields()[*i])).collect();
     let places = |file: &Vec<Option<usize>>| indices.iter().map(|i| file[*i]).collect();
-    Ok(Unified { schema: Arc::new(Schema::new(fields)), columns: unified.columns.iter().map(places).collect() })
+    let mut zones_dropped = unified.zones_dropped;
+    zones_dropped.retain(|name| columns.contains(name));
+    let columns = unified.columns.iter().map(places).collect();
+    Ok(Unified { schema: Arc::new(Schema::new(fields)), columns, zones_dropped })
 }
 
 /// The schema after all operators; as far as it can be known, all are checked.

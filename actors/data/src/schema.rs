@@ -66,6 +66,8 @@ pub struct Unified {
     pub schema: SchemaRef,
     /// For every file, the position in it of every column of `schema`.
     pub columns: Vec<Vec<Option<usize>>>,
+    /// Timestamps that lost their zone, since files differ in it.
+    pub zones_dropped: Vec<String>,
 }
 
 /// Finds the common schema of `files`.
@@ -101,7 +103,10 @@ pub fn unify(files: &[FileSchema<'_>], matching: &Matching) -> Result<Unified, D
     let fields: Vec<Field> =
         columns.iter().map(|(position, column)| column.field(matching.names.get(*position), files.len())).collect();
     let places = |file| columns.iter().map(|(_, column)| column.places.get(&file).copied()).collect();
-    Ok(Unified { schema: Arc::new(Schema::new(fields)), columns: (0..files.len()).map(places).collect() })
+    let dropped = columns.iter().zip(&fields).filter(|((_, column), _)| column.zone_dropped);
+    let zones_dropped = dropped.map(|(_, field)| field.name().clone()).collect();
+    let columns = (0..files.len()).map(places).collect();
+    Ok(Unified { schema: Arc::new(Schema::new(fields)), columns, zones_dropped })
 }
 
 /// The type that holds every value of both, if there is one.
@@ -234,6 +239,7 @@ struct Column {
     first_spelling: Option<String>,
     data_type: Option<(DataType, String)>,
     nullable: bool,
+    zone_dropped: bool,
 }
 
 impl Column {
@@ -252,6 +258,11 @@ impl Column {
         };
         self.places.insert(file, index);
         self.nullable |= field.is_nullable();
+        if let Some((DataType::Timestamp(_, known), _)) = &self.data_type
+            && let DataType::Timestamp(_, zone) = &found
+        {
+            self.zone_dropped |= known != zone;
+        }
         let unified = match &self.data_type {
             None => found,
             Some((known, known_path)) => common_type(known, &found).ok_or_else(|| DataError::TypeConflict {
@@ -304,6 +315,22 @@ mod tests {
 
     fn zoned(zone: &str) -> DataType {
         DataType::Timestamp(TimeUnit::Nanosecond, Some(zone.into()))
+    }
+
+    #[test]
+    fn a_zone_that_is_dropped_is_told() {
+        let file = |at: DataType| schema(&[("id", DataType::Int64), ("at", at)]);
+        let naive = DataType::Timestamp(TimeUnit::Millisecond, None);
+        for (types, dropped) in [
+            (vec![zoned("UTC"), naive.clone()], true),
+            (vec![zoned("UTC"), zoned("UTC"), zoned("Asia/Tokyo")], true),
+            (vec![zoned("UTC"), DataType::Null, zoned("UTC")], false),
+            (vec![naive.clone(), DataType::Timestamp(TimeUnit::Second, None)], false),
+        ] {
+            let schemas: Vec<_> = types.into_iter().map(file).collect();
+            let unified = unify_all(&schemas, &Matching::default()).unwrap();
+            assert_eq!(unified.zones_dropped, if dropped { vec!["at".to_owned()] } else { vec![] }, "{schemas:?}");
+        }
     }
 
     #[test]

@@ -191,8 +191,10 @@ struct Appending {
 
 impl MonthFile {
     fn create(dir: &Path, name: &str, rows: u64, trips: Trips, schema: &SchemaRef) -> Result<MonthFile, DataError> {
+        // Errors tell the name that people know.
+        let shown = dir.join(name);
         let path = dir.join(format!(".{name}.{}", std::process::id()));
-        let file = File::create(&path).map_err(|e| DataError::write(&path, &e))?;
+        let file = File::create(&path).map_err(|e| DataError::write(&shown, &e))?;
         let unfinished = Unfinished(path);
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
@@ -200,9 +202,9 @@ impl MonthFile {
             .build();
         let writer = ArrowWriter::try_new(file, Arc::clone(schema), Some(properties));
         let (writer, factory) =
-            writer.and_then(ArrowWriter::into_serialized_writer).map_err(|e| write_error(&unfinished.0, &e))?;
+            writer.and_then(ArrowWriter::into_serialized_writer).map_err(|e| write_error(&shown, &e))?;
         Ok(MonthFile {
-            path: dir.join(name),
+            path: shown,
             unfinished,
             rows,
             trips,
@@ -215,7 +217,7 @@ impl MonthFile {
     /// Makes row group `group` and appends it when its turn comes. Groups are begun in order,
     /// so whoever's turn it is never waits, and no more than one waits per thread.
     fn write_group(&self, group: u64, schema: &SchemaRef, progress: Progress<'_>) -> Result<(), DataError> {
-        let failed = |e: ParquetError| write_error(&self.unfinished.0, &e);
+        let failed = |e: ParquetError| write_error(&self.path, &e);
         let Some(encoded) = self.encode(group, schema, progress).map_err(failed)? else {
             return Err(DataError::Cancelled);
         };
@@ -267,11 +269,10 @@ impl MonthFile {
 
     /// Ends the file; it still has to get its name.
     fn finish(self) -> Result<(Unfinished, Generated), DataError> {
-        let path = &self.unfinished.0;
         if let Some(writer) = lock(&self.state).writer.take() {
-            writer.close().map_err(|e| write_error(path, &e))?;
+            writer.close().map_err(|e| write_error(&self.path, &e))?;
         }
-        let bytes = fs::metadata(path).map_err(|e| DataError::write(path, &e))?.len();
+        let bytes = fs::metadata(&self.unfinished.0).map_err(|e| DataError::write(&self.path, &e))?.len();
         Ok((self.unfinished, Generated { path: self.path, rows: self.rows, bytes }))
     }
 }

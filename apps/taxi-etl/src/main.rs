@@ -13,7 +13,7 @@ use mobula_data::planner::MAX_BATCH_ROWS;
 use taxi_etl::calendar::Month;
 use taxi_etl::clean::{Limits, read};
 use taxi_etl::generate::{Generate, Generated, generate};
-use taxi_etl::interrupt::{INTERRUPTED, Interrupt};
+use taxi_etl::interrupt::Interrupt;
 use taxi_etl::report::{bar, grouped, print, size, table};
 use taxi_etl::run::Run;
 use tracing_subscriber::EnvFilter;
@@ -98,7 +98,7 @@ struct GenerateArgs {
 enum Format {
     /// A progress bar and a table.
     Human,
-    /// One JSON object.
+    /// One JSON object; the paths in `files` are absolute.
     Json,
 }
 
@@ -124,13 +124,13 @@ fn main() -> ExitCode {
         Some(Command::Generate(arguments)) => run_generate(arguments, &interrupt),
         None => run_clean(cli.clean, &interrupt),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) if interrupt.is_set() => {
+    match (done, interrupt.exit_code()) {
+        (Ok(()), _) => ExitCode::SUCCESS,
+        (Err(_), Some(exit_code)) => {
             eprintln!("taxi-etl: interrupted; nothing was written");
-            ExitCode::from(INTERRUPTED)
+            ExitCode::from(exit_code)
         }
-        Err(error) => {
+        (Err(error), None) => {
             eprintln!("taxi-etl: {error}");
             ExitCode::FAILURE
         }
@@ -222,7 +222,7 @@ fn run_generate(arguments: GenerateArgs, interrupt: &Interrupt) -> Result<(), Bo
         rows: arguments.rows,
         months: arguments.months.0,
         seed: arguments.seed,
-        output: arguments.output,
+        output: std::path::absolute(arguments.output)?,
         threads: threads(),
         overwrite: arguments.overwrite,
     };

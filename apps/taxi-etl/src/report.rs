@@ -25,12 +25,15 @@ pub struct Summary {
     pub dropped_by_rule: Vec<(String, u64)>,
     /// Files in the output.
     pub files_written: u64,
-    /// Their paths.
+    /// Their absolute paths.
     pub files: Vec<String>,
     /// Bytes read, as they lie on disk.
     pub bytes_read: u64,
     /// Bytes written.
     pub bytes_written: u64,
+    /// Times that lost their zone, since files differ in it or some have none: they are the times
+    /// on the wall of each file.
+    pub zones_dropped: Vec<String>,
     /// How many blocks each node worked on.
     pub blocks_by_node: BTreeMap<String, u64>,
     /// From the first footer read to the last file in place.
@@ -56,8 +59,16 @@ impl Summary {
             table.add_row([&format!("dropped, not {rule}"), &grouped(*rows), ""]);
         }
         table.add_row(["written", &grouped(self.rows_written), &size(self.bytes_written)]);
+        let mut zones = String::new();
+        if !self.zones_dropped.is_empty() {
+            zones = format!(
+                "\nThe files differ in the time zone of {}, or some have none: these are the times on the wall \
+                 of each file, without a zone.",
+                self.zones_dropped.join(" and ")
+            );
+        }
         format!(
-            "{table}\n{} of {} by {} in {:.2} s, {} rows/s",
+            "{table}{zones}\n{} of {} by {} in {:.2} s, {} rows/s",
             plural(self.files_written, "file"),
             plural(self.blocks_by_node.values().sum(), "block"),
             self.nodes(),
@@ -159,6 +170,7 @@ mod tests {
             files: vec!["out/part-00000.parquet".into()],
             bytes_read: 3_000_000,
             bytes_written: 20_000_000,
+            zones_dropped: Vec::new(),
             blocks_by_node: BTreeMap::from([("local".into(), 1)]),
             seconds: 0.25,
             rows_per_second: 400_000.0,
@@ -189,6 +201,15 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} is missing in\n{text}");
         }
+    }
+
+    #[test]
+    fn a_zone_that_is_dropped_is_told() {
+        assert!(!summary().to_table().contains("zone"));
+        let mixed = Summary { zones_dropped: vec!["pickup".into(), "dropoff".into()], ..summary() };
+        assert!(mixed.to_table().contains("differ in the time zone of pickup and dropoff"));
+        let value: Value = serde_json::from_str(&mixed.to_json()).unwrap();
+        assert_eq!(value["zones_dropped"], serde_json::json!(["pickup", "dropoff"]));
     }
 
     #[test]

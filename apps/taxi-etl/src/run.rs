@@ -76,6 +76,7 @@ fn summary(report: RunReport, seconds: f64) -> Summary {
         files: report.files,
         bytes_read: report.bytes_in,
         bytes_written: report.bytes_out,
+        zones_dropped: report.zones_dropped,
         blocks_by_node: report.tasks_by_node,
         seconds,
         rows_per_second: report.rows_in as f64 / seconds.max(1e-9),

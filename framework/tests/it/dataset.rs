@@ -247,6 +247,34 @@ fn a_run_that_waits_for_a_cpu_says_so() {
     assert!(reasons[0].contains("CPU"), "{reasons:?}");
 }
 
+static GOES_ON: AtomicBool = AtomicBool::new(false);
+
+/// Takes its time.
+#[remote]
+fn linger(batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
+    while !GOES_ON.load(Ordering::Relaxed) {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    Ok(batch)
+}
+
+#[test]
+fn a_run_that_is_only_slow_does_not_say_that_it_waits() {
+    let (session, dir) = (Session::start(Config::default().num_cpus(1)).unwrap(), tempfile::tempdir().unwrap());
+    let _entered = session.enter();
+    trips(dir.path(), 1);
+    // Something else waits, and for ever.
+    let _never = hold.options().num_gpus(1.0).remote();
+    let reasons = Arc::new(Mutex::new(Vec::new()));
+    let told = reasons.clone();
+    let run = read_parquet(dir.path()).map_batches(linger).on_waiting(move |reason| {
+        told.lock().unwrap().push(reason.to_owned());
+        GOES_ON.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(run.take(200).unwrap().iter().map(RecordBatch::num_rows).sum::<usize>(), 100);
+    assert_eq!(*reasons.lock().unwrap(), [""]);
+}
+
 #[test]
 fn a_failing_block_says_on_which_node_and_the_first_one_is_told() {
     let (session, dir) = (session(), tempfile::tempdir().unwrap());

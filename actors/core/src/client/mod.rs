@@ -45,7 +45,7 @@ use self::actor_queue::ActorQueue;
 use self::doubts::Doubts;
 use self::entry::Entry;
 pub(crate) use self::entry::wait_until;
-use self::pending::PendingTable;
+use self::pending::{Pending, PendingTable, Work};
 use self::task_queue::TaskQueue;
 use crate::error::Error;
 use crate::ids::{ActorId, JobId, ObjectId};
@@ -217,6 +217,13 @@ impl Client {
     /// How many tasks wait in this process for a lease.
     pub fn queued_tasks(&self) -> usize {
         self.0.queues.lock().values().map(|queue| queue.queued()).sum()
+    }
+
+    /// Whether the task that makes `object` is in a worker's hands, as far as this process knows;
+    /// one that waits for arguments or a lease, or has ended, is not.
+    pub fn is_handed_out(&self, object: &ObjectHandle) -> bool {
+        let leased = |pending: &mut Pending| matches!(pending.work, Work::Task { lease: Some(_), .. });
+        self.0.pending.with(object.id().seq, leased).unwrap_or(false)
     }
 
     /// Ends the session: everything pending fails, leases go back, the job is finished.

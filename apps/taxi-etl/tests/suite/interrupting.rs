@@ -38,11 +38,11 @@ fn cleaning() {
     let trips = root.path().join("trips");
     let what = Generate { rows: 400_000, months, seed: 1, output: trips.clone(), threads: 2, overwrite: false };
     generate(&what, &|_| ControlFlow::Continue(())).unwrap();
-    for signal in ["-INT", "-TERM", "-HUP"] {
+    for (signal, exit_code) in [("-INT", 130), ("-TERM", 143), ("-HUP", 129)] {
         // One row at a time takes minutes, and is never finished.
         let mut command = taxi_etl();
         command.args(["--batch-size", "1", "--input"]).arg(&trips).arg("--output").arg(root.path().join("new/clean"));
-        assert_eq!(interrupt(command.spawn().unwrap(), &root.path().join("new"), signal), Some(130));
+        assert_eq!(interrupt(command.spawn().unwrap(), &root.path().join("new"), signal), Some(exit_code));
         assert!(!root.path().join("new").exists());
     }
 }
@@ -53,6 +53,6 @@ fn generating() {
     let output = root.path().join("new/trips");
     let mut command = taxi_etl();
     command.args(["generate", "--rows", "500000000", "--output"]).arg(&output);
-    assert_eq!(interrupt(command.spawn().unwrap(), &output, "-TERM"), Some(130));
+    assert_eq!(interrupt(command.spawn().unwrap(), &output, "-TERM"), Some(143));
     assert!(!root.path().join("new").exists());
 }
