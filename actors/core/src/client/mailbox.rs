@@ -116,8 +116,14 @@ impl Client {
             if let Ok((what, _)) = envelope.open::<Undelivered>() {
                 tracing::debug!(to = %what.to, error = %what.error, "a message came back");
                 // What a broken connection has swallowed is asked for when it is up again.
-                if what.to.mailbox == MailboxId::WORKER && matches!(fate(&what.error), Fate::Dead | Fate::Refused) {
-                    self.process_gone(what.to.process.id, &what.error.to_string(), Culprit::Unknown);
+                if what.to.mailbox == MailboxId::WORKER {
+                    match fate(&what.error) {
+                        Fate::Dead => {
+                            self.process_gone(what.to.process.id, &what.error.to_string(), Culprit::Unknown);
+                        }
+                        Fate::Refused => self.refused(what.to.process.id, what.kind, &what.error),
+                        Fate::Doubtful | Fate::Full => {}
+                    }
                 }
             }
         } else {
@@ -127,7 +133,7 @@ impl Client {
 
     fn task_done(&self, done: TaskDone, payload: Payload) {
         let Some(pending) = self.0.pending.take_attempt(done.seq, done.attempt) else {
-            return;
+            return self.discard(done);
         };
         let mut payload = payload.into_iter();
         match done.outcome {
@@ -156,6 +162,18 @@ impl Client {
             }
             Work::Task { .. } => {}
             Work::Call { actor } => actor.done(done.seq),
+        }
+    }
+
+    /// An attempt that does not count has ended after all: what it has stored is of no use.
+    fn discard(&self, done: TaskDone) {
+        let TaskOutcome::Returned(specs) = done.outcome else { return };
+        for spec in specs {
+            if let ReturnSpec::Stored(stored) = spec {
+                for node in stored.nodes {
+                    self.store().discard(node, [(stored.object, done.attempt)]);
+                }
+            }
         }
     }
 

@@ -29,6 +29,8 @@ mod session;
 mod submit;
 mod submitter;
 mod task_queue;
+#[cfg(test)]
+mod tests;
 mod values;
 mod wire_ref;
 

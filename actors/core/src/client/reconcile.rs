@@ -19,7 +19,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use mobula_transport::{Address, MailboxId, Payload, PeerEvent, ProcessAddr, ProcessId};
+use mobula_transport::{Address, MailboxId, Message, Payload, PeerEvent, ProcessAddr, ProcessId, SendError};
 
 use super::Client;
 use super::actor_queue::ActorQueue;
@@ -27,7 +27,7 @@ use super::pending::Work;
 use super::task_queue::TaskQueue;
 use crate::culprit::Culprit;
 use crate::ids::LeaseId;
-use crate::messages::{HeldLeases, LeasesKept, StillHave, TasksMissing};
+use crate::messages::{HeldLeases, LeasesKept, PushCalls, PushTasks, StillHave, TasksMissing};
 
 /// The most tasks in one question.
 const QUESTION_LIMIT: usize = 4_096;
@@ -97,6 +97,12 @@ impl Client {
     }
 
     fn interrupted(&self, process: ProcessId) {
+        self.0.broken.lock().insert(process);
+        self.0.doubts.lock().interrupted(process);
+        self.doubt(self.in_flight_at(process));
+    }
+
+    fn in_flight_at(&self, process: ProcessId) -> Vec<(ProcessAddr, u64)> {
         let mut found = Vec::new();
         for queue in self.task_queues() {
             found.extend(queue.in_flight_at(process));
@@ -104,9 +110,21 @@ impl Client {
         for actor in self.actor_queues() {
             found.extend(actor.in_flight_at(process));
         }
-        self.0.broken.lock().insert(process);
-        self.0.doubts.lock().interrupted(process);
-        self.doubt(found);
+        found
+    }
+
+    /// A worker has refused a message of this kind. It lives, and what else runs there goes on; what
+    /// was in the message it does not have, which asking finds out.
+    pub(super) fn refused(&self, worker: ProcessId, kind: u32, error: &SendError) {
+        tracing::warn!(%worker, kind, %error, "a worker has refused a message");
+        if kind == StillHave::KIND {
+            // Nor can it be asked: nothing is ever heard of what it has.
+            self.process_unreachable(worker, &error.to_string());
+        } else if kind == PushTasks::KIND || kind == PushCalls::KIND {
+            self.doubt(self.in_flight_at(worker));
+            self.0.doubts.lock().connected(worker, self.now_us());
+            self.ask_doubtful();
+        }
     }
 
     /// These may be lost.

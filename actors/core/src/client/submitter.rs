@@ -295,6 +295,11 @@ impl Submitter {
         self.leases.iter().filter(|(_, state)| state.worker.id == worker).map(|(id, _)| *id).collect()
     }
 
+    /// The raylet that granted the lease, while it is held.
+    pub(crate) fn raylet_of(&self, lease: LeaseId) -> Option<Address> {
+        self.leases.get(&lease).map(|state| state.raylet)
+    }
+
     /// Whether the lease is held.
     #[cfg(test)]
     pub(crate) fn has_lease(&self, lease: LeaseId) -> bool {

@@ -12,7 +12,7 @@ use super::submitter::{Effect, Submitter};
 use crate::culprit::Culprit;
 use crate::delivery::{Fate, fate};
 use crate::error::Error;
-use crate::ids::{FunctionId, LeaseId};
+use crate::ids::{FunctionId, LeaseId, ObjectId};
 use crate::messages::{PushTasks, ReclaimTasks, ReturnLeases, Shape, WantLeases, WorkerKind};
 
 /// One queue of tasks of one shape.
@@ -70,17 +70,21 @@ impl TaskQueue {
     /// This worker does not have an attempt. If that is where it went and it is the latest, it may
     /// have run there, so it counts, and the task runs again.
     pub(crate) fn missing(self: &Arc<Self>, client: &Client, worker: ProcessId, seq: u64, attempt: u32) {
-        let mut known = false;
+        let (mut known, mut raylet) = (false, None);
         self.step(client, |submitter, now_us, out| {
             // Under the submitter's lock, as everything that ends or begins an attempt.
             let lease = client.0.pending.with(seq, |pending| match pending.work {
                 Work::Task { lease, .. } if pending.attempts.number() == attempt => lease,
                 _ => None,
             });
-            known = lease.flatten().is_some_and(|lease| submitter.missing(lease, worker, seq, now_us, out));
+            let Some(lease) = lease.flatten() else { return };
+            raylet = submitter.raylet_of(lease);
+            known = submitter.missing(lease, worker, seq, now_us, out);
         });
         if known {
-            self.again(client, seq, true, "its connection broke, and the worker does not have the task");
+            let why = "the worker does not have it: its connection broke, or it refused the message";
+            let stale = self.again(client, seq, true, why);
+            discard(client, raylet, stale);
         }
     }
 
@@ -127,26 +131,37 @@ impl TaskQueue {
     /// The worker of a lease is gone. Who has ended it is charged with an attempt; if nobody knows
     /// who that was, the first task in flight, which was running. The others run again uncharged.
     fn lost(self: &Arc<Self>, client: &Client, lease: LeaseId, why: &str, culprit: Culprit) {
-        let mut in_flight = Vec::new();
-        self.step(client, |submitter, _, out| in_flight = submitter.lost(lease, out));
+        let (mut in_flight, mut raylet) = (Vec::new(), None);
+        self.step(client, |submitter, _, out| {
+            raylet = submitter.raylet_of(lease);
+            in_flight = submitter.lost(lease, out);
+        });
+        let mut stale = Vec::new();
         for (position, seq) in in_flight.into_iter().enumerate() {
             let charged = match culprit {
                 Culprit::Unknown => position == 0,
                 Culprit::Task { .. } => culprit == Culprit::Task { owner: client.address().process.id, seq },
                 Culprit::Actor => false,
             };
-            self.again(client, seq, charged, why);
+            stale.extend(self.again(client, seq, charged, why));
         }
+        discard(client, raylet, stale);
     }
 
-    /// A task runs again, if it may. `charged`: it may have run, so that was an attempt.
-    fn again(self: &Arc<Self>, client: &Client, seq: u64, charged: bool, why: &str) {
+    /// A task runs again, if it may. `charged`: it may have run, so that was an attempt. Returns what
+    /// the attempt may have stored before it was lost.
+    fn again(self: &Arc<Self>, client: &Client, seq: u64, charged: bool, why: &str) -> Vec<(ObjectId, u32)> {
+        let mut stale = Vec::new();
         let next = client.0.pending.with(seq, |pending| {
             let Work::Task { options, lease, .. } = &mut pending.work else {
                 return None;
             };
             // One that the lease was about to be sent has not been.
             let pushed = lease.take().is_some();
+            if pushed {
+                let attempt = pending.attempts.number();
+                stale.extend(pending.returns.iter().map(|entry| (entry.id(), attempt)));
+            }
             let attempts = options.max_retries.saturating_add(1);
             if charged && pushed && pending.attempts.charged() >= attempts {
                 let (function, why) = (pending.function.name.to_owned(), why.to_owned());
@@ -166,6 +181,7 @@ impl TaskQueue {
                 self.enqueue(client, seq, function);
             }
         }
+        stale
     }
 
     /// A process is dead; its leases with it.
@@ -345,6 +361,13 @@ impl TaskQueue {
             (Fate::Dead, _) => client.process_gone(worker.id, &error.to_string(), Culprit::Unknown),
             (Fate::Doubtful, _) => client.process_unreachable(worker.id, &error.to_string()),
         }
+    }
+}
+
+/// What lost attempts may have left in the store of the node whose raylet granted their lease.
+fn discard(client: &Client, raylet: Option<Address>, stale: Vec<(ObjectId, u32)>) {
+    if let Some(raylet) = raylet {
+        client.store().discard(raylet.process, stale);
     }
 }
 

@@ -24,14 +24,16 @@ use mobula_transport::{
 use parking_lot::{Condvar, Mutex};
 use tokio::time::Instant;
 
+use crate::delivery::insist;
 use crate::error::Error;
 use crate::ids::ObjectId;
 use crate::messages::StoredObject;
 use crate::store::directory::has_proof;
 use crate::store::mapping::{Mapping, Mappings};
 use crate::store::messages::{
-    CountPins, CreateObject, FreeObjects, GetObjects, GetStoreStats, ListObjects, Located, ObjectSummary, OpenClient,
-    ReleaseObjects, STORE_SHARD_BASE, STORE_SHARDS, StoreStats, shard_address, shard_of,
+    AbandonCreation, CountPins, CreateObject, DiscardResults, FreeObjects, GetObjects, GetStoreStats, ListObjects,
+    Located, ObjectSummary, OpenClient, ReleaseObjects, STORE_SHARD_BASE, STORE_SHARDS, StoreStats, shard_address,
+    shard_of,
 };
 use crate::store::pins::Pins;
 use crate::store::segment::SegmentId;
@@ -68,7 +70,7 @@ type Callback = Box<dyn FnOnce(Outcome) + Send>;
 /// A handle on a store of this machine. Clones share everything.
 #[derive(Clone)]
 pub struct StoreClient {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
 impl StoreClient {
@@ -110,23 +112,43 @@ impl StoreClient {
     /// Room for an object, to be written in place. Blocks for an answer of the store: for user
     /// threads, never for actors.
     pub fn create(&self, object: ObjectId, encoding: Encoding, size_bytes: u64) -> Result<ObjectWriter, Error> {
-        let inner = &self.inner;
-        inner.flush_releases();
-        let message = CreateObject { object, encoding, size_bytes };
-        let (segment, _) = inner.endpoint.request_blocking(
-            shard_address(inner.store, &object),
-            message,
-            Payload::new(),
-            CREATE_DEADLINE,
-        )?;
-        ObjectWriter::open(inner.clone(), object, encoding, size_bytes, segment?.segment)
+        self.create_result(object, 0, encoding, size_bytes)
+    }
+
+    /// [`create`](Self::create) for what this attempt of a task returns.
+    fn create_result(
+        &self,
+        object: ObjectId,
+        attempt: u32,
+        encoding: Encoding,
+        size_bytes: u64,
+    ) -> Result<ObjectWriter, Error> {
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        self.inner.ask_for_room(object, attempt, encoding, size_bytes, move |room| {
+            // The thread below listens until it is told.
+            let _ = tell.send(room);
+        });
+        // Unused only when the endpoint's tables go.
+        let segment = told.recv().unwrap_or(Err(Error::Send(SendError::Closed)))?;
+        ObjectWriter::open(self.inner.clone(), object, encoding, size_bytes, segment)
     }
 
     /// Writes an object that consists of `parts`, one after the other. Blocks: for user threads,
     /// never for actors.
     pub fn put(&self, object: ObjectId, encoding: Encoding, parts: &[&[u8]]) -> Result<StoredObject, Error> {
+        self.put_result(object, 0, encoding, parts)
+    }
+
+    /// [`put`](Self::put) for what this attempt (from 1) of a task returns.
+    pub fn put_result(
+        &self,
+        object: ObjectId,
+        attempt: u32,
+        encoding: Encoding,
+        parts: &[&[u8]],
+    ) -> Result<StoredObject, Error> {
         let size_bytes = parts.iter().map(|part| part.len() as u64).sum();
-        let mut writer = self.create(object, encoding, size_bytes)?;
+        let mut writer = self.create_result(object, attempt, encoding, size_bytes)?;
         writer.fill(parts);
         writer.seal()
     }
@@ -214,6 +236,18 @@ impl StoreClient {
         }
         for (to, objects) in shards {
             tell(&self.inner.endpoint, to, FreeObjects { objects }, TELL_ATTEMPTS);
+        }
+    }
+
+    /// These attempts of tasks do not count: what they have left in the store of `node` goes, what
+    /// other attempts have stored under the same ids stays.
+    pub fn discard(&self, node: ProcessAddr, results: impl IntoIterator<Item = (ObjectId, u32)>) {
+        let mut shards: BTreeMap<Address, Vec<(ObjectId, u32)>> = BTreeMap::new();
+        for (object, attempt) in results {
+            shards.entry(shard_address(node, &object)).or_default().push((object, attempt));
+        }
+        for (to, results) in shards {
+            tell(&self.inner.endpoint, to, DiscardResults { results }, TELL_ATTEMPTS);
         }
     }
 
@@ -326,6 +360,31 @@ impl Inner {
             what: format!("mapping segment {segment} of the object store"),
             why: error.to_string(),
         })
+    }
+
+    /// Room for an object. `done` runs once, at the deadline at the latest.
+    pub(crate) fn ask_for_room(
+        self: &Arc<Self>,
+        object: ObjectId,
+        attempt: u32,
+        encoding: Encoding,
+        size_bytes: u64,
+        done: impl FnOnce(Result<SegmentId, Error>) + Send + 'static,
+    ) {
+        /// Counts the creations of a process, whichever client asks for them.
+        static NUMBER: AtomicU64 = AtomicU64::new(1);
+        self.flush_releases();
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let message = CreateObject { object, encoding, size_bytes, attempt, number };
+        let (this, to) = (self.clone(), shard_address(self.store, &object));
+        self.endpoint.request_with(to, message, Payload::new(), CREATE_DEADLINE, move |answer| match answer {
+            Ok((room, _)) => done(room.map(|room| room.segment)),
+            Err(error) => {
+                // The room may have been found, and only the answer got lost.
+                insist(&this.endpoint, this.mailbox, to, AbandonCreation { number });
+                done(Err(error.into()));
+            }
+        });
     }
 
     /// Tells a shard something whose second arrival changes nothing.

@@ -5,6 +5,7 @@
 //!  client ◀─ Segment ──────── shard      client ◀─ Located ────────── shard
 //!  client ── SealObject ────▶ shard      client ── ReleaseObjects ─▶ shard
 //!  client ── OpenClient ────▶ front      owner ─── FreeObjects ────▶ shard
+//!                                        owner ─── DiscardResults ─▶ shard
 //!  client ◀─ SegmentsDropped─ front
 //! ```
 //!
@@ -46,8 +47,21 @@ pub struct CreateObject {
     pub encoding: Encoding,
     /// Its exact size.
     pub size_bytes: u64,
+    /// Which attempt of its task makes it, from 1; 0 for what was put.
+    pub attempt: u32,
+    /// The asking process's number for this creation; see [`AbandonCreation`].
+    pub number: u64,
 }
 message!(CreateObject => Result<Segment, Error>);
+
+/// Client to shard: the answer to [`CreateObject`] was lost; whatever it said, nothing will be
+/// written. Told until it is answered.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AbandonCreation {
+    /// The creation's number.
+    pub number: u64,
+}
+message!(AbandonCreation => ());
 
 /// Room for an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,6 +140,15 @@ pub struct FreeObjects {
     pub objects: Vec<ObjectId>,
 }
 message!(FreeObjects => ());
+
+/// Owner to shard: these attempts of tasks do not count; what they have stored under these ids (all
+/// of this shard) is of no use. What another attempt has stored there stays. As [`SealObject`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DiscardResults {
+    /// The objects, and the attempts.
+    pub results: Vec<(ObjectId, u32)>,
+}
+message!(DiscardResults => ());
 
 /// Anyone to shard: its objects, in order of their ids.
 #[derive(Clone, Debug, Serialize, Deserialize)]

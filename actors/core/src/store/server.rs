@@ -31,8 +31,9 @@ use crate::store::client::{StoreClient, tell};
 use crate::store::directory::{SHARED_MEMORY, StoreDirectory};
 use crate::store::ledger::{DECAY_EVERY, Reserved};
 use crate::store::messages::{
-    AbortObject, CountPins, CreateObject, FreeObjects, GetObjects, GetStoreStats, ListObjects, Located, OpenClient,
-    ReleaseObjects, STORE_SHARD_BASE, STORE_SHARDS, SealObject, Segment, SegmentsDropped, StoreStats, shard_address,
+    AbandonCreation, AbortObject, CountPins, CreateObject, DiscardResults, FreeObjects, GetObjects, GetStoreStats,
+    ListObjects, Located, OpenClient, ReleaseObjects, STORE_SHARD_BASE, STORE_SHARDS, SealObject, Segment,
+    SegmentsDropped, StoreStats, shard_address,
 };
 use crate::store::pool::{IO_THREADS, MAX_MAKING, Pool, capacity_bytes};
 use crate::store::pull::{self, Failure, PULL_WINDOW_BYTES, PullManager};
@@ -122,8 +123,9 @@ impl StoreHandle {
         self.client.clone()
     }
 
-    /// A process is dead: what it read is released, what it was writing is given up. Only for
-    /// processes that really are dead: one that lives could see memory that is used again.
+    /// A process is dead: what it read is released, what it was writing is given up, what it owned
+    /// is freed. Only for processes that really are dead: one that lives could see memory that is
+    /// used again.
     pub fn process_died(&self, process: ProcessId) {
         let endpoint = &self.shared.endpoint;
         for index in 0..STORE_SHARDS {
@@ -356,6 +358,11 @@ impl Actor for Shard {
             shard.carry_out(ctx);
             request.reply(());
         });
+        table.on::<AbandonCreation>(|shard, message, request, ctx| {
+            shard.table.abandon(message.number, request.from().process.id, &mut shard.effects);
+            shard.carry_out(ctx);
+            request.reply(());
+        });
         table.on::<GetObjects>(|shard, message, request, ctx| shard.get(message, request, ctx));
         table.on::<ReleaseObjects>(|shard, message, request, ctx| {
             let process = request.from().process.id;
@@ -373,6 +380,13 @@ impl Actor for Shard {
             let mut retain = |segment, object| shared.pool.retain(segment, object);
             for object in message.objects {
                 shard.table.free(object, &mut retain, &mut shard.effects);
+            }
+            shard.carry_out(ctx);
+            request.reply(());
+        });
+        table.on::<DiscardResults>(|shard, message, request, ctx| {
+            for (object, attempt) in message.results {
+                shard.table.discard(object, attempt, &mut shard.effects);
             }
             shard.carry_out(ctx);
             request.reply(());
@@ -413,7 +427,9 @@ impl Actor for Shard {
         });
         table.on::<ProcessDied>(|shard, message, request, ctx| {
             if shard.shared.is_own(&request) {
-                shard.table.process_died(message.process, &mut shard.effects);
+                let shared = shard.shared.clone();
+                let mut retain = |segment, object| shared.pool.retain(segment, object);
+                shard.table.process_died(message.process, &mut retain, &mut shard.effects);
                 shard.carry_out(ctx);
             }
         });
@@ -427,7 +443,7 @@ impl Shard {
     }
 
     fn create(&mut self, message: CreateObject, request: Request<CreateObject>) {
-        let CreateObject { object, encoding, size_bytes } = message;
+        let CreateObject { object, size_bytes, .. } = message;
         let by = request.from().process.id;
         let replier = request.into_replier();
         let shared = self.shared.clone();
@@ -439,7 +455,7 @@ impl Shard {
             replier.reply(made.map_err(|not_made| not_made.error));
         });
         if let Some(segment) = segment {
-            self.table.create(segment, object, encoding, size_bytes, by);
+            self.table.create(segment, &message, by);
             self.count();
         }
     }

@@ -10,8 +10,10 @@
 //!            recycled           condemned ── last pin released ──▶ recycled
 //! ```
 //!
-//! - An object may be created several times at once (attempts of one task): the first seal wins,
-//!   the segments of the others are recycled.
+//! - An object may be created several times (attempts of one task): the latest attempt wins, as it
+//!   does with the owner, and of one attempt the first seal. The segments of the others are recycled.
+//!   An attempt that does not count can be discarded without harm to another one.
+//! - The objects of a dead owner are freed: nobody can ask for them any more.
 //! - Everything that is pulled is a *copy*: it is found by gets, and when nobody reads it the
 //!   [`ledger`](super::ledger) may take it away. Whether it still is here is asked with `retain`
 //!   before it is pinned or recycled.
@@ -26,7 +28,7 @@ use smallvec::SmallVec;
 use crate::error::Error;
 use crate::ids::ObjectId;
 use crate::messages::StoredObject;
-use crate::store::messages::{HeldPins, Located, ObjectState, ObjectSummary};
+use crate::store::messages::{CreateObject, HeldPins, Located, ObjectState, ObjectSummary};
 use crate::store::segment::SegmentId;
 use crate::value::Encoding;
 
@@ -84,8 +86,11 @@ struct Creation {
     object: ObjectId,
     encoding: Encoding,
     size_bytes: u64,
+    attempt: u32,
     by: ProcessId,
-    /// The object was freed meanwhile.
+    /// The writer's number for it.
+    number: u64,
+    /// The object was freed, or the attempt discarded meanwhile.
     freed: bool,
 }
 
@@ -94,6 +99,8 @@ struct Held {
     object: ObjectId,
     encoding: Encoding,
     size_bytes: u64,
+    /// The attempt that made it; means nothing for a copy.
+    attempt: u32,
     pins: u32,
     copy: bool,
     /// Not the object's segment any more; to be recycled when its last pin goes.
@@ -123,17 +130,12 @@ impl Table {
         self.objects.len()
     }
 
-    /// `by` begins to write `object` to `segment`.
-    pub(crate) fn create(
-        &mut self,
-        segment: SegmentId,
-        object: ObjectId,
-        encoding: Encoding,
-        size_bytes: u64,
-        by: ProcessId,
-    ) {
+    /// `by` begins to write an object to `segment`.
+    pub(crate) fn create(&mut self, segment: SegmentId, new: &CreateObject, by: ProcessId) {
+        let CreateObject { object, encoding, size_bytes, attempt, number } = *new;
         self.objects.entry(object).or_default().creating += 1;
-        self.creations.insert(segment, Creation { object, encoding, size_bytes, by, freed: false });
+        let creation = Creation { object, encoding, size_bytes, attempt, by, number, freed: false };
+        self.creations.insert(segment, creation);
         self.processes.entry(by).or_default().creations.insert(segment);
     }
 
@@ -145,13 +147,22 @@ impl Table {
         let Some(creation) = self.end_creation(segment) else {
             return;
         };
-        let Creation { object, encoding, size_bytes, freed, .. } = creation;
+        let Creation { object, encoding, size_bytes, attempt, freed, .. } = creation;
         if freed {
             effects.push(Effect::Recycle(segment));
             return;
         }
-        let held = Held { object, encoding, size_bytes, pins: 0, copy: false, condemned: false };
+        let held = Held { object, encoding, size_bytes, attempt, pins: 0, copy: false, condemned: false };
         self.settle(segment, held, effects);
+    }
+
+    /// The writer has never heard of a segment for its creation of this number.
+    pub(crate) fn abandon(&mut self, number: u64, by: ProcessId, effects: &mut Vec<Effect>) {
+        let mut own = self.processes.get(&by).into_iter().flat_map(|holdings| &holdings.creations).copied();
+        let segment = own.find(|segment| self.creations.get(segment).is_some_and(|creation| creation.number == number));
+        if let Some(segment) = segment {
+            self.abort(segment, by, true, effects);
+        }
     }
 
     /// The writer gives up. With `recycle` the segment is intact.
@@ -217,7 +228,7 @@ impl Table {
             Some(entry) if entry.pulling => {
                 entry.pulling = false;
                 entry.sources.clear();
-                let held = Held { object, encoding, size_bytes, pins: 0, copy: true, condemned: false };
+                let held = Held { object, encoding, size_bytes, attempt: 0, pins: 0, copy: true, condemned: false };
                 self.settle(segment, held, effects);
             }
             _ => effects.push(Effect::Recycle(segment)),
@@ -291,6 +302,26 @@ impl Table {
         }
     }
 
+    /// What this attempt has stored as the object, or still writes, is of no use.
+    pub(crate) fn discard(&mut self, object: ObjectId, attempt: u32, effects: &mut Vec<Effect>) {
+        let Some(entry) = self.objects.get_mut(&object) else { return };
+        let of_attempt = |held: &Held| !held.copy && held.attempt == attempt;
+        let sealed = entry.sealed.filter(|segment| self.held.get(segment).is_some_and(of_attempt));
+        if sealed.is_some() {
+            entry.sealed = None;
+        }
+        for creation in self.creations.values_mut() {
+            if creation.object == object && creation.attempt == attempt && !creation.freed {
+                creation.freed = true;
+                entry.creating -= 1;
+            }
+        }
+        if let Some(segment) = sealed {
+            self.condemn(segment, effects);
+        }
+        self.lost_hope(object, "the attempt of its task does not count any more", effects);
+    }
+
     /// The store of `peer` fetched the object from here.
     pub(crate) fn served(&mut self, object: ObjectId, peer: ProcessAddr) {
         if let Some(entry) = self.objects.get_mut(&object) {
@@ -308,8 +339,19 @@ impl Table {
         }
     }
 
-    /// A process is dead: its pins are released, what it wrote is given up, its waiters forgotten.
-    pub(crate) fn process_died(&mut self, process: ProcessId, effects: &mut Vec<Effect>) {
+    /// A process is dead: its pins are released, what it wrote is given up, its waiters forgotten,
+    /// and what it owned is freed.
+    pub(crate) fn process_died(
+        &mut self,
+        process: ProcessId,
+        retain: &mut dyn FnMut(SegmentId, ObjectId) -> bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        let mut owned: Vec<ObjectId> = self.objects.keys().copied().filter(|object| object.owner == process).collect();
+        owned.sort_unstable();
+        for object in owned {
+            self.free(object, retain, effects);
+        }
         // The dead process may also have been a peer that took copies; in object order, so that
         // the effects do not depend on the hasher.
         let mut waiting: Vec<ObjectId> = Vec::new();
@@ -378,15 +420,20 @@ impl Table {
         Some(creation)
     }
 
-    /// The object's content is in the segment, unless it already has one.
+    /// The object's content is in the segment, unless it already has one that is as good.
     fn settle(&mut self, segment: SegmentId, held: Held, effects: &mut Vec<Effect>) {
         let object = held.object;
         let copy = held.copy;
-        let entry = self.objects.entry(object).or_default();
-        if entry.sealed.is_some() {
-            effects.push(Effect::Recycle(segment));
-            return;
+        let before = self.objects.get(&object).and_then(|entry| entry.sealed);
+        if let Some(before) = before {
+            let superseded = |older: &Held| !copy && !older.copy && older.attempt < held.attempt;
+            if !self.held.get(&before).is_some_and(superseded) {
+                effects.push(Effect::Recycle(segment));
+                return;
+            }
+            self.condemn(before, effects);
         }
+        let entry = self.objects.entry(object).or_default();
         entry.sealed = Some(segment);
         let waiters = std::mem::take(&mut entry.waiters);
         self.held.insert(segment, held);

@@ -19,6 +19,7 @@ use crate::error::{Error, Place};
 use crate::ids::{FunctionId, ObjectId};
 use crate::messages::{ReturnSpec, TaskDone, TaskInfo, TaskOutcome, TaskSpec};
 use crate::registry::{CallError, CallResult, Code, RemoteFunction};
+use crate::store::StoreClient;
 use crate::value::Value;
 
 /// The pause before a result is sent again when the way to its owner was full.
@@ -159,9 +160,10 @@ impl WorkerShared {
             Ended::Failed(error) | Ended::Panicked(error) => TaskOutcome::Failed(Box::new(error)),
         };
         let done = TaskDone { seq: spec.seq, attempt: spec.attempt, outcome, run_us };
-        deliver(&self.endpoint, &self.history, client, spec, done, payload);
+        deliver(&self.endpoint, &self.store, &self.history, client, spec, done, payload);
     }
 
+    /// The values as they are told to the owner. When one cannot be stored, none is.
     fn commit(
         &self,
         client: Address,
@@ -174,7 +176,7 @@ impl WorkerShared {
             return Err(Error::Invalid { what });
         }
         let mut inline_bytes = 0;
-        let mut specs = SmallVec::with_capacity(values.len());
+        let mut specs: SmallVec<[ReturnSpec; 1]> = SmallVec::with_capacity(values.len());
         for (index, value) in values.into_iter().enumerate() {
             inline_bytes += value.len();
             if inline_bytes <= INLINE_LIMIT_BYTES {
@@ -183,7 +185,13 @@ impl WorkerShared {
             } else {
                 inline_bytes -= value.len();
                 let object = ObjectId { owner: client.process.id, seq: spec.seq, index: index as u32 };
-                specs.push(ReturnSpec::Stored(self.store.put(object, value.encoding, &[&value.data])?));
+                match self.store.put_result(object, spec.attempt, value.encoding, &[&value.data]) {
+                    Ok(stored) => specs.push(ReturnSpec::Stored(stored)),
+                    Err(error) => {
+                        discard(&self.store, spec.attempt, &specs);
+                        return Err(error);
+                    }
+                }
             }
         }
         Ok(specs)
@@ -222,6 +230,7 @@ impl WorkerShared {
 /// not take it for lost.
 fn deliver(
     endpoint: &Endpoint,
+    store: &StoreClient,
     history: &Arc<History>,
     client: Address,
     spec: TaskSpec,
@@ -236,22 +245,40 @@ fn deliver(
     match fate(&error) {
         Fate::Full => {
             history.held_up(client, &spec);
-            let (later, history) = (endpoint.clone(), history.clone());
+            let (later, store, history) = (endpoint.clone(), store.clone(), history.clone());
             endpoint.spawn_task(async move {
                 tokio::time::sleep(FULL_PAUSE).await;
-                deliver(&later, &history, client, spec, message, payload);
+                deliver(&later, &store, &history, client, spec, message, payload);
             });
             return;
         }
         // The owner at least hears why there is no result.
         Fate::Refused => {
+            discard_outcome(store, &message);
             let outcome = TaskOutcome::Failed(Box::new(Error::Send(error)));
             let failed = TaskDone { outcome, ..message };
             endpoint.send(Some(MailboxId::WORKER), client, failed, Payload::new());
         }
-        Fate::Dead | Fate::Doubtful => tracing::debug!(%error, "a result's owner is gone"),
+        // It will never free them.
+        Fate::Dead => discard_outcome(store, &message),
+        Fate::Doubtful => tracing::debug!(%error, "a result's owner cannot be reached"),
     }
     history.record(client, &spec, failed, run_us);
+}
+
+/// Nobody will ever hear of these results.
+fn discard_outcome(store: &StoreClient, done: &TaskDone) {
+    if let TaskOutcome::Returned(specs) = &done.outcome {
+        discard(store, done.attempt, specs);
+    }
+}
+
+fn discard(store: &StoreClient, attempt: u32, specs: &[ReturnSpec]) {
+    let stored = specs.iter().filter_map(|spec| match spec {
+        ReturnSpec::Stored(stored) => Some((stored.object, attempt)),
+        ReturnSpec::Inline(_) => None,
+    });
+    store.discard(store.store(), stored);
 }
 
 pub(super) fn wrong_kind(function: &RemoteFunction, wanted: &str) -> Error {

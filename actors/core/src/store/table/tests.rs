@@ -22,6 +22,11 @@ fn stored(n: u64, nodes: &[ProcessAddr]) -> StoredObject {
     StoredObject { object: object(n), encoding: Encoding::RAW, size_bytes: 100, nodes: nodes.iter().copied().collect() }
 }
 
+/// The creation of an object by this attempt of its task.
+fn new(n: u64, attempt: u32) -> CreateObject {
+    CreateObject { object: object(n), encoding: Encoding::RAW, size_bytes: 100, attempt, number: 0 }
+}
+
 fn table() -> Table {
     Table::new(node(0).id)
 }
@@ -43,7 +48,7 @@ fn is_lost(effect: &Effect, waiter: WaiterId) -> bool {
 fn a_get_waits_for_the_seal_and_its_pin_defers_the_free() {
     let mut table = table();
     let mut effects = Vec::new();
-    table.create(SegmentId(1), object(1), Encoding::RAW, 100, process(1));
+    table.create(SegmentId(1), &new(1, 1), process(1));
     table.get(7, process(2), &stored(1, &[node(0)]), &mut keep, &mut effects);
     assert_eq!(effects, vec![]);
     table.seal(SegmentId(1), process(9), &mut effects);
@@ -64,8 +69,8 @@ fn a_get_waits_for_the_seal_and_its_pin_defers_the_free() {
 fn the_first_seal_wins() {
     let mut table = table();
     let mut effects = Vec::new();
-    table.create(SegmentId(1), object(1), Encoding::RAW, 100, process(1));
-    table.create(SegmentId(2), object(1), Encoding::RAW, 100, process(2));
+    table.create(SegmentId(1), &new(1, 1), process(1));
+    table.create(SegmentId(2), &new(1, 1), process(2));
     table.seal(SegmentId(2), process(2), &mut effects);
     assert_eq!(effects, vec![]);
     table.seal(SegmentId(1), process(1), &mut effects);
@@ -79,10 +84,10 @@ fn the_first_seal_wins() {
 fn the_death_of_the_last_writer_is_told_to_the_waiters() {
     let mut table = table();
     let mut effects = Vec::new();
-    table.create(SegmentId(1), object(1), Encoding::RAW, 100, process(1));
-    table.create(SegmentId(2), object(1), Encoding::RAW, 100, process(2));
+    table.create(SegmentId(1), &new(1, 1), process(1));
+    table.create(SegmentId(2), &new(1, 1), process(2));
     table.get(1, process(3), &stored(1, &[node(0)]), &mut keep, &mut effects);
-    table.process_died(process(1), &mut effects);
+    table.process_died(process(1), &mut keep, &mut effects);
     assert_eq!(effects, vec![Effect::Recycle(SegmentId(1))]);
     effects.clear();
     table.abort(SegmentId(2), process(2), true, &mut effects);
@@ -104,7 +109,7 @@ fn one_pull_serves_all_who_wait_and_new_sources_are_added() {
     let told: Vec<_> = (1..=3).map(|waiter| Effect::Answer { waiter, result: Ok(located(5)) }).collect();
     assert_eq!(effects, told);
     effects.clear();
-    table.process_died(process(2), &mut effects);
+    table.process_died(process(2), &mut keep, &mut effects);
     assert_eq!(effects, vec![]);
     table.release(SegmentId(5), process(1), 1, &mut effects);
     assert_eq!(effects, vec![Effect::Evictable(SegmentId(5), object(1))]);
@@ -132,7 +137,7 @@ fn an_evicted_copy_is_pulled_again_and_not_recycled() {
 fn a_free_follows_the_copies_and_drops_a_late_pull() {
     let mut table = table();
     let mut effects = Vec::new();
-    table.create(SegmentId(1), object(1), Encoding::RAW, 100, process(1));
+    table.create(SegmentId(1), &new(1, 1), process(1));
     table.seal(SegmentId(1), process(1), &mut effects);
     table.served(object(1), node(3));
     table.free(object(1), &mut keep, &mut effects);
@@ -146,11 +151,79 @@ fn a_free_follows_the_copies_and_drops_a_late_pull() {
     assert_eq!(effects, vec![Effect::Recycle(SegmentId(9))]);
 }
 
+#[test]
+fn the_latest_attempt_wins_and_discarding_another_one_does_not_harm_it() {
+    let mut table = table();
+    let mut effects = Vec::new();
+    for (n, attempt) in [(1, 1), (2, 2), (3, 1)] {
+        table.create(SegmentId(n), &new(1, attempt), process(n.into()));
+    }
+    table.seal(SegmentId(1), process(1), &mut effects);
+    assert_eq!(effects, vec![]);
+    table.seal(SegmentId(2), process(2), &mut effects);
+    assert_eq!(effects, vec![Effect::Recycle(SegmentId(1))], "superseded");
+    table.seal(SegmentId(3), process(3), &mut effects);
+    assert_eq!(effects[1..], [Effect::Recycle(SegmentId(3))], "too late");
+    effects.clear();
+    table.discard(object(1), 1, &mut effects);
+    table.get(1, process(3), &stored(1, &[node(0)]), &mut keep, &mut effects);
+    assert_eq!(effects, vec![Effect::Answer { waiter: 1, result: Ok(located(2)) }]);
+}
+
+#[test]
+fn what_a_discarded_attempt_has_stored_or_still_writes_goes() {
+    let mut table = table();
+    let mut effects = Vec::new();
+    table.create(SegmentId(1), &new(1, 1), process(1));
+    table.seal(SegmentId(1), process(1), &mut effects);
+    table.create(SegmentId(2), &new(2, 1), process(1));
+    table.create(SegmentId(3), &new(2, 2), process(2));
+    table.discard(object(1), 1, &mut effects);
+    assert_eq!(effects, vec![Effect::Recycle(SegmentId(1))]);
+    effects.clear();
+    table.discard(object(2), 1, &mut effects);
+    table.seal(SegmentId(2), process(1), &mut effects);
+    assert_eq!(effects, vec![Effect::Recycle(SegmentId(2))]);
+    effects.clear();
+    table.seal(SegmentId(3), process(2), &mut effects);
+    table.get(1, process(3), &stored(2, &[node(0)]), &mut keep, &mut effects);
+    assert_eq!(effects, vec![Effect::Answer { waiter: 1, result: Ok(located(3)) }], "the other attempt's stays");
+}
+
+#[test]
+fn an_abandoned_creation_gives_its_room_back() {
+    let mut table = table();
+    let mut effects = Vec::new();
+    table.create(SegmentId(1), &CreateObject { number: 5, ..new(1, 0) }, process(1));
+    table.create(SegmentId(2), &CreateObject { number: 6, ..new(2, 0) }, process(1));
+    table.create(SegmentId(3), &CreateObject { number: 5, ..new(3, 0) }, process(2));
+    table.abandon(5, process(1), &mut effects);
+    table.abandon(5, process(1), &mut effects);
+    assert_eq!(effects, vec![Effect::Recycle(SegmentId(1))]);
+    assert_eq!(table.len(), 2);
+}
+
+#[test]
+fn what_a_dead_process_owned_is_freed() {
+    let mut table = table();
+    let mut effects = Vec::new();
+    table.create(SegmentId(1), &new(1, 1), process(1));
+    table.seal(SegmentId(1), process(1), &mut effects);
+    table.get(1, process(2), &stored(1, &[node(0)]), &mut keep, &mut effects);
+    effects.clear();
+    table.process_died(object(1).owner, &mut keep, &mut effects);
+    assert_eq!(effects, vec![], "somebody reads it");
+    table.release(SegmentId(1), process(2), 1, &mut effects);
+    assert_eq!(effects, vec![Effect::Recycle(SegmentId(1))]);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
-    Create { object: u64, by: u128 },
+    Create { object: u64, attempt: u32, by: u128 },
+    Discard { object: u64, attempt: u32 },
     Seal(usize),
     Abort(usize),
+    Abandon(usize),
     Get { object: u64, by: u128, remote: bool },
     Release(usize),
     Free(u64),
@@ -164,7 +237,10 @@ fn step() -> impl Strategy<Value = Step> {
     let object = 0u64..5;
     let by = 1u128..4;
     prop_oneof![
-        3 => (object.clone(), by.clone()).prop_map(|(object, by)| Step::Create { object, by }),
+        3 => (object.clone(), 1u32..4, by.clone())
+            .prop_map(|(object, attempt, by)| Step::Create { object, attempt, by }),
+        1 => (object.clone(), 1u32..4).prop_map(|(object, attempt)| Step::Discard { object, attempt }),
+        1 => any::<usize>().prop_map(Step::Abandon),
         3 => any::<usize>().prop_map(Step::Seal),
         1 => any::<usize>().prop_map(Step::Abort),
         5 => (object.clone(), by.clone(), any::<bool>())
@@ -174,7 +250,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<usize>().prop_map(Step::Pulled),
         1 => any::<usize>().prop_map(Step::PullFailed),
         1 => any::<usize>().prop_map(Step::Evict),
-        1 => by.prop_map(Step::Died),
+        // Process 0 owns all objects.
+        1 => (0u128..4).prop_map(Step::Died),
     ]
 }
 
@@ -245,11 +322,17 @@ proptest! {
         for step in steps {
             let mut effects = Vec::new();
             match step {
-                Step::Create { object: n, by } => {
+                Step::Create { object: n, attempt, by } => {
                     let segment = world.segment();
                     world.writing.insert(segment, by);
-                    table.create(segment, object(n), Encoding::RAW, 100, process(by));
+                    table.create(segment, &CreateObject { number: segment.0, ..new(n, attempt) }, process(by));
                 }
+                Step::Discard { object: n, attempt } => table.discard(object(n), attempt, &mut effects),
+                Step::Abandon(n) => if let Some(n) = nth(n, world.writing.len()) {
+                    let (segment, by) = world.writing.iter().nth(n).map(|(s, by)| (*s, *by)).unwrap();
+                    world.writing.remove(&segment);
+                    table.abandon(segment.0, process(by), &mut effects);
+                },
                 Step::Seal(n) => if let Some(n) = nth(n, world.writing.len()) {
                     let (segment, by) = world.writing.iter().nth(n).map(|(s, by)| (*s, *by)).unwrap();
                     world.writing.remove(&segment);
@@ -303,7 +386,9 @@ proptest! {
                     world.writing.retain(|_, writer| *writer != by);
                     world.waiting.retain(|_, waiter| *waiter != by);
                     world.pins.retain(|(_, holder)| *holder != by);
-                    table.process_died(process(by), &mut effects);
+                    let evictable = &mut world.evictable;
+                    let mut retain = |segment, object| evictable.remove(&segment) == Some(object);
+                    table.process_died(process(by), &mut retain, &mut effects);
                 }
             }
             world.carry_out(effects)?;
@@ -331,7 +416,7 @@ proptest! {
         for by in 1..4 {
             let mut effects = Vec::new();
             world.pins.retain(|(_, holder)| *holder != by);
-            table.process_died(process(by), &mut effects);
+            table.process_died(process(by), &mut keep, &mut effects);
             world.carry_out(effects)?;
         }
         prop_assert!(world.out.is_empty(), "never came back: {:?}", world.out);

@@ -228,3 +228,38 @@ fn pins_that_were_lost_with_a_connection_come_back() {
         assert!(outcome.is_ok(), "seed {seed}");
     }
 }
+
+/// The answer to a creation gets lost with the connection: the room it may have found is free again.
+async fn writing(seed: u64) {
+    let network = SimNetwork::new(seed, SimOptions::default());
+    let mut random = StdRng::seed_from_u64(seed);
+    let node = Local::with(network.endpoint(EndpointConfig::default()).unwrap(), 4 << 20, true);
+    let writer = network.endpoint(EndpointConfig::default()).unwrap();
+    let (store, ids) = (node.endpoint.process(), (node.endpoint.process().id, writer.process().id));
+    let client = StoreClient::connect(&writer, store, &node.store.store_dir(), &node.store.host_proof()).unwrap();
+    let mut lost = 0;
+    for n in 0..40 {
+        let (tell, told) = futures::channel::oneshot::channel();
+        client.inner.ask_for_room(object(n), 0, Encoding::RAW, size_of(n) as u64, move |room| {
+            tell.send(room).unwrap();
+        });
+        tokio::time::sleep(Duration::from_micros(random.random_range(0..4000))).await;
+        network.break_connection(ids.0, ids.1);
+        match told.await.unwrap() {
+            Ok(segment) => client.inner.tell_shard(&object(n), crate::store::messages::AbortObject { segment }),
+            Err(_) => lost += 1,
+        }
+    }
+    assert!(lost > 0, "no answer was lost");
+    tokio::time::sleep(EVENTUALLY).await;
+    assert_eq!(node.stats().used_bytes, 0, "{:?}", block_in_place(&node));
+}
+
+#[test]
+fn room_whose_answer_was_lost_with_a_connection_comes_back() {
+    for seed in 0..20 {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        let outcome = std::panic::catch_unwind(|| runtime.block_on(writing(seed)));
+        assert!(outcome.is_ok(), "seed {seed}");
+    }
+}

@@ -1,0 +1,217 @@
+//! A client by itself: raylet and worker are played by the test.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use mobula_transport::{Endpoint, EndpointConfig, Envelope, Mailbox, MailboxId, Message, Payload, SendError};
+use parking_lot::Mutex;
+use smallvec::{SmallVec, smallvec};
+
+use super::*;
+use crate::ids::{LeaseId, NodeId};
+use crate::messages::{
+    LeaseGranted, PushTasks, ReturnLeases, ReturnSpec, StillHave, StoredObject, TaskDone, TaskOutcome, TaskSpec,
+    TasksMissing, WantLeases,
+};
+use crate::registry::{Code, RemoteFunction};
+use crate::store::{Store, StoreConfig, StoreHandle};
+use crate::value::Encoding;
+
+const WITHIN: Duration = Duration::from_secs(20);
+
+static NOTHING: RemoteFunction =
+    RemoteFunction { name: "client tests: nothing", signature: "", code: Code::Task(|_| Ok(Vec::new())) };
+
+/// What the raylet and the worker have heard.
+#[derive(Debug)]
+enum Heard {
+    Push(PushTasks),
+    /// Leases were given back.
+    Returned,
+    StillHave(StillHave),
+}
+
+/// Grants every lease that is wanted; the worker is a process with this very address.
+struct Raylet {
+    endpoint: Endpoint,
+    granted: Mutex<u64>,
+    heard: Mutex<Sender<Heard>>,
+}
+
+impl Mailbox for Raylet {
+    fn deliver(&self, envelope: Envelope) {
+        if envelope.kind() == WantLeases::KIND {
+            let Ok((want, _)) = envelope.open::<WantLeases>() else { return };
+            let mut granted = self.granted.lock();
+            while *granted < want.target {
+                *granted += 1;
+                let lease = LeaseId { node: NodeId(uuid::Uuid::from_u128(1)), seq: *granted };
+                let grant = LeaseGranted { lease, shape: want.shape.clone(), worker: self.endpoint.process() };
+                self.endpoint.send(Some(MailboxId::RAYLET), want.client, grant, Payload::new());
+            }
+        } else if envelope.kind() == ReturnLeases::KIND && envelope.open::<ReturnLeases>().is_ok() {
+            let _ = self.heard.lock().send(Heard::Returned);
+        }
+    }
+}
+
+/// Tells the test what it was sent, or refuses it.
+struct Played {
+    heard: Mutex<Sender<Heard>>,
+    refuse: Arc<Mutex<u32>>,
+}
+
+impl Mailbox for Played {
+    fn deliver(&self, envelope: Envelope) {
+        let tell = |heard| {
+            let _ = self.heard.lock().send(heard);
+        };
+        if envelope.kind() == PushTasks::KIND {
+            let refuse = self.refuse.lock().checked_sub(1);
+            if let Some(left) = refuse {
+                *self.refuse.lock() = left;
+                // The client hears of it, and asks this worker, before this returns.
+                return envelope.reject(SendError::Refused { why: "the test wants it so".to_owned() });
+            }
+            if let Ok((push, _)) = envelope.open::<PushTasks>() {
+                tell(Heard::Push(push));
+            }
+        } else if envelope.kind() == StillHave::KIND
+            && let Ok((question, _)) = envelope.open::<StillHave>()
+        {
+            tell(Heard::StillHave(question));
+        }
+    }
+}
+
+struct Rig {
+    _base: tempfile::TempDir,
+    endpoint: Endpoint,
+    store: StoreHandle,
+    client: Client,
+    heard: Receiver<Heard>,
+    /// How many pushes the worker refuses.
+    refuse: Arc<Mutex<u32>>,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let endpoint = Endpoint::in_process(EndpointConfig::default()).unwrap();
+        let base = tempfile::tempdir_in("/dev/shm").unwrap();
+        let config = StoreConfig { base: Some(base.path().to_owned()), capacity_bytes: Some(16 << 20), in_place: true };
+        let store = Store::start(&endpoint, NodeId::random(), config).unwrap();
+        let (tell, heard) = channel();
+        let raylet = Raylet { endpoint: endpoint.clone(), granted: Mutex::new(0), heard: Mutex::new(tell.clone()) };
+        endpoint.attach(MailboxId::RAYLET, Arc::new(raylet));
+        let refuse = Arc::new(Mutex::new(0));
+        let played = Played { heard: Mutex::new(tell), refuse: refuse.clone() };
+        endpoint.attach(MailboxId::WORKER, Arc::new(played));
+        let client = Client::start(ClientSetup {
+            endpoint: endpoint.clone(),
+            gcs: endpoint.address_of(MailboxId::GCS),
+            raylet: endpoint.address_of(MailboxId::RAYLET),
+            store: store.client(),
+            job: JobId::random(),
+            namespace: "ns".to_owned(),
+            binary: None,
+            output: None,
+        });
+        Self { _base: base, endpoint, store, client, heard, refuse }
+    }
+
+    fn submit(&self, options: TaskOptions) -> ObjectHandle {
+        self.client.submit(&NOTHING, smallvec![], &Arc::new(options)).pop().unwrap()
+    }
+
+    /// The next tasks that are pushed.
+    fn pushed(&self) -> Vec<TaskSpec> {
+        loop {
+            if let Heard::Push(push) = self.heard.recv_timeout(WITHIN).unwrap() {
+                return push.tasks;
+            }
+        }
+    }
+
+    fn one_pushed(&self) -> TaskSpec {
+        let mut tasks = self.pushed();
+        assert_eq!(tasks.len(), 1);
+        tasks.remove(0)
+    }
+
+    fn say<M: Message>(&self, message: M) {
+        let to = self.endpoint.address_of(MailboxId::CLIENT);
+        self.endpoint.send(Some(MailboxId::WORKER), to, message, Payload::new());
+    }
+
+    /// The attempt stores its result, as a worker would.
+    fn store(&self, task: &TaskSpec) -> StoredObject {
+        let object = ObjectId { owner: self.endpoint.process().id, seq: task.seq, index: 0 };
+        self.client.store().put_result(object, task.attempt, Encoding::RAW, &[&[task.attempt as u8; 200_000]]).unwrap()
+    }
+
+    fn done(&self, task: &TaskSpec, stored: StoredObject) {
+        let specs: SmallVec<[ReturnSpec; 1]> = smallvec![ReturnSpec::Stored(stored)];
+        let outcome = TaskOutcome::Returned(specs);
+        self.say(TaskDone { seq: task.seq, attempt: task.attempt, outcome, run_us: 1 });
+    }
+
+    fn eventually(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + WITHIN;
+        while !holds(self) {
+            assert!(Instant::now() < deadline, "in vain: {what}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn objects(&self) -> u64 {
+        self.store.stats().objects
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        self.endpoint.shutdown(Duration::ZERO);
+    }
+}
+
+#[test]
+fn what_an_attempt_that_does_not_count_has_stored_is_freed() {
+    let rig = Rig::new();
+    let handle = rig.submit(TaskOptions::default());
+    let first = rig.one_pushed();
+    let lost = rig.store(&first);
+    // Its result got lost, it seems; it runs again, and what the first attempt left is of no use.
+    rig.say(TasksMissing { tasks: vec![(first.seq, first.attempt)] });
+    let second = rig.one_pushed();
+    assert_eq!((second.seq, second.attempt), (first.seq, 2));
+    rig.eventually("the result of the lost attempt is freed", |rig| rig.objects() == 0);
+    // It was only late.
+    rig.store(&first);
+    rig.done(&first, lost.clone());
+    rig.eventually("the late result is freed", |rig| rig.objects() == 0);
+    let stored = rig.store(&second);
+    rig.done(&second, stored);
+    rig.done(&first, lost);
+    let value = rig.client.get(std::slice::from_ref(&handle), Some(WITHIN)).unwrap().remove(0);
+    assert_eq!(value.data[0], 2, "the second attempt counts");
+    assert_eq!(rig.objects(), 1, "a late end of the first one does not harm it");
+    drop((value, handle));
+    rig.eventually("it is freed with its last reference", |rig| rig.objects() == 0);
+}
+
+#[test]
+fn a_message_that_the_worker_refuses_is_not_its_death() {
+    let rig = Rig::new();
+    *rig.refuse.lock() = 1;
+    let handle = rig.submit(TaskOptions::default());
+    // What it has is asked for, and what it does not have is sent again, under the same lease.
+    let Heard::StillHave(question) = rig.heard.recv_timeout(WITHIN).unwrap() else { panic!("it is not asked") };
+    assert_eq!(question.tasks.len(), 1);
+    rig.say(TasksMissing { tasks: question.tasks });
+    let Heard::Push(push) = rig.heard.recv_timeout(WITHIN).unwrap() else { panic!("the lease was returned") };
+    assert_eq!((push.lease.seq, push.tasks[0].attempt), (1, 2));
+    let stored = rig.store(&push.tasks[0]);
+    rig.done(&push.tasks[0], stored);
+    assert_eq!(rig.client.get(&[handle], Some(WITHIN)).unwrap().len(), 1);
+}
