@@ -68,6 +68,7 @@
 //! | read large values in place | [`Array`], [`Batch`], [`Bytes`] |
 //! | clean and transform tables in parallel | [`read_parquet`], [`Dataset`], [`col`], [`lit`] |
 //! | reach an actor by name, end one | [`get_actor`], [`kill`] |
+//! | show results to people | [`print`](mod@print) |
 //! | see the cluster | [`nodes`], [`cluster_resources`], [`available_resources`] |
 //!
 //! This crate is the typed face of Mobula: it turns types into bytes and function names, and
@@ -93,6 +94,7 @@ mod config;
 mod dataset;
 mod object;
 mod options;
+pub mod print;
 #[cfg(doctest)]
 mod refused;
 mod run;

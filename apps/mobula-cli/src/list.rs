@@ -1,7 +1,6 @@
 //! `mobula list`: what there is of one kind, in the whole cluster.
 
 use clap::{Args, ValueEnum};
-use comfy_table::Table;
 use mobula_core::messages::{
     ActorInfo, ClusterStatus, ListActors, ListTasks, ListWorkers, NodeInfo, TaskInfo, WorkerInfo,
 };
@@ -11,7 +10,7 @@ use serde::Serialize;
 
 use crate::cluster::{Cluster, ClusterArgs};
 use crate::error::CliError;
-use crate::output::{self, Format, bytes, table};
+use crate::output::{self, Format, Table, bytes, table};
 use crate::status::{node_table, nodes_of};
 
 /// What `mobula list` is given.

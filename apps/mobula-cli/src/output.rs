@@ -1,12 +1,7 @@
-//! How results are printed: tables for people, JSON for programs.
-//!
-//! Results go to stdout, everything else (progress, hints, errors) to stderr, so that a pipe
-//! sees only the result.
+//! How results are printed: tables for people ([`mobula::print`]), JSON for programs.
 
-use std::io::{IsTerminal, Write};
-
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
-use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, TableComponent};
+use mobula::print::grouped;
+pub(crate) use mobula::print::{Table, counted, table};
 use serde::Serialize;
 
 use crate::error::CliError;
@@ -21,31 +16,9 @@ pub(crate) enum Format {
     Json,
 }
 
-/// A table with these column heads; columns whose head starts with `>` are aligned to the right.
-pub(crate) fn table(heads: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(UTF8_HORIZONTAL_ONLY);
-    table.remove_style(TableComponent::HorizontalLines);
-    table.remove_style(TableComponent::MiddleIntersections);
-    // A table in a file or pipe is not cut to a width that nobody has.
-    if std::io::stdout().is_terminal() {
-        table.set_content_arrangement(ContentArrangement::Dynamic);
-    }
-    table.set_header(heads.iter().map(|head| Cell::new(head.trim_start_matches('>'))));
-    for (column, head) in table.column_iter_mut().zip(heads) {
-        if head.starts_with('>') {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    table
-}
-
-/// Prints a result and a line end. A reader that has gone away (`| head`) is no failure.
+/// Prints a result and a line end.
 pub(crate) fn print(text: &str) -> Result<(), CliError> {
-    match writeln!(std::io::stdout().lock(), "{text}") {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(CliError::Output(error)),
-        _ => Ok(()),
-    }
+    mobula::print::print(text).map_err(CliError::Output)
 }
 
 /// Prints a result as one JSON document.
@@ -78,7 +51,8 @@ pub(crate) fn number(value: f64) -> String {
         return "-".to_owned();
     }
     if value.abs() >= 1000.0 {
-        return grouped(value.round() as i64);
+        let sign = if value < 0.0 { "-" } else { "" };
+        return format!("{sign}{}", grouped(value.abs().round() as u64));
     }
     let decimals = match value.abs() {
         size if size >= 100.0 => 0,
@@ -88,21 +62,6 @@ pub(crate) fn number(value: f64) -> String {
         size => 2 - size.log10().floor() as i32,
     };
     format!("{value:.*}", usize::try_from(decimals).unwrap_or(0))
-}
-
-fn grouped(value: i64) -> String {
-    let digits = value.unsigned_abs().to_string();
-    let mut text = String::with_capacity(digits.len() * 4 / 3 + 1);
-    if value < 0 {
-        text.push('-');
-    }
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// A time in the two units that matter; the second one only where there is something of it.

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::time::UNIX_EPOCH;
 
 use clap::Args;
-use comfy_table::Table;
 use mobula_core::messages::{ClusterStatus, GetRefusals, JobInfo, NodeInfo, PendingDemand};
 use mobula_core::resources::{CPU, GPU, MEMORY, OBJECT_STORE_MEMORY};
 use mobula_core::store::messages::{GetStoreStats, StoreStats};
@@ -13,7 +12,7 @@ use serde::Serialize;
 
 use crate::cluster::{Cluster, ClusterArgs};
 use crate::error::CliError;
-use crate::output::{self, Format, amount, bytes, in_unit_of, table};
+use crate::output::{self, Format, Table, amount, bytes, counted, in_unit_of, table};
 
 /// What `mobula status` is given.
 #[derive(Args, Debug)]
@@ -101,7 +100,7 @@ impl Refused {
     fn in_words(&self, node: &str) -> Option<String> {
         let last = self.last.as_ref()?;
         let LastRefused { peer, reason, why, .. } = last;
-        Some(format!("{node} refused {}, last: {peer} ({reason}: {why})", count(self.total as usize, "stranger")))
+        Some(format!("{node} refused {}, last: {peer} ({reason}: {why})", counted(self.total, "stranger")))
     }
 }
 
@@ -254,9 +253,9 @@ fn human(report: &Report) -> String {
         report.cluster,
         report.address,
         output::duration(report.uptime_s),
-        count(alive, "node"),
+        counted(alive as u64, "node"),
         if dead > 0 { format!(", {dead} dead") } else { String::new() },
-        count(running, "job"),
+        counted(running as u64, "job"),
     );
     let mut resources = table(&["resource", ">used", ">total"]);
     for (name, amounts) in &report.resources {
@@ -386,10 +385,6 @@ fn of_total(name: &str, amounts: Amounts) -> String {
         return format!("{used}/{total} {unit}");
     }
     format!("{}/{}", amount(used), amount(amounts.total))
-}
-
-fn count(number: usize, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]

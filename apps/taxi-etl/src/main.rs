@@ -8,13 +8,14 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use mobula::print::{grouped, print, table};
 use mobula::{Config, DataError};
 use mobula_data::planner::MAX_BATCH_ROWS;
 use taxi_etl::calendar::Month;
 use taxi_etl::clean::{Limits, read};
 use taxi_etl::generate::{Generate, Generated, generate};
 use taxi_etl::interrupt::Interrupt;
-use taxi_etl::report::{bar, grouped, print, size, table};
+use taxi_etl::report::{bar, size};
 use taxi_etl::run::Run;
 use tracing_subscriber::EnvFilter;
 
@@ -245,7 +246,7 @@ fn run_generate(arguments: GenerateArgs, interrupt: &Interrupt) -> Result<(), Bo
         print(&format!("{result:#}"))?;
         return Ok(());
     }
-    let mut table = table(["file", "rows", "bytes"]);
+    let mut table = table(&["file", ">rows", ">bytes"]);
     for file in &files {
         table.add_row([file.path.display().to_string(), grouped(file.rows), size(file.bytes)]);
     }

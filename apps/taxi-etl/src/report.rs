@@ -4,11 +4,10 @@
 //! bar that is silent when no one watches.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
 use std::time::Duration;
 
-use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use mobula::print::{counted, grouped, table};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -53,7 +52,7 @@ impl Summary {
     /// The result as a table.
     #[must_use]
     pub fn to_table(&self) -> String {
-        let mut table = table(["", "rows", "bytes"]);
+        let mut table = table(&["", ">rows", ">bytes"]);
         table.add_row(["read", &grouped(self.rows_read), &size(self.bytes_read)]);
         for (rule, rows) in &self.dropped_by_rule {
             table.add_row([&format!("dropped, not {rule}"), &grouped(*rows), ""]);
@@ -69,8 +68,8 @@ impl Summary {
         }
         format!(
             "{table}{zones}\n{} of {} by {} in {:.2} s, {} rows/s",
-            plural(self.files_written, "file"),
-            plural(self.blocks_by_node.values().sum(), "block"),
+            counted(self.files_written, "file"),
+            counted(self.blocks_by_node.values().sum(), "block"),
             self.nodes(),
             self.seconds,
             grouped(self.rows_per_second as u64)
@@ -98,42 +97,6 @@ pub fn bar(rows: u64, quiet: bool) -> ProgressBar {
     bar
 }
 
-/// Prints a result and a line end. A reader that has gone away (`| head`) is no failure.
-///
-/// # Errors
-/// What the system says when stdout cannot be written.
-pub fn print(text: &str) -> io::Result<()> {
-    match writeln!(io::stdout().lock(), "{text}") {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
-        _ => Ok(()),
-    }
-}
-
-/// A table with these headings, numbers to the right.
-#[must_use]
-pub fn table<const N: usize>(headings: [&str; N]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(headings);
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table
-}
-
-/// A number with commas between its thousands.
-#[must_use]
-pub fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 /// A number of bytes as a person says it.
 #[must_use]
 pub fn size(bytes: u64) -> String {
@@ -147,10 +110,6 @@ pub fn size(bytes: u64) -> String {
 
 /// How often the bar is drawn while nothing is told.
 const BAR_DRAWN_EVERY: Duration = Duration::from_millis(200);
-
-fn plural(count: u64, what: &str) -> String {
-    if count == 1 { format!("1 {what}") } else { format!("{} {what}s", grouped(count)) }
-}
 
 fn as_object<S: serde::Serializer>(rules: &[(String, u64)], serializer: S) -> Result<S::Ok, S::Error> {
     let object: Map<String, Value> = rules.iter().map(|(rule, n)| (rule.clone(), (*n).into())).collect();
@@ -213,9 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_read_well() {
-        let texts = [0, 999, 1_000, 1_234_567].map(grouped);
-        assert_eq!(texts, ["0", "999", "1,000", "1,234,567"]);
+    fn sizes_read_well() {
         let sizes = [999, 1_500, 3_000_000, 20_000_000_000].map(size);
         assert_eq!(sizes, ["999 B", "1.5 KB", "3.0 MB", "20.0 GB"]);
     }
