@@ -2,9 +2,9 @@
 //!
 //! In a shared worker tasks of many kinds run side by side. When one of them takes the process
 //! down, only that one is charged with an attempt, so the worker leaves word of who it was: every
-//! thread knows whose code it runs ([`accuse`]), and who ends the process (a fault, an abort, a
+//! thread knows whose code it runs (`accuse`), and who ends the process (a fault, an abort, a
 //! call of `exit`) does so on its own thread, where a handler writes that down. The raylet reads it
-//! when the process is gone ([`read`]).
+//! when the process is gone (`read`).
 //!
 //! Nothing is known of a process that was killed from outside, or by code on threads that a task
 //! has started by itself.
