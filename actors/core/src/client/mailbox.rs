@@ -74,10 +74,11 @@ impl Client {
                 self.process_gone(process.id, &why, culprit);
             }
         } else if kind == LeasePending::KIND {
-            if let Ok((pending, _)) = envelope.open::<LeasePending>() {
+            if let Ok((pending, request)) = envelope.open::<LeasePending>() {
                 if pending.hopeless {
                     if let Some(queue) = queue_of(&pending.shape) {
-                        queue.give_up(self, &pending.why);
+                        let raylet = Address { process: request.from().process, mailbox: MailboxId::RAYLET };
+                        queue.give_up(self, raylet, &pending.why);
                     }
                 } else if pending.infeasible {
                     tracing::warn!(demand = %pending.shape.demand, "no node can run this: {}", pending.why);

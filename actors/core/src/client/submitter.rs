@@ -102,6 +102,9 @@ pub(crate) struct Submitter {
     leases: BTreeMap<LeaseId, Lease>,
     asked: BTreeMap<Address, Asked>,
     repeated_us: u64,
+    /// A raylet has said that it will never grant a lease: while others do, no more are asked for
+    /// than once in [`REPEAT_US`].
+    resigned: bool,
     run_us: HashMap<FunctionId, u64>,
 }
 
@@ -117,6 +120,7 @@ impl Submitter {
             leases: BTreeMap::new(),
             asked: BTreeMap::new(),
             repeated_us: 0,
+            resigned: false,
             run_us: HashMap::new(),
         }
     }
@@ -344,8 +348,10 @@ impl Submitter {
         if !self.queue.is_empty() {
             self.fill(true, now_us, out);
             self.estimate_again();
+            let repeat = now_us.saturating_sub(self.repeated_us) >= REPEAT_US;
+            self.resigned &= !repeat;
             self.want_exactly(out);
-            if now_us.saturating_sub(self.repeated_us) >= REPEAT_US {
+            if repeat {
                 self.repeated_us = now_us;
                 let waiting = self.asked.iter().filter(|(_, asked)| asked.target > asked.answered);
                 out.extend(waiting.map(|(raylet, _)| Effect::Want { raylet: *raylet }));
@@ -387,10 +393,23 @@ impl Submitter {
         self.withdraw(out);
     }
 
-    /// No lease will ever come: what waits for one fails, and nothing is wanted any more.
-    pub(crate) fn give_up(&mut self, out: &mut Vec<Effect>) -> Vec<u64> {
+    /// No lease will ever come from this raylet. While others grant some, what waits is left to
+    /// them; if there are none, it fails: it is returned, and nothing is wanted any more.
+    pub(crate) fn give_up(&mut self, raylet: Address, out: &mut Vec<Effect>) -> Vec<u64> {
+        if let Some(asked) = self.asked.get_mut(&raylet).filter(|asked| asked.target > asked.answered) {
+            asked.target = asked.answered;
+            out.push(Effect::Want { raylet });
+        }
+        if self.has_hope() {
+            self.resigned = true;
+            if self.home == raylet
+                && let Some(other) = self.leases.values().map(|state| state.raylet).find(|other| *other != raylet)
+            {
+                self.home = other;
+            }
+            return Vec::new();
+        }
         self.queued_us = 0;
-        self.withdraw(out);
         std::mem::take(&mut self.queue).into_iter().map(|queued| queued.seq).collect()
     }
 

@@ -215,10 +215,10 @@ impl TaskQueue {
         self.step(client, |submitter, now_us, out| submitter.give_back_idle(now_us, out));
     }
 
-    /// Its worker can never be started: what waits fails.
-    pub(crate) fn give_up(self: &Arc<Self>, client: &Client, why: &str) {
+    /// This raylet can never start its worker: what waits fails, unless others can.
+    pub(crate) fn give_up(self: &Arc<Self>, client: &Client, raylet: Address, why: &str) {
         let mut waiting = Vec::new();
-        self.step(client, |submitter, _, out| waiting = submitter.give_up(out));
+        self.step(client, |submitter, _, out| waiting = submitter.give_up(raylet, out));
         for seq in waiting {
             let function = client.0.pending.with(seq, |pending| pending.function.name.to_owned()).unwrap_or_default();
             client.fail_pending(seq, &Error::NoWorker { function, why: why.to_owned() });

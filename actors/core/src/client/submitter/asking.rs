@@ -54,7 +54,16 @@ impl Submitter {
         }
     }
 
+    /// Whether something runs, or may be granted.
+    pub(super) fn has_hope(&self) -> bool {
+        !self.leases.is_empty() || self.outstanding() > 0
+    }
+
     pub(super) fn raise(&mut self, count: u64, out: &mut Vec<Effect>) {
+        if self.resigned && self.has_hope() {
+            return;
+        }
+        self.resigned = false;
         let asked = self.asked.entry(self.home).or_default();
         asked.target += count;
         asked.hops = 0;

@@ -285,10 +285,32 @@ fn without_hope_for_a_lease_nothing_is_wanted() {
     let mut submitter = Submitter::new(raylet(1), false);
     let mut out = Vec::new();
     submitter.enqueue(7, FunctionId(1), 0, &mut out);
-    assert_eq!(submitter.give_up(&mut out), [7]);
+    assert_eq!(submitter.give_up(raylet(1), &mut out), [7]);
     assert_eq!((submitter.queued(), submitter.wanted_of(raylet(1))), (0, Some((0, 0))));
     submitter.enqueue(8, FunctionId(1), 1, &mut out);
     assert_eq!(submitter.wanted_of(raylet(1)), Some((1, 0)), "what comes later asks again");
+}
+
+#[test]
+fn a_raylet_without_hope_does_not_fail_what_others_can_run() {
+    let mut submitter = Submitter::new(raylet(1), false);
+    let mut out = Vec::new();
+    for seq in 0..4 {
+        submitter.enqueue(seq, FunctionId(1), 0, &mut out);
+    }
+    submitter.redirected(raylet(1), raylet(2), 1, 1, &mut out);
+    submitter.granted(lease(1), process(9), raylet(2), 0, &mut out);
+    assert_eq!(submitter.queued(), 3);
+    assert_eq!(submitter.give_up(raylet(1), &mut out), [0; 0], "a lease works");
+    let (target, _) = submitter.wanted_of(raylet(1)).unwrap();
+    out.clear();
+    submitter.tick(REPEAT_US / 2, &mut out);
+    assert!(!out.iter().any(|effect| matches!(effect, Effect::Want { .. })), "not asked for all the time: {out:?}");
+    submitter.tick(REPEAT_US, &mut out);
+    assert!(out.contains(&Effect::Want { raylet: raylet(2) }), "the one that works is asked: {out:?}");
+    assert_eq!(submitter.wanted_of(raylet(1)).unwrap().0, target);
+    assert_eq!(submitter.lost(lease(1), &mut out), [0]);
+    assert_eq!(submitter.give_up(raylet(2), &mut out), [1, 2, 3], "nothing works any more");
 }
 
 #[test]
@@ -308,7 +330,7 @@ fn that_nothing_is_wanted_any_more_is_said_again_after_a_break() {
     let mut submitter = Submitter::new(raylet(1), false);
     let mut out = Vec::new();
     submitter.enqueue(7, FunctionId(1), 0, &mut out);
-    submitter.give_up(&mut out);
+    submitter.give_up(raylet(1), &mut out);
     out.clear();
     submitter.leases_kept(raylet(1), &BTreeSet::new(), 0, 1, &mut out);
     assert_eq!(out, [Effect::Want { raylet: raylet(1) }]);
