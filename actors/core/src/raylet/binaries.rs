@@ -12,6 +12,10 @@
 //!          │ no
 //!   fetch ──▶ binaries/<hash>.<process>-<n> ── has the hash? ── rename ──▶ binaries/<hash>
 //! ```
+//!
+//! Those that were not used for the longest time make room for new ones (`surplus`).
+
+mod surplus;
 
 use std::collections::HashMap;
 use std::fs::{File, Permissions};
@@ -35,6 +39,8 @@ const PIECE_BYTES: u64 = 4 << 20;
 const PIECE_WITHIN: Duration = Duration::from_secs(30);
 /// The largest binary.
 const MAX_BINARY_BYTES: u64 = 8 << 30;
+/// The most bytes of fetched binaries that a machine keeps; more only while they are in use.
+const KEEP_BYTES: u64 = 4 << 30;
 /// A half-fetched file to which nothing was written for so long belongs to a node that is dead.
 const ABANDONED_AFTER: Duration = Duration::from_secs(600);
 
@@ -83,6 +89,14 @@ impl Binaries {
         // Held while it is fetched: others that need it wait for this fetch.
         let fetch = self.fetches.lock().entry(binary.hash.clone()).or_default().clone();
         let _fetching = fetch.lock().await;
+        // From here on it is not removed as one that nobody uses. Should it be, it is fetched again.
+        let marked = in_background(fetched.clone(), |binary| match binary.exists() {
+            true => surplus::mark_used(&binary),
+            false => Ok(()),
+        });
+        if let Err(error) = marked.await {
+            tracing::debug!(%error, binary = %fetched.display(), "cannot note that it is used");
+        }
         if !has_content(&fetched, binary).await {
             self.fetch(job, binary, &fetched).await?;
         }
@@ -173,8 +187,12 @@ impl Partial {
 
     fn finish((partial, to): (Self, PathBuf)) -> io::Result<()> {
         partial.file.set_permissions(Permissions::from_mode(0o700))?;
-        std::fs::rename(&partial.path, to)
+        std::fs::rename(&partial.path, &to)?;
         // Dropped now, it finds nothing under its name.
+        if let Some(directory) = to.parent() {
+            surplus::remove_surplus(directory, KEEP_BYTES);
+        }
+        Ok(())
     }
 }
 
@@ -188,7 +206,8 @@ impl Drop for Partial {
 /// Removes what nodes that were killed in the middle of a fetch have left. Best effort.
 fn remove_abandoned(directory: &Path) {
     let Ok(entries) = std::fs::read_dir(directory) else { return };
-    for path in entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some()) {
+    let partial = |path: &PathBuf| path.extension().is_some() && !surplus::is_mark(path);
+    for path in entries.flatten().map(|entry| entry.path()).filter(partial) {
         let written = path.metadata().and_then(|data| data.modified());
         if written.is_ok_and(|written| written.elapsed().is_ok_and(|ago| ago > ABANDONED_AFTER)) {
             let _ = std::fs::remove_file(path);
