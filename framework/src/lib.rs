@@ -69,6 +69,7 @@
 //! | clean and transform tables in parallel | [`read_parquet`], [`Dataset`], [`col`], [`lit`] |
 //! | reach an actor by name, end one | [`get_actor`], [`kill`] |
 //! | show results to people | [`print`](mod@print) |
+//! | reserve room for several at once | [`PlacementGroup`], [`PlacementStrategy`] |
 //! | see the cluster | [`nodes`], [`cluster_resources`], [`available_resources`] |
 //!
 //! This crate is the typed face of Mobula: it turns types into bytes and function names, and
@@ -95,6 +96,7 @@ mod dataset;
 mod object;
 mod options;
 pub mod print;
+mod placement_group;
 #[cfg(doctest)]
 mod refused;
 mod run;
@@ -106,7 +108,8 @@ mod value;
 pub use arrow;
 pub use bytes::Bytes;
 pub use mobula_core::error::Error;
-pub use mobula_core::ids::NodeId;
+pub use mobula_core::ids::{NodeId, PlacementGroupId};
+pub use mobula_core::messages::PlacementStrategy;
 pub use mobula_data::execute::OperatorReport;
 pub use mobula_data::executor::{RunError, RunProgress, RunReport};
 pub use mobula_data::expr::ValueType;
@@ -124,6 +127,9 @@ pub use crate::config::Config;
 pub use crate::dataset::{Dataset, Paths, read_parquet};
 pub use crate::object::{Get, ObjectRef, Wait, Waited, get, get_timeout, put, wait};
 pub use crate::options::{ActorOptions, TaskOptions};
+pub use crate::placement_group::{
+    Bundle, PlacementGroup, PlacementGroupBuilder, PlacementGroupState, placement_groups, remove_placement_group,
+};
 pub use crate::session::{Session, init, shutdown};
 pub use crate::value::{Array, Batch, Number, Value};
 

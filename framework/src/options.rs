@@ -9,9 +9,10 @@ use mobula_core::error::Error;
 use mobula_core::ids::NodeId;
 use mobula_core::messages::{Strategy, WorkerKind};
 use mobula_core::registry::RemoteFunction;
-use mobula_core::resources::{CPU, GPU, MEMORY, Resources};
+use mobula_core::resources::{CPU, GPU, MEMORY, Resources, group};
 
 use crate::call::{Results, Signature};
+use crate::placement_group::PlacementGroup;
 
 /// What the builders of tasks and actors have in common. They are two types, and not one over a
 /// trait, so that a user needs no import to call their methods.
@@ -45,6 +46,22 @@ macro_rules! common_options {
         #[must_use]
         pub fn prefer_node(self, node: NodeId) -> Self {
             self.set(|options| options.strategy = Strategy::NodeAffinity { node, soft: true })
+        }
+
+        /// In the room of this placement group, in any of its bundles.
+        #[must_use]
+        pub fn placement_group(self, group: &PlacementGroup) -> Self {
+            self.set(|options| options.group = Some((group.id(), None)))
+        }
+
+        /// In this bundle of this placement group.
+        #[must_use]
+        pub fn placement_group_bundle(self, group: &PlacementGroup, index: u32) -> Self {
+            self.change(|options| {
+                group.check(index)?;
+                options.group = Some((group.id(), Some(index)));
+                Ok(())
+            })
         }
 
         /// In a process of its own.
@@ -232,7 +249,11 @@ impl<C, F> fmt::Debug for ActorOptions<C, F> {
     }
 }
 
-fn set_resource(demand: &mut Resources, name: &str, amount: f64) -> Result<(), Error> {
+pub(crate) fn set_resource(demand: &mut Resources, name: &str, amount: f64) -> Result<(), Error> {
+    if group::is_of_group(name) {
+        let what = format!("a resource cannot be named {name}: `_group_` marks the room of placement groups");
+        return Err(Error::Invalid { what });
+    }
     let set = std::mem::take(demand).with(name, amount).map_err(|error| Error::Invalid { what: error.to_string() })?;
     *demand = set;
     Ok(())

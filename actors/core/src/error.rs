@@ -5,7 +5,7 @@ use std::time::Duration;
 use mobula_transport::SendError;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{ActorId, ObjectId};
+use crate::ids::{ActorId, ObjectId, PlacementGroupId};
 
 /// Where user code failed: which function, on which node, in which process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -115,6 +115,14 @@ pub enum Error {
         /// The object.
         object: ObjectId,
         /// How.
+        why: String,
+    },
+    /// The placement group is no more; what was in it has ended.
+    #[error("placement group {group} is no more: {why}")]
+    GroupRemoved {
+        /// The group.
+        group: PlacementGroupId,
+        /// How it ended.
         why: String,
     },
     /// The task was cancelled.

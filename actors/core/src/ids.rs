@@ -56,6 +56,10 @@ uuid_id! {
     /// A user's actor. The id stays the same over restarts.
     ActorId
 }
+uuid_id! {
+    /// A placement group.
+    PlacementGroupId
+}
 
 /// A task: the process that submitted it and its number there.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]

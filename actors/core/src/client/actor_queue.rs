@@ -21,7 +21,6 @@ use crate::delivery::{Fate, fate, insist};
 use crate::error::Error;
 use crate::ids::ActorId;
 use crate::messages::{ActorLocation, KillActor, PushCalls, ResolveActor};
-use crate::value::{Encoding, Value};
 
 /// The most calls in one message.
 const BATCH_LIMIT: usize = 512;
@@ -137,7 +136,7 @@ impl ActorQueue {
             }
             _ if inner.constructed => {
                 drop(inner);
-                entry.settle(Outcome::Inline(unit()));
+                entry.settle(Outcome::unit());
             }
             _ => inner.ready.push(entry),
         }
@@ -171,7 +170,7 @@ impl ActorQueue {
                 drop(inner);
                 self.send_ready();
                 for entry in ready {
-                    entry.settle(Outcome::Inline(unit()));
+                    entry.settle(Outcome::unit());
                 }
             }
             ActorLocation::Dead(error) => {
@@ -373,9 +372,4 @@ impl Drop for ActorQueue {
             insist(self.client.endpoint(), MailboxId::CLIENT, self.client.gcs(), kill);
         }
     }
-}
-
-fn unit() -> Value {
-    // MessagePack's nil, which is how serde writes `()`.
-    Value::new(Encoding::MSGPACK, bytes::Bytes::from_static(&[0xc0]))
 }

@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 
 use super::actor_queue::ActorQueue;
 use super::entry::{Entry, Outcome};
+use super::options::within;
 use super::{ActorOptions, Arg, Client, GCS_DEADLINE, ObjectHandle};
 use crate::delivery::insist;
 use crate::error::Error;
@@ -114,8 +115,8 @@ impl Client {
             args: specs,
             name: options.name,
             namespace: options.namespace.unwrap_or_else(|| self.0.namespace.clone()),
-            demand: options.demand,
-            placement_demand: options.placement_demand,
+            demand: within(options.group, &options.demand),
+            placement_demand: within(options.group, &options.placement_demand),
             strategy: options.strategy,
             kind: options.kind,
             max_concurrency: options.max_concurrency.max(1),

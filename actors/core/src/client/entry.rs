@@ -16,7 +16,7 @@ use super::Client;
 use crate::error::Error;
 use crate::ids::ObjectId;
 use crate::messages::StoredObject;
-use crate::value::Value;
+use crate::value::{Encoding, Value};
 
 /// How long a waiting thread polls before it sleeps. A sleeping thread costs about 50 µs to wake,
 /// so a short task is over sooner than its waiter could have gone to sleep and come back.
@@ -35,6 +35,14 @@ pub(crate) enum Outcome {
     Stored(Box<StoredObject>),
     /// There is none.
     Failed(Box<Error>),
+}
+
+impl Outcome {
+    /// The value `()`.
+    pub(crate) fn unit() -> Self {
+        // MessagePack's nil, which is how serde writes it.
+        Self::Inline(Value::new(Encoding::MSGPACK, bytes::Bytes::from_static(&[0xc0])))
+    }
 }
 
 /// Who is told when an object is ready.

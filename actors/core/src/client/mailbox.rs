@@ -14,8 +14,9 @@ use crate::delivery::{Fate, fate};
 use crate::error::Error;
 use crate::ids::ObjectId;
 use crate::messages::{
-    ClusterEvent, FetchBinary, GetObject, LeaseGranted, LeaseLost, LeasePending, LeaseRedirected, LeasesKept,
-    ReclaimIdle, ReturnLeases, ReturnSpec, TaskDone, TaskOutcome, TasksMissing, TasksReturned, WorkerOutput,
+    ClusterEvent, FetchBinary, GetObject, GroupGone, LeaseGranted, LeaseLost, LeasePending, LeaseRedirected,
+    LeasesKept, ReclaimIdle, ReturnLeases, ReturnSpec, TaskDone, TaskOutcome, TasksMissing, TasksReturned,
+    WorkerOutput,
 };
 use crate::value::Value;
 
@@ -66,6 +67,10 @@ impl Client {
         } else if kind == LeaseLost::KIND {
             if let Ok((lost, _)) = envelope.open::<LeaseLost>() {
                 self.process_gone(lost.worker.id, &lost.why, lost.culprit);
+            }
+        } else if kind == GroupGone::KIND {
+            if let Ok((gone, _)) = envelope.open::<GroupGone>() {
+                self.group_gone(&gone);
             }
         } else if kind == ClusterEvent::KIND {
             if let Ok((ClusterEvent::ProcessDied { process, why, culprit }, request)) = envelope.open::<ClusterEvent>()

@@ -19,6 +19,7 @@ mod actors;
 mod doubts;
 mod entry;
 mod fetch;
+mod groups;
 #[cfg(test)]
 mod leasing;
 mod mailbox;
@@ -114,6 +115,8 @@ pub(crate) struct Inner {
     pub(crate) pending: PendingTable,
     queues: Mutex<HashMap<Shape, Arc<TaskQueue>>>,
     actors: Mutex<HashMap<ActorId, Weak<ActorQueue>>>,
+    /// Placement groups that are being made, or were refused.
+    groups: Mutex<groups::Groups>,
     /// Owned objects of which a reference has left the process inside a value.
     exported: Mutex<HashMap<ObjectId, Arc<Entry>>>,
     /// Work that a broken connection may have swallowed.
@@ -153,6 +156,7 @@ impl Client {
             pending: PendingTable::default(),
             queues: Mutex::default(),
             actors: Mutex::default(),
+            groups: Mutex::default(),
             exported: Mutex::default(),
             doubts: Mutex::default(),
             broken: Mutex::default(),

@@ -3,8 +3,9 @@
 use std::sync::{Arc, OnceLock};
 
 use super::task_queue::TaskQueue;
+use crate::ids::PlacementGroupId;
 use crate::messages::{Strategy, WorkerKind};
-use crate::resources::{CPU, FRACTIONS_PER_UNIT, Resources};
+use crate::resources::{CPU, FRACTIONS_PER_UNIT, Resources, group};
 
 /// How often a task lost with its worker or node is run again, unless told otherwise.
 pub const DEFAULT_MAX_RETRIES: u32 = 3;
@@ -16,6 +17,8 @@ pub struct TaskOptions {
     pub demand: Resources,
     /// Where it may run.
     pub strategy: Strategy,
+    /// In which placement group it runs, and in which bundle of it; in any unless given.
+    pub group: Option<(PlacementGroupId, Option<u32>)>,
     /// In which kind of process.
     pub kind: WorkerKind,
     /// A name for people.
@@ -34,6 +37,7 @@ impl Default for TaskOptions {
         Self {
             demand: one_cpu(),
             strategy: Strategy::Default,
+            group: None,
             kind: WorkerKind::Shared,
             name: None,
             max_retries: DEFAULT_MAX_RETRIES,
@@ -48,6 +52,7 @@ impl Clone for TaskOptions {
         Self {
             demand: self.demand.clone(),
             strategy: self.strategy.clone(),
+            group: self.group,
             kind: self.kind,
             name: self.name.clone(),
             max_retries: self.max_retries,
@@ -70,6 +75,8 @@ pub struct ActorOptions {
     pub placement_demand: Resources,
     /// Where it may live.
     pub strategy: Strategy,
+    /// In which placement group it lives, and in which bundle of it; in any unless given.
+    pub group: Option<(PlacementGroupId, Option<u32>)>,
     /// In which kind of process.
     pub kind: WorkerKind,
     /// How many `&self` calls may run at once.
@@ -90,12 +97,21 @@ impl Default for ActorOptions {
             demand: Resources::new(),
             placement_demand: one_cpu(),
             strategy: Strategy::Default,
+            group: None,
             kind: WorkerKind::Shared,
             max_concurrency: 1,
             max_restarts: 0,
             detached: false,
             get_if_exists: false,
         }
+    }
+}
+
+/// What is asked of the nodes for this demand: of a placement group's room, if it is to run in one.
+pub(super) fn within(group: Option<(PlacementGroupId, Option<u32>)>, demand: &Resources) -> Resources {
+    match group {
+        Some((group, index)) => group::inside(group, index, demand),
+        None => demand.clone(),
     }
 }
 

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use super::entry::{Entry, Outcome};
+use super::options::within;
 use super::pending::{Arg, Attempts, Pending, Work};
 use super::task_queue::TaskQueue;
 use super::{ActorHandle, Client, INLINE_LIMIT_BYTES, ObjectHandle, TaskOptions, no_session};
@@ -194,7 +195,7 @@ impl Client {
         }
         let shape = Shape {
             job: self.0.job,
-            demand: options.demand.clone(),
+            demand: within(options.group, &options.demand),
             strategy: options.strategy.clone(),
             kind: options.kind,
             near,

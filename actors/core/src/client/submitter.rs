@@ -413,6 +413,17 @@ impl Submitter {
         std::mem::take(&mut self.queue).into_iter().map(|queued| queued.seq).collect()
     }
 
+    /// Nothing of this shape can run any more, and its leases are over: returns all there is.
+    pub(crate) fn end(&mut self, out: &mut Vec<Effect>) -> Vec<u64> {
+        self.withdraw(out);
+        self.queued_us = 0;
+        let mut all: Vec<u64> = std::mem::take(&mut self.queue).into_iter().map(|queued| queued.seq).collect();
+        for (_, state) in std::mem::take(&mut self.leases) {
+            all.extend(state.in_flight.into_iter().map(|(seq, _)| seq));
+        }
+        all
+    }
+
     /// How many tasks wait for a lease.
     pub(crate) fn queued(&self) -> usize {
         self.queue.len()

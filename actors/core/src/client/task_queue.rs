@@ -225,6 +225,15 @@ impl TaskQueue {
         }
     }
 
+    /// Nothing of its shape can run any more: all its tasks fail with this.
+    pub(crate) fn end(self: &Arc<Self>, client: &Client, error: &Error) {
+        let mut all = Vec::new();
+        self.step(client, |submitter, _, out| all = submitter.end(out));
+        for seq in all {
+            client.fail_pending(seq, error);
+        }
+    }
+
     /// How many tasks wait for a lease.
     pub(crate) fn queued(&self) -> usize {
         self.submitter.lock().queued()

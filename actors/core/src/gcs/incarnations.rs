@@ -249,5 +249,6 @@ impl Gcs {
             forgotten.extend(waiters.extract_if(.., |(waiting, _)| *waiting == process).map(|(_, asker)| asker));
         }
         self.effects.extend(forgotten.into_iter().map(Effect::Forget));
+        self.forget_group_waiters(process);
     }
 }

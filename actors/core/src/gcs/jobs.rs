@@ -78,6 +78,7 @@ impl Gcs {
         for actor in bound {
             self.end_actor(actor, why, now);
         }
+        self.end_groups_of(id, why, now);
         self.emit(Effect::Publish(ClusterEvent::JobFinished(id)));
         self.ended_jobs.push_back(id);
         if self.ended_jobs.len() > ENDED_JOBS_KEPT

@@ -17,6 +17,8 @@
 //! submitters do).
 
 mod actors;
+mod bundles;
+mod groups;
 mod incarnations;
 mod jobs;
 mod kv;
@@ -29,4 +31,5 @@ pub mod storage;
 #[cfg(test)]
 mod tests;
 
+pub use groups::GroupRecord;
 pub use state::{ActorState, Asker, Effect, Gcs, GcsConfig, Reply, Snapshot, Write};

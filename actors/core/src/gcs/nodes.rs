@@ -21,7 +21,7 @@ impl Gcs {
     /// Why it may not: it was declared dead (others have taken over its actors), or there are too
     /// many.
     pub fn register_node(&mut self, request: RegisterNode, now: Duration) -> Result<ClusterView, String> {
-        let RegisterNode { mut info, actors, processes } = request;
+        let RegisterNode { mut info, actors, processes, bundles } = request;
         match self.nodes.get(&info.node) {
             Some(known) if !known.info.alive => {
                 return Err(format!(
@@ -53,7 +53,10 @@ impl Gcs {
             self.emit(Effect::Publish(ClusterEvent::NodeJoined(info)));
         }
         self.reattach(node, actors, now);
+        self.bundles_held(node, &bundles, true, now);
         self.open_queues(node);
+        self.open_groups(node);
+        self.place_groups(now);
         self.place_actors(now);
         Ok(self.view())
     }
@@ -70,7 +73,10 @@ impl Gcs {
             self.version += 1;
             self.emit(Effect::Publish(ClusterEvent::Resources(vec![(beat.node, beat.available)])));
         }
+        self.bundles_held(beat.node, &beat.bundles, false, now);
         self.open_queues(beat.node);
+        self.open_groups(beat.node);
+        self.place_groups(now);
         self.place_actors(now);
         HeartbeatReply::Known((beat.view_version != self.version).then(|| self.view()))
     }
@@ -123,6 +129,7 @@ impl Gcs {
         self.worker_lost(|spot| spot.node == id, &reason, now);
         self.open_queues(id);
         self.lease_requests_lost(id, now);
+        self.groups_lost_node(id, now);
         self.place_actors(now);
     }
 

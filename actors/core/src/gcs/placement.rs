@@ -6,7 +6,7 @@
 
 use crate::ids::NodeId;
 use crate::messages::Strategy;
-use crate::resources::{FRACTIONS_PER_UNIT, OBJECT_STORE_MEMORY, Resources};
+use crate::resources::{FRACTIONS_PER_UNIT, OBJECT_STORE_MEMORY, Resources, group};
 
 /// Up to this much of a node's scarcest resource in use (in thousandths) it counts as half empty,
 /// and work is packed onto it.
@@ -47,7 +47,7 @@ fn used_permille(candidate: &Candidate<'_>) -> i64 {
     candidate
         .total
         .iter()
-        .filter(|(name, total)| *name != OBJECT_STORE_MEMORY && *total > 0)
+        .filter(|(name, total)| *name != OBJECT_STORE_MEMORY && !group::is_of_group(name) && *total > 0)
         .map(|(name, total)| {
             let used = i128::from(total.saturating_sub(candidate.available.fractions(name)));
             (used * 1000 / i128::from(total)) as i64
@@ -137,6 +137,9 @@ fn explain_infeasible(candidates: &[Candidate<'_>], need: &Resources) -> String 
     }
     for (name, fractions) in need.iter() {
         let most = working.iter().map(|c| c.total.fractions(name)).max().unwrap_or(0);
+        if most < fractions && group::is_of_group(name) {
+            return "its placement group is not there yet, or has no bundle with so much".to_owned();
+        }
         if most < fractions {
             let units = |fractions: i64| fractions as f64 / FRACTIONS_PER_UNIT as f64;
             return format!("{name} {} is needed, no node has more than {}", units(fractions), units(most));

@@ -30,6 +30,8 @@ const SUBSCRIBER_QUEUE: usize = 8_192;
 const MAX_SUBSCRIBERS: usize = 10_000;
 /// How long a raylet may take to start a worker process for an actor, binary and all.
 const LEASE_WITHIN: Duration = Duration::from_secs(180);
+/// How long a raylet may take to set room aside or say that it may be used.
+const BUNDLES_WITHIN: Duration = Duration::from_secs(30);
 /// How long a constructor may run; its worker's death ends it earlier.
 const START_WITHIN: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Answers that wait for their commit; with more, changes are refused until the disk has caught up.
@@ -95,6 +97,7 @@ impl Actor for GcsServer {
         nodes(table);
         jobs(table);
         actors(table);
+        groups(table);
         kv(table);
         table.on::<CloseGcs>(|gcs, _, request, ctx| {
             // Waits for the disk; nothing else is to be done any more.
@@ -230,6 +233,31 @@ fn actors(table: &mut Handlers<GcsServer>) {
         gcs.act(ctx);
     });
     table.on::<ListActors>(|gcs, _, request, _| request.reply(gcs.core.list_actors()));
+}
+
+fn groups(table: &mut Handlers<GcsServer>) {
+    table.on::<CreateGroup>(|gcs, message, request, ctx| {
+        let now = gcs.now(ctx);
+        let asker = gcs.way(Way::Done(request.into_replier()));
+        if gcs.may_write(asker) {
+            gcs.core.create_group(message.spec, now, asker);
+        }
+        gcs.act(ctx);
+    });
+    table.on::<RemoveGroup>(|gcs, message, request, ctx| {
+        let now = gcs.now(ctx);
+        gcs.core.remove_group(message.group, "it was removed", now);
+        gcs.core.tick(now);
+        request.reply(());
+        gcs.act(ctx);
+    });
+    table.on::<WaitGroup>(|gcs, message, request, ctx| {
+        let from = request.from().process.id;
+        let asker = gcs.way(Way::Done(request.into_replier()));
+        gcs.core.wait_group(message.group, from, asker);
+        gcs.act(ctx);
+    });
+    table.on::<ListGroups>(|gcs, _, request, _| request.reply(gcs.core.list_groups()));
 }
 
 fn kv(table: &mut Handlers<GcsServer>) {
@@ -387,6 +415,23 @@ impl GcsServer {
                 insist(ctx.endpoint(), MailboxId::GCS, to, StopActor { actor, incarnation, why });
             }
             Effect::ReturnLease { raylet, lease } => ctx.send(raylet, ReturnLeases { leases: vec![lease] }),
+            Effect::PrepareBundles { raylet, node, request } => {
+                let (group, round) = (request.group, request.round);
+                ctx.request(raylet, request, Vec::new(), BUNDLES_WITHIN, move |gcs, answer, ctx| {
+                    let now = gcs.now(ctx);
+                    gcs.core.bundles_prepared(group, round, node, answer.map(|(answer, _)| answer), now);
+                    gcs.act(ctx);
+                });
+            }
+            Effect::CommitBundles { raylet, node, request } => {
+                let (group, round) = (request.group, request.round);
+                ctx.request(raylet, request, Vec::new(), BUNDLES_WITHIN, move |gcs, answer, ctx| {
+                    let now = gcs.now(ctx);
+                    gcs.core.bundles_committed(group, round, node, answer.map(|(answer, _)| answer), now);
+                    gcs.act(ctx);
+                });
+            }
+            Effect::ReturnBundles { raylet, request } => insist(ctx.endpoint(), MailboxId::GCS, raylet, request),
             Effect::Publish(event) => self.publish(&event),
             Effect::MarkGone(process, why) => ctx.endpoint().mark_gone(process, why),
         }

@@ -9,12 +9,14 @@ use mobula_transport::{Address, Payload, ProcessAddr, ProcessId};
 use serde::{Deserialize, Serialize};
 
 use super::actors::{ActorEntry, PlaceKey, PlaceQueue, Spot};
+use super::groups::{GroupEntry, GroupRecord};
 use crate::error::Error;
-use crate::ids::{ActorId, JobId, LeaseId, NodeId};
+use crate::ids::{ActorId, JobId, LeaseId, NodeId, PlacementGroupId};
 use crate::messages::{
-    ActorLocation, ActorSpec, ClusterEvent, ClusterStatus, JobInfo, JobRegistered, LeaseActor, NodeInfo, PendingDemand,
+    ActorLocation, ActorSpec, ClusterEvent, ClusterStatus, CommitBundles, JobInfo, JobRegistered, LeaseActor, NodeInfo,
+    PendingDemand, PrepareBundles, ReturnBundles,
 };
-use crate::resources::Resources;
+use crate::resources::{Resources, group};
 
 /// Names a request that waits for its answer; the shell keeps the way back under this number.
 pub type Asker = u64;
@@ -104,6 +106,31 @@ pub enum Effect {
         /// The lease.
         lease: LeaseId,
     },
+    /// Ask a raylet to set room aside; its answer goes to [`Gcs::bundles_prepared`].
+    PrepareBundles {
+        /// The raylet.
+        raylet: Address,
+        /// Its node.
+        node: NodeId,
+        /// What to ask.
+        request: PrepareBundles,
+    },
+    /// Tell a raylet that the room may be used; its answer goes to [`Gcs::bundles_committed`].
+    CommitBundles {
+        /// The raylet.
+        raylet: Address,
+        /// Its node.
+        node: NodeId,
+        /// What to tell.
+        request: CommitBundles,
+    },
+    /// Have a raylet give room back, until it has heard.
+    ReturnBundles {
+        /// The raylet.
+        raylet: Address,
+        /// What to tell.
+        request: ReturnBundles,
+    },
     /// The request is not answered any more: a later one took its place, or the asker is dead.
     Forget(Asker),
     /// Tell the subscribers.
@@ -117,7 +144,7 @@ pub enum Effect {
 /// The answer to a request that had to wait.
 #[derive(Clone, Debug)]
 pub enum Reply {
-    /// To `CreateActor` and `KillActor`.
+    /// To `CreateActor`, `KillActor`, `CreateGroup` and `WaitGroup`.
     Done(Result<(), Error>),
     /// To `ResolveActor`.
     Located(ActorLocation),
@@ -142,6 +169,10 @@ pub enum Write {
     Job(Box<JobInfo>),
     /// It has fallen out of the history.
     ForgetJob(JobId),
+    /// A placement group was made, placed, or lost a node.
+    Group(Box<GroupRecord>),
+    /// It was removed.
+    ForgetGroup(PlacementGroupId),
     /// A value was set or removed.
     Kv {
         /// The namespace.
@@ -173,6 +204,8 @@ pub struct Snapshot {
     pub actors: Vec<(ActorSpec, Vec<serde_bytes::ByteBuf>, ActorState)>,
     /// Jobs, ended ones too.
     pub jobs: Vec<JobInfo>,
+    /// Placement groups.
+    pub groups: Vec<GroupRecord>,
     /// Namespace, key, value.
     pub kv: Vec<(String, String, serde_bytes::ByteBuf)>,
 }
@@ -219,12 +252,20 @@ pub struct Gcs {
     /// Asked for before they were created, or never created.
     pub(super) unknown: BTreeMap<ActorId, (Duration, Vec<(ProcessId, Asker)>)>,
     pub(super) kv: BTreeMap<(String, String), serde_bytes::ByteBuf>,
+    pub(super) groups: BTreeMap<PlacementGroupId, GroupEntry>,
+    /// Those that wait for room, in the order in which they are looked at.
+    pub(super) waiting_groups: VecDeque<PlacementGroupId>,
+    /// Names the next try to place a group.
+    pub(super) next_round: u64,
+    /// After a restart of the head: until then nodes have time to come back.
+    pub(super) reattach_until: Option<Duration>,
     pub(super) effects: Vec<Effect>,
 }
 
 impl Gcs {
     /// An empty cluster.
     pub fn new(config: GcsConfig) -> Self {
+        let next_round = Self::first_round(config.epoch_unix_s);
         Self {
             config,
             version: 1,
@@ -242,6 +283,10 @@ impl Gcs {
             last_spread: None,
             unknown: BTreeMap::new(),
             kv: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            waiting_groups: VecDeque::new(),
+            next_round,
+            reattach_until: None,
             effects: Vec::new(),
         }
     }
@@ -256,6 +301,10 @@ impl Gcs {
         for (spec, payload, state) in snapshot.actors {
             gcs.restore_actor(spec, payload, state, now);
         }
+        for record in snapshot.groups {
+            gcs.restore_group(record);
+        }
+        gcs.reattach_until = Some(now + gcs.config.reattach_within);
         for (namespace, key, value) in snapshot.kv {
             gcs.kv.insert((namespace, key), value);
         }
@@ -272,6 +321,8 @@ impl Gcs {
         self.expire_nodes(now);
         self.expire_jobs(now);
         self.expire_actors(now);
+        self.expire_groups(now);
+        self.place_groups(now);
         self.place_actors(now);
     }
 
@@ -299,9 +350,15 @@ impl Gcs {
         let mut pending: Vec<PendingDemand> =
             self.nodes.values().filter(|n| n.info.alive).flat_map(|n| n.pending.iter().cloned()).collect();
         pending.extend(self.pending_actors());
+        pending.extend(self.pending_groups());
+        let mut view = self.view();
+        for node in &mut view.nodes {
+            node.total = group::without_groups(&node.total);
+            node.available = group::without_groups(&node.available);
+        }
         ClusterStatus {
             cluster: self.config.cluster.clone(),
-            view: self.view(),
+            view,
             pending,
             jobs: self.jobs.values().map(|job| job.info.clone()).collect(),
             uptime_s: uptime.as_secs(),

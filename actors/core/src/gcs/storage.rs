@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use serde_bytes::ByteBuf;
 use uuid::Uuid;
 
+use super::groups::GroupRecord;
 use super::state::{ActorState, Snapshot, Write};
 use crate::messages::{ActorSpec, JobInfo};
 
@@ -38,6 +39,7 @@ const META: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("meta")
 const ACTORS: TableDefinition<'static, u128, &[u8]> = TableDefinition::new("actors");
 const ACTOR_STATES: TableDefinition<'static, u128, &[u8]> = TableDefinition::new("actor_states");
 const JOBS: TableDefinition<'static, u128, &[u8]> = TableDefinition::new("jobs");
+const GROUPS: TableDefinition<'static, u128, &[u8]> = TableDefinition::new("groups");
 const KV: TableDefinition<'static, (&str, &str), &[u8]> = TableDefinition::new("kv");
 
 /// The state cannot be read or written.
@@ -188,7 +190,10 @@ fn size_bytes(writes: &[Write]) -> usize {
     let size = |write: &Write| match write {
         Write::Actor(_, payload) => payload.iter().map(|part| part.len()).sum(),
         Write::Kv { namespace, key, value } => namespace.len() + key.len() + value.as_ref().map_or(0, |v| v.len()),
-        Write::ActorState(..) | Write::ForgetActor(_) | Write::Job(_) | Write::ForgetJob(_) => 0_usize,
+        Write::Group(record) => WRITE_BYTES * record.spec.bundles.len(),
+        Write::ActorState(..) | Write::ForgetActor(_) | Write::Job(_) | Write::ForgetJob(_) | Write::ForgetGroup(_) => {
+            0_usize
+        }
     };
     writes.iter().map(|write| WRITE_BYTES + size(write)).sum()
 }
@@ -236,7 +241,7 @@ fn prepare(database: &Database, path: &str) -> Result<HeadIds, StorageError> {
             process: Uuid::from_bytes(number("process", Uuid::new_v4().into_bytes())?),
         }
     };
-    for table in [ACTORS, ACTOR_STATES, JOBS] {
+    for table in [ACTORS, ACTOR_STATES, JOBS, GROUPS] {
         write.open_table(table).map_err(|error| failed(error.into()))?;
     }
     write.open_table(KV).map_err(|error| failed(error.into()))?;
@@ -263,6 +268,11 @@ fn load(database: &Database, path: &str) -> Result<Snapshot, StorageError> {
     for record in jobs.iter().map_err(|error| failed(error.into()))? {
         let (_, bytes) = record.map_err(|error| failed(error.into()))?;
         snapshot.jobs.push(decode::<JobInfo>(bytes.value(), path)?);
+    }
+    let groups = read.open_table(GROUPS).map_err(|error| failed(error.into()))?;
+    for record in groups.iter().map_err(|error| failed(error.into()))? {
+        let (_, bytes) = record.map_err(|error| failed(error.into()))?;
+        snapshot.groups.push(decode::<GroupRecord>(bytes.value(), path)?);
     }
     let kv = read.open_table(KV).map_err(|error| failed(error.into()))?;
     for record in kv.iter().map_err(|error| failed(error.into()))? {
@@ -375,6 +385,7 @@ fn write_group(database: &Database, writes: &[Write]) -> Result<(), redb::Error>
         let mut actors = transaction.open_table(ACTORS)?;
         let mut states = transaction.open_table(ACTOR_STATES)?;
         let mut jobs = transaction.open_table(JOBS)?;
+        let mut groups = transaction.open_table(GROUPS)?;
         let mut kv = transaction.open_table(KV)?;
         for write in writes {
             match write {
@@ -394,6 +405,12 @@ fn write_group(database: &Database, writes: &[Write]) -> Result<(), redb::Error>
                 }
                 Write::ForgetJob(job) => {
                     jobs.remove(job.0.as_u128())?;
+                }
+                Write::Group(record) => {
+                    groups.insert(record.spec.group.0.as_u128(), encode(&record)?.as_slice())?;
+                }
+                Write::ForgetGroup(group) => {
+                    groups.remove(group.0.as_u128())?;
                 }
                 Write::Kv { namespace, key, value: Some(value) } => {
                     kv.insert((namespace.as_str(), key.as_str()), value.as_slice())?;

@@ -14,6 +14,7 @@ use crate::ids::{ActorId, FunctionId, JobId, LeaseId, NodeId};
 use crate::messages::*;
 use crate::resources::{CPU, Resources};
 
+mod groups;
 mod histories;
 
 fn process(n: u128) -> ProcessAddr {
@@ -151,7 +152,8 @@ impl Env {
                 worker: process(1_000 + n),
             })
             .collect();
-        let request = RegisterNode { info: info(n, total), actors, processes: vec![(process(1_000 + n), 7)] };
+        let request =
+            RegisterNode { info: info(n, total), actors, processes: vec![(process(1_000 + n), 7)], bundles: vec![] };
         if self.core.register_node(request, self.now).is_ok() {
             self.alive_nodes.insert(n);
         }
@@ -166,6 +168,7 @@ impl Env {
             store_used_bytes: 0,
             workers: 1,
             view_version: 0,
+            bundles: vec![],
         };
         let reply = self.core.heartbeat(beat, self.now);
         self.absorb();
@@ -300,6 +303,7 @@ impl Env {
         let snapshot = Snapshot {
             actors: self.disk_actors.values().cloned().collect(),
             jobs: self.disk_jobs.values().cloned().collect(),
+            groups: vec![],
             kv: self.disk_kv.iter().map(|((ns, key), value)| (ns.clone(), key.clone(), value.clone())).collect(),
         };
         self.core = Gcs::restore(config(), snapshot, self.now);
@@ -346,6 +350,9 @@ impl Env {
                 }
                 Effect::StopActor { actor, incarnation, .. } => self.stopped.push((actor, incarnation)),
                 Effect::ReturnLease { lease, .. } => drop(self.out.remove(&lease)),
+                Effect::PrepareBundles { .. } | Effect::CommitBundles { .. } | Effect::ReturnBundles { .. } => {
+                    panic!("there are no placement groups here");
+                }
                 Effect::Publish(event) => self.published.push(event),
                 Effect::MarkGone(process, _) => self.gone.push(process),
                 Effect::Write(write) => self.write(write),
@@ -365,6 +372,7 @@ impl Env {
             Write::ForgetActor(actor) => drop(self.disk_actors.remove(&actor)),
             Write::Job(info) => drop(self.disk_jobs.insert(info.job, *info)),
             Write::ForgetJob(job) => drop(self.disk_jobs.remove(&job)),
+            Write::Group(_) | Write::ForgetGroup(_) => panic!("there are no placement groups here"),
             Write::Kv { namespace, key, value: Some(value) } => {
                 self.disk_kv.insert((namespace, key), value);
             }
@@ -461,7 +469,7 @@ fn a_silent_node_dies_and_its_actors_move() {
         if node.node == self::node(1) && processes == &[process(1_001)])));
     assert!(env.gone.contains(&process(1).id) && env.gone.contains(&process(1_001).id));
     assert_eq!(env.leases_asked[0].node, node(2));
-    let again = RegisterNode { info: info(1, 4.0), actors: vec![], processes: vec![] };
+    let again = RegisterNode { info: info(1, 4.0), actors: vec![], processes: vec![], bundles: vec![] };
     let refused = env.core.register_node(again, env.now).unwrap_err();
     assert!(refused.contains("restart it"), "{refused}");
 }

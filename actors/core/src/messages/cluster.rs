@@ -4,9 +4,10 @@ use mobula_transport::{ProcessAddr, RefusalsSnapshot, message};
 use serde::{Deserialize, Serialize};
 
 use super::actor::ActorLocation;
+use super::group::HeldBundles;
 use super::job::JobInfo;
 use crate::culprit::Culprit;
-use crate::ids::{ActorId, JobId, LeaseId, NodeId};
+use crate::ids::{ActorId, JobId, LeaseId, NodeId, PlacementGroupId};
 use crate::resources::Resources;
 
 /// A node, as the GCS knows it.
@@ -63,6 +64,8 @@ pub struct RegisterNode {
     pub actors: Vec<HostedActor>,
     /// Its worker processes and their operating system ids.
     pub processes: Vec<(ProcessAddr, u32)>,
+    /// What placement groups hold of it.
+    pub bundles: Vec<HeldBundles>,
 }
 message!(RegisterNode => Result<ClusterView, String>);
 
@@ -130,6 +133,8 @@ pub struct Heartbeat {
     pub workers: u32,
     /// The version of the view it has.
     pub view_version: u64,
+    /// What placement groups hold of it.
+    pub bundles: Vec<HeldBundles>,
 }
 message!(Heartbeat => HeartbeatReply);
 
@@ -186,6 +191,10 @@ message!(Subscribe => ClusterEvent);
 pub enum ClusterEvent {
     /// A node joined.
     NodeJoined(NodeInfo),
+    /// What a node has in all changed, with a placement group.
+    NodeChanged(NodeInfo),
+    /// A placement group was removed.
+    GroupRemoved(PlacementGroupId),
     /// A node is dead; its processes are gone.
     NodeDied {
         /// The node.

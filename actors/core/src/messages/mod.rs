@@ -12,6 +12,7 @@
 
 mod actor;
 mod cluster;
+mod group;
 mod job;
 mod kv;
 mod lease;
@@ -20,6 +21,7 @@ mod worker;
 
 pub use self::actor::*;
 pub use self::cluster::*;
+pub use self::group::*;
 pub use self::job::*;
 pub use self::kv::*;
 pub use self::lease::*;

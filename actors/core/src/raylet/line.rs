@@ -458,6 +458,20 @@ impl Scheduler {
         };
         let holders: BTreeSet<Address> =
             self.leases.values().filter(|lease| lease.actor.is_none() && useful(lease)).map(|l| l.client).collect();
+        self.ask_holders(holders, now);
+    }
+
+    /// Somebody needs this much: asks those who hold what is lacking.
+    pub(super) fn ask_for_idle_of(&mut self, need: &Resources, now: Duration) {
+        let lacks = |lease: &Lease| {
+            let mut lacking = need.iter().filter(|(name, fractions)| self.available.fractions(name) < *fractions);
+            lease.actor.is_none() && lacking.any(|(name, _)| lease.shape.demand.fractions(name) > 0)
+        };
+        let holders = self.leases.values().filter(|lease| lacks(lease)).map(|lease| lease.client).collect();
+        self.ask_holders(holders, now);
+    }
+
+    fn ask_holders(&mut self, holders: BTreeSet<Address>, now: Duration) {
         for client in holders {
             let recently = self.reclaimed.get(&client).is_some_and(|last| now.saturating_sub(*last) < RECLAIM_EVERY);
             if !recently {

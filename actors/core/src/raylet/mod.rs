@@ -14,6 +14,7 @@
 //! It does not see tasks: those go straight from the client to the leased worker.
 
 mod binaries;
+mod bundles;
 mod line;
 mod output;
 mod pool;

@@ -99,6 +99,15 @@ impl Scheduler {
         }
     }
 
+    /// A node has other resources than before: it holds a bundle of a placement group, or no more.
+    pub fn node_changed(&mut self, info: NodeInfo, now: Duration) {
+        if info.node != self.config.node {
+            let remote = self.remotes.nodes.entry(info.node).or_insert_with(|| Remote::new(info.clone()));
+            remote.info = info;
+            self.place_all(now);
+        }
+    }
+
     /// A node died.
     pub fn node_died(&mut self, node: NodeId, now: Duration) {
         if self.remotes.nodes.remove(&node).is_some() {

@@ -8,16 +8,17 @@ use std::time::Duration;
 
 use mobula_transport::{Address, ProcessAddr, ProcessId};
 
+use super::bundles::Bundle;
 use super::line::{ActorWant, Ticket, Want};
 use super::pool::{Pool, WorkerSlot};
 use super::redirect::Remotes;
 use crate::culprit::Culprit;
-use crate::ids::{ActorId, JobId, LeaseId, NodeId};
+use crate::ids::{ActorId, JobId, LeaseId, NodeId, PlacementGroupId};
 use crate::messages::{
-    ActorLease, HeldLeases, HostedActor, LeaseActor, LeaseActorError, LeaseGranted, LeaseLost, LeasePending,
+    ActorLease, GroupGone, HeldLeases, HostedActor, LeaseActor, LeaseActorError, LeaseGranted, LeaseLost, LeasePending,
     LeaseRedirected, LeasesKept, PendingDemand, Shape, WantLeases, WorkerInfo, WorkerKind,
 };
-use crate::resources::{CPU, Resources};
+use crate::resources::{Resources, group};
 
 /// Task leases that need nothing: a node holds so many of them at once.
 pub(super) const MAX_ZERO_DEMAND_LEASES: usize = 256;
@@ -57,6 +58,8 @@ pub enum Effect {
     Kept(Address, LeasesKept),
     /// Tell a client why it waits.
     Pending(Address, LeasePending),
+    /// Tell a client that the placement group of a shape is no more.
+    GroupGone(Address, GroupGone),
     /// Ask a client for leases it has no use for.
     ReclaimIdle(Address),
     /// Answer the GCS's request for an actor's worker.
@@ -105,9 +108,18 @@ impl Lease {
     pub(super) fn charged(&self) -> Resources {
         let mut charged = self.shape.demand.clone();
         if self.lent {
-            charged.set(CPU, 0);
+            charged.subtract(&self.lendable());
         }
         charged
+    }
+
+    /// What of it is free for others while its task waits.
+    fn lendable(&self) -> Resources {
+        let mut cpus = Resources::new();
+        for (name, fractions) in self.shape.demand.iter().filter(|(name, _)| group::is_cpu(name)) {
+            cpus.set(name, fractions);
+        }
+        cpus
     }
 }
 
@@ -133,12 +145,18 @@ pub struct Scheduler {
     /// No new work is taken.
     pub(super) draining: bool,
     pub(super) ended_jobs: VecDeque<JobId>,
+    /// What placement groups hold here, by group and index.
+    pub(super) bundles: BTreeMap<(PlacementGroupId, u32), Bundle>,
+    /// Placement groups that were removed.
+    pub(super) gone_groups: VecDeque<PlacementGroupId>,
     /// When a client was last asked for idle leases.
     pub(super) reclaimed: BTreeMap<Address, Duration>,
     /// Clients that could not be told what counts.
     pub(super) unkept: BTreeSet<Address>,
     /// Losses of leases that could not be told.
     pub(super) unlost: Vec<(Address, LeaseLost)>,
+    /// Ends of placement groups that could not be told.
+    pub(super) ungone: Vec<(Address, GroupGone)>,
     pub(super) effects: Vec<Effect>,
 }
 
@@ -160,9 +178,12 @@ impl Scheduler {
             next_lease: 0,
             zero_leases: 0,
             ended_jobs: VecDeque::new(),
+            bundles: BTreeMap::new(),
+            gone_groups: VecDeque::new(),
             reclaimed: BTreeMap::new(),
             unkept: BTreeSet::new(),
             unlost: Vec::new(),
+            ungone: Vec::new(),
             effects: Vec::new(),
         }
     }
@@ -170,6 +191,11 @@ impl Scheduler {
     /// What is to be done, in order.
     pub fn take_effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)
+    }
+
+    /// What the node has, bundles of placement groups included.
+    pub fn total(&self) -> &Resources {
+        &self.config.total
     }
 
     /// What is free; negative where lent resources were taken back.
@@ -193,7 +219,7 @@ impl Scheduler {
 
     /// Whether someone waits, so that [`Scheduler::tick`] has something to do.
     pub fn is_busy(&self) -> bool {
-        !self.line.is_empty() || !self.unkept.is_empty() || !self.unlost.is_empty()
+        !self.line.is_empty() || !self.unkept.is_empty() || !self.unlost.is_empty() || !self.ungone.is_empty()
     }
 
     /// A client tells how many leases of a shape it wants.
@@ -201,6 +227,9 @@ impl Scheduler {
         let WantLeases { client, shape, target, what, hops } = request;
         if self.ended_jobs.contains(&shape.job) {
             return;
+        }
+        if let Some(group) = self.gone_group_of(&shape) {
+            return self.tell_gone(client, &shape, group);
         }
         let key = (client, Arc::new(shape));
         if !self.wants.contains_key(&key) && self.wants.len() >= MAX_WANTS {
@@ -355,13 +384,12 @@ impl Scheduler {
             return;
         }
         lease.lent = blocked;
-        let mut cpu = Resources::new();
-        cpu.set(CPU, lease.shape.demand.fractions(CPU));
+        let cpus = lease.lendable();
         if blocked {
-            self.available.add(&cpu);
+            self.available.add(&cpus);
             self.serve(now);
         } else {
-            self.available.subtract(&cpu);
+            self.available.subtract(&cpus);
         }
     }
 
@@ -493,6 +521,8 @@ impl Scheduler {
         }
         let unlost = std::mem::take(&mut self.unlost);
         self.effects.extend(unlost.into_iter().map(|(client, lost)| Effect::Lost(client, lost)));
+        let ungone = std::mem::take(&mut self.ungone);
+        self.effects.extend(ungone.into_iter().map(|(client, gone)| Effect::GroupGone(client, gone)));
         self.expire_actor_wants(now);
         self.serve(now);
         self.place_rested(now);
@@ -603,6 +633,7 @@ impl Scheduler {
         for lease in self.leases.values() {
             sum.add(&lease.charged());
         }
+        self.bundles.values().for_each(|bundle| sum.add(&bundle.demand));
         sum
     }
 }

@@ -130,6 +130,7 @@ impl Actor for RayletServer {
 
     fn handlers(table: &mut Handlers<Self>) {
         leases(table);
+        bundles(table);
         workers(table);
         table.on::<DrainNode>(|raylet, message, request, ctx| {
             tracing::info!(why = %message.why, "draining");
@@ -216,6 +217,25 @@ fn leases(table: &mut Handlers<RayletServer>) {
     });
 }
 
+fn bundles(table: &mut Handlers<RayletServer>) {
+    table.on::<PrepareBundles>(|raylet, message, request, ctx| {
+        let now = raylet.now(ctx);
+        request.reply(raylet.core.prepare_bundles(&message, now));
+        raylet.act(ctx);
+    });
+    table.on::<CommitBundles>(|raylet, message, request, ctx| {
+        let now = raylet.now(ctx);
+        request.reply(raylet.core.commit_bundles(&message, now));
+        raylet.act(ctx);
+    });
+    table.on::<ReturnBundles>(|raylet, message, request, ctx| {
+        let now = raylet.now(ctx);
+        raylet.core.return_bundles(&message, now);
+        request.reply(());
+        raylet.act(ctx);
+    });
+}
+
 fn workers(table: &mut Handlers<RayletServer>) {
     table.on::<RegisterWorker>(|raylet, message, request, ctx| {
         let answer = raylet.register_worker(&message, ctx);
@@ -235,8 +255,14 @@ impl RayletServer {
     fn register(&mut self, ctx: &mut Context<Self>) {
         let mut info = self.config.info.clone();
         info.available = self.core.available().clone();
+        info.total = self.core.total().clone();
         self.reported = info.available.clone();
-        let message = RegisterNode { info, actors: self.core.hosted_actors(), processes: self.core.processes() };
+        let message = RegisterNode {
+            info,
+            actors: self.core.hosted_actors(),
+            processes: self.core.processes(),
+            bundles: self.core.held_bundles(),
+        };
         ctx.request(self.config.gcs, message, Vec::new(), GCS_WITHIN, |raylet, answer, ctx| {
             match answer {
                 Ok((Ok(view), _)) => {
@@ -271,6 +297,7 @@ impl RayletServer {
             store_used_bytes: (self.config.store_used_bytes)(),
             workers: self.core.processes().len() as u32,
             view_version: self.core.view_version(),
+            bundles: self.core.held_bundles(),
         };
         ctx.request(self.config.gcs, beat, Vec::new(), GCS_WITHIN, |raylet, answer, ctx| {
             let now = raylet.now(ctx);
@@ -336,6 +363,8 @@ impl RayletServer {
         tracing::trace!(node = %self.config.info.name, ?event, "heard");
         match event {
             ClusterEvent::NodeJoined(info) => self.core.node_joined(info, now),
+            ClusterEvent::NodeChanged(info) => self.core.node_changed(info, now),
+            ClusterEvent::GroupRemoved(group) => self.core.group_gone(group),
             ClusterEvent::NodeDied { node, why, .. } if node.node == self.config.info.node => {
                 (self.config.events)(RayletEvent::Refused(format!("the head has declared this node dead: {why}")));
             }
@@ -512,6 +541,11 @@ impl RayletServer {
                 Effect::Pending(client, message) => {
                     if let Some(message) = unsent(ctx, client, message) {
                         self.core.pending_unsent(client, &message);
+                    }
+                }
+                Effect::GroupGone(client, message) => {
+                    if let Some(message) = unsent(ctx, client, message) {
+                        self.core.gone_unsent(client, message);
                     }
                 }
                 // Asked again while someone waits.

@@ -75,6 +75,7 @@ struct Env {
     reclaims: Vec<Address>,
     redirects: Vec<LeaseRedirected>,
     lost: Vec<LeaseLost>,
+    gone: Vec<(Address, GroupGone)>,
     stopped: Vec<ProcessAddr>,
 }
 
@@ -107,6 +108,7 @@ impl Env {
             reclaims: Vec::new(),
             redirects: Vec::new(),
             lost: Vec::new(),
+            gone: Vec::new(),
             stopped: Vec::new(),
         }
     }
@@ -174,6 +176,12 @@ impl Env {
                 Effect::Lost(_, lost) => {
                     self.held.remove(&lost.lease);
                     self.lost.push(lost);
+                }
+                Effect::GroupGone(to, gone) => {
+                    self.held.retain(|_, (owner, shape)| (*owner, &*shape) != (to, &gone.shape));
+                    self.granted.remove(&(to, gone.shape.clone()));
+                    self.redirected.remove(&(to, gone.shape.clone()));
+                    self.gone.push((to, gone));
                 }
                 Effect::Kept(_, kept) => self.kept.push(kept),
                 Effect::Pending(_, note) => self.notes.push(note),

@@ -5,7 +5,9 @@ use proptest::strategy::Strategy as Generator;
 
 use super::*;
 use crate::culprit::Culprit;
+use crate::ids::PlacementGroupId;
 use crate::resources::GPU;
+use crate::resources::group::inside;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -22,7 +24,14 @@ enum Step {
     JobEnds(u128),
     Join(u128),
     NodeDies(u128),
+    Prepare { group: u128, round: u64, bundles: Vec<(u32, u8)> },
+    Commit { group: u128, round: u64 },
+    GiveBack { group: u128, round: Option<u64> },
     Pass(u64),
+}
+
+fn group(n: u128) -> PlacementGroupId {
+    PlacementGroupId(Uuid::from_u128(n))
 }
 
 fn shapes() -> Vec<Shape> {
@@ -33,6 +42,9 @@ fn shapes() -> Vec<Shape> {
     shapes.push(Shape { kind: WorkerKind::Process, ..shape_of(cpus(1.0)) });
     shapes.push(Shape { strategy: Strategy::Spread, ..shape_of(cpus(0.5)) });
     let elsewhere = Strategy::NodeAffinity { node: node(2), soft: false };
+    shapes.push(shape_of(inside(group(1), Some(0), &cpus(1.0))));
+    shapes.push(shape_of(inside(group(2), None, &cpus(0.5))));
+    shapes.push(Shape { kind: WorkerKind::Process, ..shape_of(inside(group(1), None, &Resources::new())) });
     shapes.push(Shape { strategy: elsewhere, near: Some(process(1)), ..shape_of(cpus(1.0)) });
     shapes
 }
@@ -54,6 +66,10 @@ fn step() -> impl Generator<Value = Step> {
         1 => (2..4_u128).prop_map(Step::JobEnds),
         1 => (2..4_u128).prop_map(Step::Join),
         1 => (2..4_u128).prop_map(Step::NodeDies),
+        2 => (1..3_u128, 1..4_u64, prop::collection::vec((0..3_u32, 1..3_u8), 1..3))
+            .prop_map(|(group, round, bundles)| Step::Prepare { group, round, bundles }),
+        2 => (1..3_u128, 1..4_u64).prop_map(|(group, round)| Step::Commit { group, round }),
+        1 => (1..3_u128, prop::option::of(1..4_u64)).prop_map(|(group, round)| Step::GiveBack { group, round }),
         3 => (0..1_500_u64).prop_map(Step::Pass),
     ]
 }
@@ -119,6 +135,21 @@ fn play(env: &mut Env, targets: &mut BTreeMap<(u128, usize), u64>, step: Step) {
         }
         Step::Join(n) => env.core.node_joined(remote(n, cpus(2.0 * n as f64)), env.now),
         Step::NodeDies(n) => env.core.node_died(node(n), env.now),
+        Step::Prepare { group: n, round, bundles } => {
+            let bundles: BTreeMap<u32, u8> = bundles.into_iter().collect();
+            let bundles = bundles.into_iter().map(|(index, size)| (index, cpus(f64::from(size)))).collect();
+            let _ = env.core.prepare_bundles(&PrepareBundles { group: group(n), round, bundles }, env.now);
+        }
+        Step::Commit { group: n, round } => {
+            env.core.commit_bundles(&CommitBundles { group: group(n), round }, env.now);
+        }
+        Step::GiveBack { group: n, round } => {
+            let before = env.gone.len();
+            env.core.return_bundles(&ReturnBundles { group: group(n), round }, env.now);
+            env.absorb();
+            let gone: Vec<Shape> = env.gone[before..].iter().map(|(_, gone)| gone.shape.clone()).collect();
+            targets.retain(|(_, shape), _| !gone.contains(&shapes[*shape]));
+        }
         Step::Pass(ms) => env.pass(ms),
     }
     env.absorb();
@@ -129,8 +160,12 @@ fn play(env: &mut Env, targets: &mut BTreeMap<(u128, usize), u64>, step: Step) {
     }
 }
 
-/// Everybody gives back what they get, workers come up, time passes: all that can run has run.
+/// Placement groups end, everybody gives back what they get, workers come up, time passes: all that can run has run.
 fn drain(env: &mut Env) {
+    for n in 1..3 {
+        env.core.return_bundles(&ReturnBundles { group: group(n), round: None }, env.now);
+        env.absorb();
+    }
     for _ in 0..3_000 {
         let waiting = env
             .core

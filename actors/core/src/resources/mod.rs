@@ -4,6 +4,8 @@
 //! and nothing is lost to rounding however often a fraction is taken and given back. Memory is
 //! counted the same way, its unit being one byte.
 
+pub mod group;
+
 use std::collections::BTreeMap;
 use std::fmt;
 

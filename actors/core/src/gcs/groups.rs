@@ -1,0 +1,616 @@
+//! Placement groups: reserved on all their nodes or on none.
+//!
+//! ```text
+//!             plan()                 all prepared            all committed
+//!   Waiting ─────────▶ Preparing ───────────────▶ Committing ─────────────▶ Ready
+//!      ▲                   │ one refused: the others give it back               │
+//!      └───────────────────┴──────────────── a node with a bundle dies ─────────┘
+//! ```
+//! Every try has a number of its own, its round. What nodes report that they hold is compared with
+//! what is known here, so whatever messages get lost, no room is kept for a group that does not
+//! know of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use mobula_transport::{ProcessId, SendError};
+use serde::{Deserialize, Serialize};
+
+use super::bundles::{Plan, Room, plan};
+use super::nodes::raylet;
+use super::state::{Asker, Effect, Gcs, Reply, Write};
+use crate::error::Error;
+use crate::ids::{ActorId, JobId, NodeId, PlacementGroupId};
+use crate::messages::{
+    ClusterEvent, CommitBundles, GroupInfo, GroupSpec, HeldBundles, PendingDemand, PrepareBundles, ReturnBundles,
+};
+use crate::resources::{Resources, group};
+
+/// Groups there can be at once.
+const MAX_GROUPS: usize = 100_000;
+/// Bundles of one group.
+const MAX_BUNDLES: usize = 1_000;
+/// Rounds of one head begin here times the second it started in, so that none is used twice.
+const ROUNDS_PER_SECOND: u64 = 1 << 24;
+
+/// What is stored of a group.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GroupRecord {
+    /// As it was asked for.
+    pub spec: GroupSpec,
+    /// Where each bundle is, and the round in which it was set aside there.
+    pub placed: Vec<Option<(NodeId, u64)>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// For room.
+    Waiting,
+    /// These nodes were asked to set aside what they were chosen for.
+    Preparing { round: u64, chosen: BTreeMap<u32, NodeId>, asked: BTreeSet<NodeId>, prepared: BTreeSet<NodeId> },
+    /// Everything is set aside; these nodes have not said yet that it can be used.
+    Committing { open: BTreeSet<(NodeId, u64)> },
+    /// Everything can be used.
+    Ready,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct GroupEntry {
+    pub(super) record: GroupRecord,
+    pub(super) phase: Phase,
+    waiters: Vec<(ProcessId, Asker)>,
+    /// It was ready once, and lost a node.
+    reschedules: bool,
+    /// Nodes that said no since their last heartbeat.
+    full: BTreeSet<NodeId>,
+    reason: String,
+    infeasible: bool,
+}
+
+impl GroupEntry {
+    fn new(record: GroupRecord) -> Self {
+        Self {
+            record,
+            phase: Phase::Waiting,
+            waiters: Vec::new(),
+            reschedules: false,
+            full: BTreeSet::new(),
+            reason: String::new(),
+            infeasible: false,
+        }
+    }
+
+    /// Where its bundles are.
+    pub(super) fn placed(&self) -> BTreeMap<u32, NodeId> {
+        (0..).zip(&self.record.placed).filter_map(|(index, placed)| Some((index, placed.as_ref()?.0))).collect()
+    }
+
+    /// The bundles that are nowhere.
+    pub(super) fn missing(&self) -> BTreeMap<u32, Resources> {
+        let bundles = (0..).zip(&self.record.spec.bundles).zip(&self.record.placed);
+        bundles.filter(|(_, placed)| placed.is_none()).map(|((index, bundle), _)| (index, bundle.clone())).collect()
+    }
+}
+
+/// What others ask for.
+impl Gcs {
+    /// A client makes a placement group.
+    pub fn create_group(&mut self, spec: GroupSpec, now: Duration, asker: Asker) {
+        let id = spec.group;
+        if self.groups.contains_key(&id) {
+            return self.emit(Effect::Answer(asker, Reply::Done(Ok(()))));
+        }
+        if let Err(what) = self.may_create_group(&spec) {
+            return self.emit(Effect::Answer(asker, Reply::Done(Err(Error::Invalid { what }))));
+        }
+        let placed = vec![None; spec.bundles.len()];
+        let record = GroupRecord { spec, placed };
+        self.emit(Effect::Write(Write::Group(Box::new(record.clone()))));
+        self.groups.insert(id, GroupEntry::new(record));
+        self.waiting_groups.push_back(id);
+        self.emit(Effect::Answer(asker, Reply::Done(Ok(()))));
+        self.place_groups(now);
+    }
+
+    fn may_create_group(&self, spec: &GroupSpec) -> Result<(), String> {
+        if spec.bundles.is_empty() || spec.bundles.len() > MAX_BUNDLES {
+            return Err(format!("a placement group has 1 to {MAX_BUNDLES} bundles, not {}", spec.bundles.len()));
+        }
+        for (index, bundle) in spec.bundles.iter().enumerate() {
+            if bundle.is_empty() {
+                return Err(format!("bundle {index} of the placement group reserves nothing"));
+            }
+            if let Some((name, _)) = bundle.iter().find(|(name, _)| group::is_of_group(name)) {
+                return Err(format!("bundle {index} asks for {name}, which belongs to another placement group"));
+            }
+        }
+        if self.groups.len() >= MAX_GROUPS {
+            return Err(format!("the cluster has {MAX_GROUPS} placement groups, which is its limit; remove some"));
+        }
+        match self.jobs.get(&spec.job) {
+            Some(job) if job.info.ended_unix_s.is_some() && !spec.detached => {
+                Err(format!("job {} has ended; its placement groups end with it", spec.job))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A client needs a group no more. One that is not known is none.
+    pub fn remove_group(&mut self, id: PlacementGroupId, why: &str, now: Duration) {
+        let Some(entry) = self.groups.remove(&id) else { return };
+        self.emit(Effect::Write(Write::ForgetGroup(id)));
+        let mut nodes: BTreeSet<NodeId> = entry.placed().into_values().collect();
+        if let Phase::Preparing { asked, .. } = &entry.phase {
+            nodes.extend(asked);
+        }
+        for node in nodes {
+            self.give_back(id, node, None);
+        }
+        for (index, placed) in (0..).zip(&entry.record.placed) {
+            if let Some((node, _)) = placed {
+                self.bundle_ends(id, index, &entry.record.spec.bundles[index as usize], *node);
+            }
+        }
+        self.unpromise(&entry);
+        for (_, asker) in &entry.waiters {
+            self.emit(Effect::Answer(*asker, Reply::Done(Err(gone(id, why)))));
+        }
+        self.emit(Effect::Publish(ClusterEvent::GroupRemoved(id)));
+        let inside: Vec<ActorId> = self
+            .actors
+            .values()
+            .filter(|actor| !actor.is_dead() && group::group_of(&actor.place_key().need) == Some(id))
+            .map(|actor| actor.spec.actor)
+            .collect();
+        for actor in inside {
+            self.end_actor(actor, "its placement group was removed", now);
+        }
+    }
+
+    /// Someone waits until a group is ready. A second question of the same process takes the place
+    /// of the first.
+    pub fn wait_group(&mut self, id: PlacementGroupId, from: ProcessId, asker: Asker) {
+        let Some(entry) = self.groups.get_mut(&id) else {
+            let error = gone(id, "it was removed, or never made");
+            return self.emit(Effect::Answer(asker, Reply::Done(Err(error))));
+        };
+        if entry.phase == Phase::Ready {
+            return self.emit(Effect::Answer(asker, Reply::Done(Ok(()))));
+        }
+        match entry.waiters.iter_mut().find(|(process, _)| *process == from) {
+            Some(waiter) => {
+                let before = std::mem::replace(&mut waiter.1, asker);
+                self.emit(Effect::Forget(before));
+            }
+            None => entry.waiters.push((from, asker)),
+        }
+    }
+
+    /// All groups, by id.
+    pub fn list_groups(&self) -> Vec<GroupInfo> {
+        let describe = |(id, entry): (&PlacementGroupId, &GroupEntry)| {
+            let spec = &entry.record.spec;
+            let placed = entry.record.placed.iter().map(|placed| placed.and_then(|(node, _)| self.node_name(node)));
+            let (ready, again) = (entry.phase == Phase::Ready, entry.reschedules);
+            GroupInfo {
+                group: *id,
+                name: spec.name.clone(),
+                job: spec.job,
+                strategy: spec.strategy.name().to_owned(),
+                state: if ready {
+                    "CREATED"
+                } else if again {
+                    "RESCHEDULING"
+                } else {
+                    "PENDING"
+                }
+                .to_owned(),
+                bundles: spec.bundles.iter().cloned().zip(placed).collect(),
+                reason: Some(entry.reason.clone()).filter(|reason| !ready && !reason.is_empty()),
+            }
+        };
+        self.groups.iter().map(describe).collect()
+    }
+
+    /// The groups that wait, for people.
+    pub(super) fn pending_groups(&self) -> Vec<PendingDemand> {
+        let waiting = self.groups.iter().filter(|(_, entry)| entry.phase == Phase::Waiting);
+        waiting
+            .map(|(id, entry)| {
+                let mut demand = Resources::new();
+                entry.missing().values().for_each(|bundle| demand.add(bundle));
+                let name = entry.record.spec.name.clone().unwrap_or_else(|| id.to_string());
+                PendingDemand {
+                    demand,
+                    count: 1,
+                    what: format!("placement group {name} ({})", entry.record.spec.strategy.name()),
+                    reason: entry.reason.clone(),
+                    infeasible: entry.infeasible,
+                    node: String::new(),
+                }
+            })
+            .collect()
+    }
+}
+
+/// Placing.
+impl Gcs {
+    /// Asks nodes for the bundles of as many waiting groups as there is room for.
+    pub(super) fn place_groups(&mut self, now: Duration) {
+        for _ in 0..self.waiting_groups.len() {
+            let Some(id) = self.waiting_groups.pop_front() else { break };
+            if !self.place_group(id, now) {
+                self.waiting_groups.push_back(id);
+            }
+        }
+    }
+
+    /// False when the group goes on waiting.
+    fn place_group(&mut self, id: PlacementGroupId, _now: Duration) -> bool {
+        let Some(entry) = self.groups.get(&id).filter(|entry| entry.phase == Phase::Waiting) else { return true };
+        let missing = entry.missing();
+        let rooms: Vec<Room> = self
+            .nodes
+            .values()
+            .filter(|node| node.info.alive)
+            .map(|node| {
+                let mut free = node.info.available.clone();
+                free.subtract(&node.promised);
+                let full = entry.full.contains(&node.info.node);
+                Room { node: node.info.node, total: node.info.total.clone(), free, full }
+            })
+            .collect();
+        let (chosen, reason, infeasible) = match plan(entry.record.spec.strategy, &missing, &entry.placed(), &rooms) {
+            Plan::Now(chosen) => (chosen, String::new(), false),
+            Plan::Later(why) => (BTreeMap::new(), why, false),
+            Plan::Never(why) => (BTreeMap::new(), why, true),
+        };
+        self.next_round += 1;
+        let round = self.next_round;
+        let Some(entry) = self.groups.get_mut(&id) else { return true };
+        (entry.reason, entry.infeasible) = (reason, infeasible);
+        if chosen.is_empty() {
+            return false;
+        }
+        let asked: BTreeSet<NodeId> = chosen.values().copied().collect();
+        entry.phase =
+            Phase::Preparing { round, chosen: chosen.clone(), asked: asked.clone(), prepared: BTreeSet::new() };
+        for node in asked {
+            let of_node = chosen.iter().filter(|(_, other)| **other == node);
+            let bundles: Vec<(u32, Resources)> = of_node.map(|(index, _)| (*index, missing[index].clone())).collect();
+            let Some(target) = self.nodes.get_mut(&node) else { continue };
+            bundles.iter().for_each(|(_, bundle)| target.promised.add(bundle));
+            let raylet = raylet(&target.info);
+            let request = PrepareBundles { group: id, round, bundles };
+            self.emit(Effect::PrepareBundles { raylet, node, request });
+        }
+        true
+    }
+
+    /// Undoes what [`Gcs::place_group`] promised in the nodes' names and has not been answered.
+    fn unpromise(&mut self, entry: &GroupEntry) {
+        let Phase::Preparing { chosen, prepared, .. } = &entry.phase else { return };
+        for (index, node) in chosen.iter().filter(|(_, node)| !prepared.contains(node)) {
+            if let Some(node) = self.nodes.get_mut(node).filter(|node| node.info.alive) {
+                node.promised.subtract(&entry.record.spec.bundles[*index as usize]);
+            }
+        }
+    }
+
+    /// A node has answered [`Effect::PrepareBundles`].
+    pub fn bundles_prepared(
+        &mut self,
+        id: PlacementGroupId,
+        round: u64,
+        node: NodeId,
+        answer: Result<Result<(), Resources>, SendError>,
+        now: Duration,
+    ) {
+        let current = self.groups.get(&id).is_some_and(
+            |entry| matches!(&entry.phase, Phase::Preparing { round: present, asked, .. } if *present == round && asked.contains(&node)),
+        );
+        if !current {
+            // Removed, or given up, meanwhile. It may have been set aside all the same.
+            return self.give_back(id, node, Some(round));
+        }
+        let Some(entry) = self.groups.get_mut(&id) else { return };
+        let Phase::Preparing { chosen, asked, prepared, .. } = &mut entry.phase else { return };
+        let bundles = entry.record.spec.bundles.iter();
+        let of_node = chosen.iter().filter(|(_, other)| **other == node);
+        let sum = {
+            let bundles: Vec<&Resources> = bundles.collect();
+            let mut sum = Resources::new();
+            of_node.for_each(|(index, _)| sum.add(bundles[*index as usize]));
+            sum
+        };
+        match answer {
+            Ok(Ok(())) => {
+                prepared.insert(node);
+                let all = prepared == asked;
+                if let Some(node) = self.nodes.get_mut(&node).filter(|node| node.info.alive) {
+                    node.promised.subtract(&sum);
+                    node.info.available.subtract(&sum);
+                }
+                if all {
+                    self.commit_group(id);
+                }
+            }
+            refused => {
+                if let (Ok(Err(free)), Some(node)) = (&refused, self.nodes.get_mut(&node)) {
+                    node.info.available = free.clone();
+                }
+                self.give_up_round(id, node);
+                self.place_groups(now);
+            }
+        }
+    }
+
+    /// The node has no room: whatever was set aside in this round goes back, and the group waits.
+    fn give_up_round(&mut self, id: PlacementGroupId, full: NodeId) {
+        let Some(mut entry) = self.groups.remove(&id) else { return };
+        if let Phase::Preparing { round, chosen, asked, prepared } = &entry.phase {
+            for node in asked {
+                self.give_back(id, *node, Some(*round));
+            }
+            for (index, node) in chosen.iter().filter(|(_, node)| prepared.contains(node)) {
+                if let Some(node) = self.nodes.get_mut(node).filter(|node| node.info.alive) {
+                    node.info.available.add(&entry.record.spec.bundles[*index as usize]);
+                }
+            }
+        }
+        self.unpromise(&entry);
+        entry.phase = Phase::Waiting;
+        entry.full.insert(full);
+        self.groups.insert(id, entry);
+        self.waiting_groups.push_back(id);
+    }
+
+    /// Everything is set aside: this is stored, and the nodes are told.
+    fn commit_group(&mut self, id: PlacementGroupId) {
+        let Some(entry) = self.groups.get_mut(&id) else { return };
+        let Phase::Preparing { round, chosen, asked, .. } = &entry.phase else { return };
+        let round = *round;
+        for (index, node) in chosen {
+            entry.record.placed[*index as usize] = Some((*node, round));
+        }
+        let open: BTreeSet<(NodeId, u64)> = asked.iter().map(|node| (*node, round)).collect();
+        entry.phase = Phase::Committing { open: open.clone() };
+        let record = entry.record.clone();
+        self.emit(Effect::Write(Write::Group(Box::new(record))));
+        for (node, round) in open {
+            self.ask_to_commit(id, node, round);
+        }
+    }
+
+    fn ask_to_commit(&mut self, group: PlacementGroupId, node: NodeId, round: u64) {
+        if let Some(info) = self.nodes.get(&node).map(|node| &node.info).filter(|info| info.alive) {
+            let raylet = raylet(info);
+            self.emit(Effect::CommitBundles { raylet, node, request: CommitBundles { group, round } });
+        }
+    }
+
+    /// A node has answered [`Effect::CommitBundles`]. One that could not be reached says with its
+    /// next heartbeat what it holds.
+    pub fn bundles_committed(
+        &mut self,
+        id: PlacementGroupId,
+        round: u64,
+        node: NodeId,
+        answer: Result<bool, SendError>,
+        now: Duration,
+    ) {
+        match answer {
+            Ok(true) => self.committed(id, round, node),
+            Ok(false) => self.bundles_lost(id, now, |placed| placed == (node, round)),
+            Err(_) => {}
+        }
+    }
+
+    fn committed(&mut self, id: PlacementGroupId, round: u64, node: NodeId) {
+        let Some(entry) = self.groups.get_mut(&id) else { return };
+        let Phase::Committing { open } = &mut entry.phase else { return };
+        if !open.remove(&(node, round)) {
+            return;
+        }
+        let mut named = Resources::new();
+        for (index, placed) in (0..).zip(&entry.record.placed) {
+            if *placed == Some((node, round)) {
+                named.add(&group::of_bundle(id, index, &entry.record.spec.bundles[index as usize]));
+            }
+        }
+        let ready = open.is_empty();
+        if ready {
+            entry.phase = if entry.record.placed.iter().all(Option::is_some) { Phase::Ready } else { Phase::Waiting };
+        }
+        let waiters = if entry.phase == Phase::Ready { std::mem::take(&mut entry.waiters) } else { Vec::new() };
+        if entry.phase == Phase::Waiting {
+            self.waiting_groups.push_back(id);
+        }
+        if let Some(node) = self.nodes.get_mut(&node).filter(|node| node.info.alive) {
+            // A node that has registered meanwhile has told so already.
+            if !node.info.total.covers(&named) {
+                node.info.total.add(&named);
+                node.info.available.add(&named);
+                self.version += 1;
+                let info = node.info.clone();
+                self.emit(Effect::Publish(ClusterEvent::NodeChanged(info)));
+            }
+        }
+        for (_, asker) in waiters {
+            self.emit(Effect::Answer(asker, Reply::Done(Ok(()))));
+        }
+    }
+
+    fn give_back(&mut self, group: PlacementGroupId, node: NodeId, round: Option<u64>) {
+        if let Some(info) = self.nodes.get(&node).map(|node| &node.info).filter(|info| info.alive) {
+            let raylet = raylet(info);
+            self.emit(Effect::ReturnBundles { raylet, request: ReturnBundles { group, round } });
+        }
+    }
+
+    /// A bundle is given back: the node has its room again, by what is known here.
+    fn bundle_ends(&mut self, group: PlacementGroupId, index: u32, bundle: &Resources, node: NodeId) {
+        let Some(node) = self.nodes.get_mut(&node).filter(|node| node.info.alive) else { return };
+        let named = group::of_bundle(group, index, bundle);
+        node.info.available.add(bundle);
+        if node.info.total.covers(&named) {
+            node.info.total.subtract(&named);
+            node.info.available.subtract(&named);
+            self.version += 1;
+            let info = node.info.clone();
+            self.emit(Effect::Publish(ClusterEvent::NodeChanged(info)));
+        }
+    }
+}
+
+/// What nodes say, and their death.
+impl Gcs {
+    /// A node says what it holds: what no group knows of goes back, and what is only set aside is
+    /// committed if it should be. With `complete` (it has just registered) what it does not hold is
+    /// lost.
+    pub(super) fn bundles_held(&mut self, node: NodeId, held: &[HeldBundles], complete: bool, now: Duration) {
+        for report in held {
+            let (id, round) = (report.group, report.round);
+            let Some(entry) = self.groups.get(&id) else {
+                self.give_back(id, node, None);
+                continue;
+            };
+            let preparing = matches!(&entry.phase, Phase::Preparing { round: present, .. } if *present == round);
+            if entry.record.placed.contains(&Some((node, round))) {
+                if report.committed {
+                    self.committed(id, round, node);
+                } else {
+                    self.ask_to_commit(id, node, round);
+                }
+            } else if !preparing {
+                self.give_back(id, node, Some(round));
+            }
+        }
+        if complete {
+            let holds = |id: PlacementGroupId, round| held.iter().any(|held| held.group == id && held.round == round);
+            let lost: Vec<PlacementGroupId> = self
+                .groups
+                .iter()
+                .filter(|(id, entry)| {
+                    entry.record.placed.iter().flatten().any(|(at, round)| *at == node && !holds(**id, *round))
+                })
+                .map(|(id, _)| *id)
+                .collect();
+            for id in lost {
+                self.bundles_lost(id, now, |(at, round)| at == node && !holds(id, round));
+            }
+        }
+    }
+
+    /// A node is dead: its bundles are placed anew.
+    pub(super) fn groups_lost_node(&mut self, node: NodeId, now: Duration) {
+        let all: Vec<PlacementGroupId> = self.groups.keys().copied().collect();
+        for id in all {
+            let asked = matches!(&self.groups[&id].phase, Phase::Preparing { asked, .. } if asked.contains(&node));
+            if asked {
+                self.give_up_round(id, node);
+            }
+            self.bundles_lost(id, now, |(at, _)| at == node);
+        }
+        self.place_groups(now);
+    }
+
+    /// Those bundles of a group for which `lost` holds are placed anew.
+    fn bundles_lost(&mut self, id: PlacementGroupId, _now: Duration, lost: impl Fn((NodeId, u64)) -> bool) {
+        let Some(entry) = self.groups.get_mut(&id) else { return };
+        let mut changed = false;
+        for placed in &mut entry.record.placed {
+            if placed.is_some_and(&lost) {
+                *placed = None;
+                changed = true;
+            }
+        }
+        if !changed {
+            return;
+        }
+        entry.reschedules = true;
+        match &mut entry.phase {
+            Phase::Ready => {
+                entry.phase = Phase::Waiting;
+                self.waiting_groups.push_back(id);
+            }
+            Phase::Committing { open } => {
+                open.retain(|at| !lost(*at));
+                if open.is_empty() {
+                    entry.phase = Phase::Waiting;
+                    self.waiting_groups.push_back(id);
+                }
+            }
+            // Its round goes on; what is missing then is placed in the next one.
+            Phase::Waiting | Phase::Preparing { .. } => {}
+        }
+        let record = self.groups[&id].record.clone();
+        self.emit(Effect::Write(Write::Group(Box::new(record))));
+    }
+
+    /// A node may be asked again.
+    pub(super) fn open_groups(&mut self, node: NodeId) {
+        for id in &self.waiting_groups {
+            if let Some(entry) = self.groups.get_mut(id) {
+                entry.full.remove(&node);
+            }
+        }
+    }
+
+    /// The groups of a job end with it.
+    pub(super) fn end_groups_of(&mut self, job: JobId, why: &str, now: Duration) {
+        let bound: Vec<PlacementGroupId> = self
+            .groups
+            .iter()
+            .filter(|(_, entry)| entry.record.spec.job == job && !entry.record.spec.detached)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in bound {
+            self.remove_group(id, why, now);
+        }
+    }
+
+    /// Whoever waited in this process does so no more.
+    pub(super) fn forget_group_waiters(&mut self, process: ProcessId) {
+        for entry in self.groups.values_mut() {
+            for (_, asker) in entry.waiters.extract_if(.., |(waiting, _)| *waiting == process) {
+                self.effects.push(Effect::Forget(asker));
+            }
+        }
+    }
+
+    /// A group as it was stored. What was placed waits for its nodes to register again.
+    pub(super) fn restore_group(&mut self, record: GroupRecord) {
+        let id = record.spec.group;
+        let mut entry = GroupEntry::new(record);
+        let open: BTreeSet<(NodeId, u64)> = entry.record.placed.iter().flatten().copied().collect();
+        if open.is_empty() {
+            self.waiting_groups.push_back(id);
+        } else {
+            entry.phase = Phase::Committing { open };
+        }
+        self.groups.insert(id, entry);
+    }
+
+    /// After a restart of the head: bundles on nodes that did not come back in time are lost.
+    pub(super) fn expire_groups(&mut self, now: Duration) {
+        if self.reattach_until.is_none_or(|until| now < until) {
+            return;
+        }
+        self.reattach_until = None;
+        let known: BTreeSet<NodeId> = self.nodes.values().filter(|n| n.info.alive).map(|n| n.info.node).collect();
+        let all: Vec<PlacementGroupId> = self.groups.keys().copied().collect();
+        for id in all {
+            self.bundles_lost(id, now, |(at, _)| !known.contains(&at));
+        }
+    }
+
+    /// Where the rounds of this head begin.
+    pub(super) fn first_round(epoch_unix_s: u64) -> u64 {
+        epoch_unix_s.saturating_mul(ROUNDS_PER_SECOND)
+    }
+}
+
+fn gone(group: PlacementGroupId, why: &str) -> Error {
+    Error::GroupRemoved { group, why: why.to_owned() }
+}
