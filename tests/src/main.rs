@@ -13,6 +13,7 @@ mod drivers;
 mod failures;
 mod gate;
 mod many;
+mod placement;
 mod scheduling;
 mod values;
 
@@ -48,6 +49,7 @@ fn group(name: &str) -> Option<&'static [Scenario]> {
         "failures" => failures::SCENARIOS,
         "lost-workers" => failures::LOST_WORKERS,
         "many" => many::SCENARIOS,
+        "placement" => placement::SCENARIOS,
         "scheduling" => scheduling::SCENARIOS,
         "stuck" => scheduling::STUCK,
         _ => return None,

@@ -81,6 +81,16 @@ fn many_on_a_cluster() {
 }
 
 #[test]
+fn placement_in_one_process() {
+    in_one_process("placement");
+}
+
+#[test]
+fn placement_on_a_cluster() {
+    on_a_cluster("placement");
+}
+
+#[test]
 fn scheduling_in_one_process() {
     in_one_process("scheduling");
 }
