@@ -1,9 +1,12 @@
 //! `mobula list`: what there is of one kind, in the whole cluster.
 
+use std::collections::BTreeMap;
+
 use clap::{Args, ValueEnum};
 use mobula_core::messages::{
-    ActorInfo, ClusterStatus, ListActors, ListTasks, ListWorkers, NodeInfo, TaskInfo, WorkerInfo,
+    ActorInfo, ClusterStatus, GroupInfo, ListActors, ListGroups, ListTasks, ListWorkers, NodeInfo, TaskInfo, WorkerInfo,
 };
+use mobula_core::resources::Resources;
 use mobula_core::store::messages::{ListObjects, ObjectSummary, STORE_SHARD_BASE, STORE_SHARDS};
 use mobula_transport::{Address, MailboxId, ProcessAddr, SendError};
 use serde::Serialize;
@@ -43,6 +46,8 @@ enum Kind {
     Objects,
     /// Processes that run tasks and actors
     Workers,
+    /// Placement groups
+    PlacementGroups,
 }
 
 /// Runs the command.
@@ -61,6 +66,10 @@ pub(crate) fn run(args: &ListArgs) -> Result<(), CliError> {
         Kind::Workers => {
             let workers: Vec<_> = workers(&cluster, &status).iter().map(Worker::new).collect();
             show(args.format, &workers, worker_table)
+        }
+        Kind::PlacementGroups => {
+            let groups: Vec<_> = cluster.ask_gcs(ListGroups)?.into_iter().map(Group::from).collect();
+            show(args.format, &groups, group_table)
         }
         Kind::Tasks => {
             let tasks = tasks(&cluster, &status);
@@ -176,6 +185,57 @@ fn actor_table(actors: &[Actor]) -> Table {
             or_dash(actor.pid.as_ref()),
             actor.restarts.to_string(),
             actor.reason.clone().unwrap_or_default(),
+        ]);
+    }
+    rows
+}
+
+#[derive(Debug, Serialize)]
+struct Group {
+    group: String,
+    name: Option<String>,
+    strategy: String,
+    state: String,
+    bundles: Vec<Bundle>,
+    reason: Option<String>,
+}
+
+/// A bundle, and the node it is on.
+#[derive(Debug, Serialize)]
+struct Bundle {
+    resources: BTreeMap<String, f64>,
+    node: Option<String>,
+}
+
+impl From<GroupInfo> for Group {
+    fn from(info: GroupInfo) -> Self {
+        let bundle = |(resources, node): (Resources, _)| Bundle { resources: resources.to_units(), node };
+        Self {
+            group: info.group.to_string(),
+            name: info.name,
+            strategy: info.strategy,
+            state: info.state,
+            bundles: info.bundles.into_iter().map(bundle).collect(),
+            reason: info.reason,
+        }
+    }
+}
+
+fn group_table(groups: &[Group]) -> Table {
+    let mut rows = table(&["group", "name", "strategy", "state", "bundles", "reason"]);
+    for group in groups {
+        let bundles = group.bundles.iter().map(|bundle| {
+            let resources: Vec<String> =
+                bundle.resources.iter().map(|(name, amount)| format!("{name} {amount}")).collect();
+            format!("{} on {}", resources.join(", "), or_dash(bundle.node.as_ref()))
+        });
+        rows.add_row([
+            short(&group.group),
+            or_dash(group.name.as_ref()),
+            group.strategy.clone(),
+            group.state.clone(),
+            bundles.collect::<Vec<_>>().join("\n"),
+            group.reason.clone().unwrap_or_default(),
         ]);
     }
     rows

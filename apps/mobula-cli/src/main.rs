@@ -55,7 +55,7 @@ enum Command {
     Start(Box<StartArgs>),
     /// Show the nodes, what is used and free, and what waits and why
     Status(StatusArgs),
-    /// List nodes, actors, tasks, objects or workers
+    /// List nodes, actors, tasks, objects, workers or placement groups
     List(ListArgs),
     /// Print a new token by which nodes join
     Token(TokenArgs),

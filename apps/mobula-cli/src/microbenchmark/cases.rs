@@ -8,9 +8,13 @@
 //! | an array of 100 x 2^20 `int64` | an [`Array`] of as many `i64` |
 //! | `multiprocessing.cpu_count() // 2` | the same of the driver's machine, at least 1 |
 //!
-//! Ray's `ray_perf.py` measures the async actors and placement groups too; they are not here.
+//! | a bundle of 0.001 of a custom resource | of 0.001 CPU |
+//!
+//! Ray's `ray_perf.py` measures the async actors too; they are not here.
 
-use mobula::{Array, Bytes, Error, ObjectRef, get, put, remote, wait};
+use std::time::Duration;
+
+use mobula::{Array, Bundle, Bytes, Error, ObjectRef, PlacementGroup, get, put, remote, remove_placement_group, wait};
 
 /// One line of the benchmark.
 pub(crate) struct Case {
@@ -71,6 +75,7 @@ pub(crate) const CASES: &[Case] = &[
     case("1:n actor calls async", 3_412.0, (8_038.0, 8_038.0), Bound::None, one_to_n),
     case("n:n actor calls async", 4_261.0, (27_376.0, 27_376.0), Bound::None, n_to_n),
     case("n:n actor calls with arg async", 1_304.0, (2_759.0, 2_759.0), Bound::None, n_to_n_with_arg),
+    case("placement group create/removal", 428.0, (589.0, 765.0), Bound::None, placement_groups),
 ];
 
 /// The case whose first call tells what fresh memory costs.
@@ -98,6 +103,10 @@ const CALLS_PER_ACTOR: usize = 5_000;
 pub(crate) const LARGE_NUMBERS: usize = 100 * 1024 * 1024;
 /// Numbers in each array of "multi client put gigabytes": 80 MiB.
 const MEDIUM_NUMBERS: usize = 10 * 1024 * 1024;
+/// Placement groups that are made before the first is removed.
+const GROUPS: usize = 100;
+/// How long one of them may take.
+const GROUP_WITHIN: Duration = Duration::from_secs(30);
 /// References in the object of "get object containing 10k refs".
 const REFS: usize = 10_000;
 
@@ -292,6 +301,20 @@ fn n_to_n_with_arg() -> Result<Prepared, Error> {
     prepared((BATCH * callers.len()) as f64, move || {
         let batches: Vec<_> = callers.iter().map(|caller| caller.small_value_batch_arg().remote(BATCH)).collect();
         get(batches).map(drop)
+    })
+}
+
+fn placement_groups() -> Result<Prepared, Error> {
+    prepared(GROUPS as f64, || {
+        let made: Result<Vec<_>, Error> =
+            (0..GROUPS).map(|_| PlacementGroup::new([Bundle::cpus(0.001)]).create()).collect();
+        let groups = made?;
+        for group in &groups {
+            if !group.wait(GROUP_WITHIN)? {
+                return Err(Error::TimedOut { after: GROUP_WITHIN });
+            }
+        }
+        groups.iter().try_for_each(remove_placement_group)
     })
 }
 
