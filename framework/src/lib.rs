@@ -95,8 +95,8 @@ mod config;
 mod dataset;
 mod object;
 mod options;
-pub mod print;
 mod placement_group;
+pub mod print;
 #[cfg(doctest)]
 mod refused;
 mod run;
