@@ -128,7 +128,8 @@ pub use crate::dataset::{Dataset, Paths, read_parquet};
 pub use crate::object::{Get, ObjectRef, Wait, Waited, get, get_timeout, put, wait};
 pub use crate::options::{ActorOptions, TaskOptions};
 pub use crate::placement_group::{
-    Bundle, PlacementGroup, PlacementGroupBuilder, PlacementGroupState, placement_groups, remove_placement_group,
+    Bundle, PlacementGroup, PlacementGroupBuilder, PlacementGroupState, get_placement_group, placement_groups,
+    remove_placement_group,
 };
 pub use crate::session::{Session, init, shutdown};
 pub use crate::value::{Array, Batch, Number, Value};

@@ -183,6 +183,26 @@ impl PlacementGroupBuilder {
     }
 }
 
+/// The placement group of this name, a detached one of an earlier session for example. Of several
+/// it is any.
+///
+/// # Errors
+/// [`Error::Invalid`] when there is none, or the failure to reach the head.
+pub fn get_placement_group(name: &str) -> Result<PlacementGroup, Error> {
+    let found = current()?.list_groups()?.into_iter().find(|info| info.name.as_deref() == Some(name));
+    match found {
+        Some(info) => {
+            Ok(PlacementGroup { id: info.group, bundles: u32::try_from(info.bundles.len()).unwrap_or(u32::MAX) })
+        }
+        None => {
+            let what = format!(
+                "there is no placement group named {name:?}; names are given with PlacementGroup::new(..).name(..)"
+            );
+            Err(Error::Invalid { what })
+        }
+    }
+}
+
 /// Gives a group's room back: actors in it end, tasks in it fail with [`Error::GroupRemoved`]. Code
 /// of theirs that runs in a shared worker is not interrupted. Removing one twice does nothing.
 ///

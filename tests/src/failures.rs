@@ -24,6 +24,8 @@ pub(crate) const LOST_WORKERS: &[Scenario] = &[
     on_cluster("a task that kills its worker runs again", kills_its_worker),
     on_cluster("a task that always kills its worker fails in the end", always_kills),
     on_cluster("only the task that ends its worker is charged", bystanders),
+    on_cluster("a task whose child ends their worker again and again fails in the end", child_kills),
+    on_cluster("a task whose actor ends their worker again and again fails in the end", own_actor_kills),
     on_cluster("no task is charged when an actor ends their worker", bystanders_of_an_actor),
     on_cluster("an actor whose worker is killed is made anew", actor_loses_worker),
 ];
@@ -333,6 +335,42 @@ fn bystanders() {
             }
         });
     }
+}
+
+/// Starts a child in the same process, which takes it down.
+#[remote]
+fn has_a_vicious_child(tally: String, node: NodeId) {
+    count(&tally);
+    let child = ends_its_process.options().on_node(node).remote("abort".to_owned());
+    let _ = get(&child);
+}
+
+fn child_kills() {
+    let (tally, node) = (Tally::new(), some_node());
+    let parent = has_a_vicious_child.options().on_node(node).max_retries(1).remote(tally.path(), node);
+    match get(&parent) {
+        Err(Error::WorkerDied { attempts: 2, .. }) => {}
+        other => panic!("it takes its process down every time, and yet {other:?}"),
+    }
+    assert_eq!(tally.get(), 2);
+}
+
+/// Makes an actor in the same process, which takes it down.
+#[remote]
+fn has_a_vicious_actor(tally: String, node: NodeId) {
+    count(&tally);
+    let actor = Vicious::options().on_node(node).remote();
+    let _ = get(&actor.aborts().remote());
+}
+
+fn own_actor_kills() {
+    let (tally, node) = (Tally::new(), some_node());
+    let parent = has_a_vicious_actor.options().on_node(node).max_retries(0).remote(tally.path(), node);
+    match get(&parent) {
+        Err(Error::WorkerDied { attempts: 1, .. }) => {}
+        other => panic!("it takes its process down every time, and yet {other:?}"),
+    }
+    assert!(tally.get() > 1, "at first it was not taken for the cause");
 }
 
 fn bystanders_of_an_actor() {

@@ -145,6 +145,8 @@ fn removal_ends() {
     }
     let late = inside.remote(started.path(), gate.path());
     assert!(matches!(get(&late), Err(Error::GroupRemoved { .. })));
+    let late = Counter::options().placement_group(&group).remote();
+    assert!(matches!(get(&late.add().remote()), Err(Error::GroupRemoved { .. })), "nor does an actor wait for it");
     assert!(matches!(group.wait(SOON), Err(Error::GroupRemoved { .. })));
     gate.open();
     wait_for_all_cpus();
@@ -158,7 +160,13 @@ fn infeasible() {
     let state = state.expect("it is known");
     assert_eq!((state.state.as_str(), state.name.as_deref()), ("PENDING", Some("greedy")));
     assert!(state.reason.expect("it waits").contains("GPU 64"));
-    let ready = group.ready();
+    // However many wait, one question is asked; and all of them hear.
+    for _ in 0..20 {
+        assert!(!group.wait(Duration::from_millis(1)).expect("it is waited for"));
+    }
+    let found = mobula::get_placement_group("greedy").expect("it has a name");
+    assert_eq!(found, group);
+    let ready = found.ready();
     remove_placement_group(&group).expect("a session");
     assert!(matches!(get(&ready), Err(Error::GroupRemoved { .. })));
 }

@@ -98,10 +98,12 @@ impl Drop for Accused {
 }
 
 /// Signals by which code ends its own process.
-const FATAL: [c_int; 5] = [libc::SIGABRT, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE];
+const FATAL: [c_int; 6] = [libc::SIGABRT, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP];
 
 /// What the handlers need.
 struct Watch {
+    /// A child that it forks is not this process, and leaves no word in its name.
+    pid: libc::pid_t,
     record: File,
     /// How the signals were handled before, in the order of [`FATAL`].
     before: [libc::sigaction; FATAL.len()],
@@ -123,7 +125,9 @@ pub(crate) fn watch(path: &Path) -> io::Result<()> {
         // SAFETY: a null pointer asks only how the signal is handled now.
         check(unsafe { libc::sigaction(signal, ptr::null(), before) })?;
     }
-    if WATCH.set(Watch { record, before }).is_err() {
+    // SAFETY: it only asks.
+    let pid = unsafe { libc::getpid() };
+    if WATCH.set(Watch { pid, record, before }).is_err() {
         return Ok(());
     }
     for signal in FATAL {
@@ -150,7 +154,12 @@ fn check(outcome: c_int) -> io::Result<()> {
 /// a thread local that is plain data and a cell that was set before the handler was, and makes
 /// system calls.
 extern "C" fn on_signal(signal: c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
-    write_down();
+    // SAFETY: the system passes a valid one.
+    let code = unsafe { (*info).si_code };
+    // One that comes from outside hits any thread.
+    if code != libc::SI_USER {
+        write_down();
+    }
     let Some(watch) = WATCH.get() else { return };
     for (candidate, before) in FATAL.iter().zip(&watch.before) {
         if *candidate == signal {
@@ -158,9 +167,8 @@ extern "C" fn on_signal(signal: c_int, info: *mut libc::siginfo_t, _context: *mu
             unsafe { libc::sigaction(signal, before, ptr::null_mut()) };
         }
     }
-    // SAFETY: the system passes a valid one.
-    let sent = unsafe { (*info).si_code } <= 0;
-    if sent {
+    // A trap does not happen again by itself.
+    if code <= 0 || signal == libc::SIGTRAP {
         // SAFETY: allowed in a handler; blocked until it returns.
         unsafe { libc::raise(signal) };
     }
@@ -174,6 +182,8 @@ fn write_down() {
     let who = ACCUSED.try_with(Cell::get).unwrap_or_default();
     if who != Culprit::Unknown
         && let Some(watch) = WATCH.get()
+        // SAFETY: it only asks.
+        && watch.pid == unsafe { libc::getpid() }
         && !WRITTEN.swap(true, Ordering::Relaxed)
     {
         let (record, file): (_, RawFd) = (who.to_bytes(), watch.record.as_raw_fd());

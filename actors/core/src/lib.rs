@@ -21,6 +21,7 @@ pub mod messages;
 pub mod node;
 mod printed;
 pub mod raylet;
+mod recent;
 pub mod registry;
 pub mod resources;
 pub mod store;

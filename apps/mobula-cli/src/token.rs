@@ -1,7 +1,8 @@
 //! `mobula token`: another join token, from the head that runs.
 //!
 //! The head prints one when it starts; that one ends after a day. A new one takes the operator's
-//! credentials, and leaves those that were given before as they are.
+//! credentials, and leaves those that were given before as they are (of very many,
+//! the latest 64).
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

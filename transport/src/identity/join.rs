@@ -81,7 +81,7 @@ impl JoinPolicy {
         Self { authority, role, tokens: Mutex::default() }
     }
 
-    /// Makes `token` known.
+    /// Makes `token` known. Of more than 64 that have not expired the oldest is forgotten.
     pub fn allow(&self, token: JoinToken) {
         let mut tokens = self.tokens.lock();
         tokens.retain(|known| !known.is_expired());

@@ -1,31 +1,70 @@
 //! Placement groups: making, awaiting and removing them.
+//!
+//! However many wait for a group in this process, the GCS is asked once, and only while somebody
+//! waits.
 
 use std::collections::HashMap;
+use std::sync::{Arc, Weak};
 
-use mobula_transport::{MailboxId, SendError};
+use mobula_transport::MailboxId;
 
 use super::entry::{Entry, Outcome};
+use super::task_queue::TaskQueue;
 use super::{Client, ObjectHandle};
 use crate::delivery::insist;
 use crate::error::Error;
 use crate::ids::PlacementGroupId;
 use crate::messages::{
-    CreateGroup, GroupGone, GroupInfo, GroupSpec, ListGroups, PlacementStrategy, RemoveGroup, WaitGroup,
+    CreateGroup, GroupGone, GroupInfo, GroupSpec, LeasePending, ListGroups, PlacementStrategy, RemoveGroup, WaitGroup,
 };
-use crate::resources::Resources;
+use crate::resources::{Resources, group};
 
-/// Who waits for the answer to the making of a group.
-type Waiter = Box<dyn FnOnce(Result<(), Error>) + Send>;
+/// The groups of which this client waits to hear. Only looked up by key.
+pub(super) type Groups = HashMap<PlacementGroupId, Awaited>;
 
-/// The groups of this client whose making was not answered with yes. Only looked up by key.
-pub(super) type Groups = HashMap<PlacementGroupId, Making>;
-
-/// See [`Groups`].
-pub(super) enum Making {
-    /// No answer yet.
-    Asked(Vec<Waiter>),
-    /// It was refused.
+/// What is to be heard of a group.
+pub(super) enum Awaited {
+    /// Whether it is made.
+    Made(Vec<Waiter>),
+    /// When it is ready.
+    Ready(Vec<Waiter>),
+    /// Nothing: it was refused, or removed before it was made.
     Refused(Error),
+}
+
+/// Who waits for a group. One that nobody waits for any more is gone.
+pub(super) enum Waiter {
+    /// It resolves when the group is ready.
+    Entry(Weak<Entry>),
+    /// Its tasks fail when there is no such group.
+    Queue(Weak<TaskQueue>),
+}
+
+impl Waiter {
+    fn is_gone(&self) -> bool {
+        match self {
+            Self::Entry(entry) => entry.strong_count() == 0,
+            Self::Queue(queue) => queue.strong_count() == 0,
+        }
+    }
+
+    fn tell(self, client: &Client, ready: &Result<(), Error>) {
+        match self {
+            Self::Entry(entry) => {
+                if let Some(entry) = entry.upgrade() {
+                    entry.settle(match ready {
+                        Ok(()) => Outcome::unit(),
+                        Err(error) => Outcome::Failed(Box::new(error.clone())),
+                    });
+                }
+            }
+            Self::Queue(queue) => {
+                if let (Some(queue), Err(error)) = (queue.upgrade(), ready) {
+                    queue.end(client, error);
+                }
+            }
+        }
+    }
 }
 
 impl Client {
@@ -39,15 +78,18 @@ impl Client {
         detached: bool,
     ) -> PlacementGroupId {
         let group = PlacementGroupId::random();
-        self.0.groups.lock().insert(group, Making::Asked(Vec::new()));
+        self.0.groups.lock().insert(group, Awaited::Made(Vec::new()));
         self.ask_for_group(GroupSpec { group, job: self.job(), name, strategy, bundles, detached });
         group
     }
 
-    /// Asks the GCS to make a group, until it has answered. It knows a group by its id, so asking
-    /// twice makes one.
+    /// Asks the GCS to make a group, until it has answered or nobody wants it any more. It knows a
+    /// group by its id, so asking twice makes one.
     fn ask_for_group(&self, spec: GroupSpec) {
         let (client, group) = (self.clone(), spec.group);
+        if !matches!(self.0.groups.lock().get(&group), Some(Awaited::Made(_))) {
+            return;
+        }
         self.ask_gcs(CreateGroup { spec: spec.clone() }, move |answer| match answer {
             Ok(made) => client.group_made(group, made),
             Err(error) if error.is_retriable() && client.is_open() => {
@@ -63,64 +105,92 @@ impl Client {
     }
 
     fn group_made(&self, group: PlacementGroupId, made: Result<(), Error>) {
-        let before = {
-            let mut groups = self.0.groups.lock();
-            match &made {
-                Ok(()) => groups.remove(&group),
-                Err(error) => groups.insert(group, Making::Refused(error.clone())),
+        let mut groups = self.0.groups.lock();
+        let Some(Awaited::Made(waiters)) = groups.get_mut(&group) else { return };
+        let waiters = std::mem::take(waiters);
+        groups.remove(&group);
+        match made {
+            Ok(()) if waiters.is_empty() => {}
+            Ok(()) => {
+                groups.insert(group, Awaited::Ready(waiters));
+                drop(groups);
+                self.ask_whether_ready(group);
             }
-        };
-        if let Some(Making::Asked(waiters)) = before {
-            waiters.into_iter().for_each(|waiter| waiter(made.clone()));
+            Err(error) => {
+                groups.insert(group, Awaited::Refused(error.clone()));
+                drop(groups);
+                let refused = Err(error);
+                waiters.into_iter().for_each(|waiter| waiter.tell(self, &refused));
+            }
         }
     }
 
     /// Resolves to unit when all bundles of the group are reserved, or to why they never will be.
     pub fn group_ready(&self, group: PlacementGroupId) -> ObjectHandle {
         let entry = Entry::new(self.next_object(), None, self);
-        let settle = {
-            let entry = entry.clone();
-            move |ready: Result<(), Error>| {
-                entry.settle(match ready {
-                    Ok(()) => Outcome::unit(),
-                    Err(error) => Outcome::Failed(Box::new(error)),
-                });
-            }
-        };
-        let refused = match self.0.groups.lock().get_mut(&group) {
-            Some(Making::Asked(waiters)) => {
-                let client = self.clone();
-                waiters.push(Box::new(move |made| match made {
-                    Ok(()) => client.await_group(group, settle),
-                    Err(error) => settle(Err(error)),
-                }));
-                return ObjectHandle(entry);
-            }
-            Some(Making::Refused(error)) => Some(error.clone()),
-            None => None,
-        };
-        match refused {
-            Some(error) => settle(Err(error)),
-            None => self.await_group(group, settle),
-        }
+        self.await_group(group, Waiter::Entry(Arc::downgrade(&entry)));
         ObjectHandle(entry)
     }
 
-    /// Asks the GCS for a group's fate, until it has answered.
-    fn await_group(&self, group: PlacementGroupId, settle: impl FnOnce(Result<(), Error>) + Send + 'static) {
+    fn await_group(&self, group: PlacementGroupId, waiter: Waiter) {
+        let mut groups = self.0.groups.lock();
+        match groups.get_mut(&group) {
+            Some(Awaited::Made(waiters) | Awaited::Ready(waiters)) => waiters.push(waiter),
+            Some(Awaited::Refused(error)) => {
+                let refused = Err(error.clone());
+                drop(groups);
+                waiter.tell(self, &refused);
+            }
+            None => {
+                groups.insert(group, Awaited::Ready(vec![waiter]));
+                drop(groups);
+                self.ask_whether_ready(group);
+            }
+        }
+    }
+
+    /// Asks the GCS for a group's fate, while somebody waits for it.
+    fn ask_whether_ready(&self, group: PlacementGroupId) {
+        {
+            let mut groups = self.0.groups.lock();
+            let Some(Awaited::Ready(waiters)) = groups.get_mut(&group) else { return };
+            waiters.retain(|waiter| !waiter.is_gone());
+            if waiters.is_empty() {
+                groups.remove(&group);
+                return;
+            }
+        }
         let client = self.clone();
         self.ask_gcs(WaitGroup { group }, move |answer| match answer {
-            Ok(ready) => settle(ready),
-            Err(error) if client.is_open() && !matches!(error, SendError::Closed) => {
+            Ok(ready) => client.group_heard(group, &ready),
+            Err(error) if error.is_retriable() && client.is_open() => {
                 tracing::debug!(%group, %error, "asking the GCS again for the placement group");
-                client.clone().again_soon(move || client.await_group(group, settle));
+                client.clone().again_soon(move || client.ask_whether_ready(group));
             }
-            Err(error) => settle(Err(error.into())),
+            Err(error) => client.group_heard(group, &Err(error.into())),
         });
+    }
+
+    fn group_heard(&self, group: PlacementGroupId, ready: &Result<(), Error>) {
+        let heard = {
+            let mut groups = self.0.groups.lock();
+            match groups.remove(&group) {
+                Some(Awaited::Ready(waiters)) => waiters,
+                Some(other) => {
+                    groups.insert(group, other);
+                    return;
+                }
+                None => return,
+            }
+        };
+        heard.into_iter().for_each(|waiter| waiter.tell(self, ready));
     }
 
     /// Gives a group's room back: actors in it end, tasks in it fail. One that is not there is none.
     pub fn remove_group(&self, group: PlacementGroupId) {
+        let error = Error::GroupRemoved { group, why: "it was removed".to_owned() };
+        // Whether it was made is not waited for any more, and it is not asked for again.
+        self.group_made(group, Err(error));
         insist(self.endpoint(), MailboxId::CLIENT, self.gcs(), RemoveGroup { group });
     }
 
@@ -138,6 +208,26 @@ impl Client {
         if let Some(queue) = queue {
             let why = "it was removed".to_owned();
             queue.end(self, &Error::GroupRemoved { group: gone.group, why });
+        }
+    }
+
+    /// No node has what this shape needs. If that is a group's room, the GCS knows whether there is
+    /// such a group.
+    pub(super) fn look_for_group(&self, pending: &LeasePending) {
+        let queue = self.0.queues.lock().get(&pending.shape).map(Arc::downgrade);
+        if let (Some(group), Some(queue)) = (group::group_of(&pending.shape.demand), queue) {
+            self.await_group(group, Waiter::Queue(queue));
+        }
+    }
+
+    /// The session ends: nobody hears anything any more.
+    pub(super) fn end_groups(&self, error: &Error) {
+        let groups = std::mem::take(&mut *self.0.groups.lock());
+        let ended = Err(error.clone());
+        for awaited in groups.into_values() {
+            if let Awaited::Made(waiters) | Awaited::Ready(waiters) = awaited {
+                waiters.into_iter().for_each(|waiter| waiter.tell(self, &ended));
+            }
         }
     }
 }

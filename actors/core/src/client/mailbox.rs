@@ -18,6 +18,7 @@ use crate::messages::{
     LeasesKept, ReclaimIdle, ReturnLeases, ReturnSpec, TaskDone, TaskOutcome, TasksMissing, TasksReturned,
     WorkerOutput,
 };
+use crate::resources::group;
 use crate::value::Value;
 
 /// The most bytes of a binary in one answer.
@@ -85,6 +86,8 @@ impl Client {
                         let raylet = Address { process: request.from().process, mailbox: MailboxId::RAYLET };
                         queue.give_up(self, raylet, &pending.why);
                     }
+                } else if pending.infeasible && group::group_of(&pending.shape.demand).is_some() {
+                    self.look_for_group(&pending);
                 } else if pending.infeasible {
                     tracing::warn!(demand = %pending.shape.demand, "no node can run this: {}", pending.why);
                 }

@@ -115,7 +115,7 @@ pub(crate) struct Inner {
     pub(crate) pending: PendingTable,
     queues: Mutex<HashMap<Shape, Arc<TaskQueue>>>,
     actors: Mutex<HashMap<ActorId, Weak<ActorQueue>>>,
-    /// Placement groups that are being made, or were refused.
+    /// Placement groups of which something is to be heard.
     groups: Mutex<groups::Groups>,
     /// Owned objects of which a reference has left the process inside a value.
     exported: Mutex<HashMap<ObjectId, Arc<Entry>>>,
@@ -246,6 +246,7 @@ impl Client {
         for actor in actors {
             actor.close(&error);
         }
+        self.end_groups(&error);
         for (_, pending) in self.0.pending.drain() {
             pending.fail(&error);
         }

@@ -48,7 +48,12 @@ pub(crate) struct Pending {
 pub(crate) struct Attempts {
     pushed: u32,
     charged: u32,
+    spared: u32,
 }
+
+/// How often a task runs again uncharged because something else has ended its worker. It may be
+/// what the task itself has started there, an actor for example, which nobody can tell.
+const MAX_SPARED: u32 = 16;
 
 impl Attempts {
     /// Names the latest push, from 1; 0 while there was none. No number is used twice, so what is
@@ -66,6 +71,17 @@ impl Attempts {
     pub(crate) fn push(&mut self) {
         self.pushed += 1;
         self.charged += 1;
+    }
+
+    /// The latest push made it run, but something else ended its worker: it is not charged, unless
+    /// that happens again and again. False when it is.
+    pub(crate) fn spare(&mut self) -> bool {
+        let spared = self.spared < MAX_SPARED;
+        if spared {
+            self.spared += 1;
+            self.uncharge();
+        }
+        spared
     }
 
     /// The latest push did not make it run.

@@ -83,7 +83,7 @@ impl TaskQueue {
         });
         if known {
             let why = "the worker does not have it: its connection broke, or it refused the message";
-            let stale = self.again(client, seq, true, why);
+            let stale = self.again(client, seq, Charge::Attempt, why);
             discard(client, raylet, stale);
         }
     }
@@ -138,19 +138,19 @@ impl TaskQueue {
         });
         let mut stale = Vec::new();
         for (position, seq) in in_flight.into_iter().enumerate() {
-            let charged = match culprit {
-                Culprit::Unknown => position == 0,
-                Culprit::Task { .. } => culprit == Culprit::Task { owner: client.address().process.id, seq },
-                Culprit::Actor => false,
+            let charge = match culprit {
+                _ if culprit == (Culprit::Task { owner: client.address().process.id, seq }) => Charge::Attempt,
+                Culprit::Unknown if position == 0 => Charge::Attempt,
+                Culprit::Task { .. } | Culprit::Actor if position == 0 => Charge::Spared,
+                _ => Charge::Nothing,
             };
-            stale.extend(self.again(client, seq, charged, why));
+            stale.extend(self.again(client, seq, charge, why));
         }
         discard(client, raylet, stale);
     }
 
-    /// A task runs again, if it may. `charged`: it may have run, so that was an attempt. Returns what
-    /// the attempt may have stored before it was lost.
-    fn again(self: &Arc<Self>, client: &Client, seq: u64, charged: bool, why: &str) -> Vec<(ObjectId, u32)> {
+    /// A task runs again, if it may. Returns what the attempt may have stored before it was lost.
+    fn again(self: &Arc<Self>, client: &Client, seq: u64, charge: Charge, why: &str) -> Vec<(ObjectId, u32)> {
         let mut stale = Vec::new();
         let next = client.0.pending.with(seq, |pending| {
             let Work::Task { options, lease, .. } = &mut pending.work else {
@@ -163,13 +163,20 @@ impl TaskQueue {
                 stale.extend(pending.returns.iter().map(|entry| (entry.id(), attempt)));
             }
             let attempts = options.max_retries.saturating_add(1);
+            let charged = match charge {
+                Charge::Attempt => true,
+                Charge::Spared => pushed && !pending.attempts.spare(),
+                Charge::Nothing => {
+                    if pushed {
+                        pending.attempts.uncharge();
+                    }
+                    false
+                }
+            };
             if charged && pushed && pending.attempts.charged() >= attempts {
                 let (function, why) = (pending.function.name.to_owned(), why.to_owned());
                 let attempt = pending.attempts.charged();
                 return Some(Err(Error::WorkerDied { function, why, attempt, attempts }));
-            }
-            if pushed && !charged {
-                pending.attempts.uncharge();
             }
             Some(Ok(pending.id))
         });
@@ -177,7 +184,7 @@ impl TaskQueue {
             None => {}
             Some(Err(error)) => client.fail_pending(seq, &error),
             Some(Ok(function)) => {
-                tracing::warn!(task = seq, why, charged, "a task runs again");
+                tracing::warn!(task = seq, why, ?charge, "a task runs again");
                 self.enqueue(client, seq, function);
             }
         }
@@ -371,6 +378,17 @@ impl TaskQueue {
             (Fate::Doubtful, _) => client.process_unreachable(worker.id, &error.to_string()),
         }
     }
+}
+
+/// What a task is charged with that was lost with its worker.
+#[derive(Clone, Copy, Debug)]
+enum Charge {
+    /// An attempt: it ran, and may have been the cause.
+    Attempt,
+    /// Nothing, while that does not happen too often: it ran, and something else was the cause.
+    Spared,
+    /// Nothing: it had not begun.
+    Nothing,
 }
 
 /// What lost attempts may have left in the store of the node whose raylet granted their lease.

@@ -13,7 +13,7 @@ use crate::ids::{ActorId, LeaseId, NodeId};
 use crate::messages::{
     ActorExited, ActorInfo, ActorLease, ActorLocation, ActorSpec, FoundActor, LeaseActorError, PendingDemand, Strategy,
 };
-use crate::resources::Resources;
+use crate::resources::{Resources, group};
 
 /// Actors that live or wait at once.
 const MAX_ACTORS: usize = 1_000_000;
@@ -122,7 +122,9 @@ impl Gcs {
         if self.actors.contains_key(&id) {
             return self.emit(Effect::Answer(asker, Reply::Done(Ok(()))));
         }
-        if let Err(error) = self.may_create(&spec) {
+        let group = group::group_of(&spec.placement_demand).or_else(|| group::group_of(&spec.demand));
+        let in_group = group.map_or(Ok(()), |group| self.check_group(group, now));
+        if let Err(error) = in_group.and_then(|()| self.may_create(&spec)) {
             return self.emit(Effect::Answer(asker, Reply::Done(Err(error))));
         }
         if let Some(name) = &spec.name {

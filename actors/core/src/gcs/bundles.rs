@@ -62,6 +62,9 @@ fn choose(
         PlacementStrategy::StrictSpread => {
             let used: BTreeSet<NodeId> = placed.values().copied().collect();
             free.retain(|node, _| !used.contains(node));
+            if free.len() < missing.len() {
+                return None;
+            }
             matched(missing, &free)
         }
         PlacementStrategy::Pack => on_one(missing, placed, &free).or_else(|| greedy(missing, placed, free, true)),

@@ -10,7 +10,7 @@
 //! what is known here, so whatever messages get lost, no room is kept for a group that does not
 //! know of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use mobula_transport::{ProcessId, SendError};
@@ -30,6 +30,15 @@ use crate::resources::{Resources, group};
 const MAX_GROUPS: usize = 100_000;
 /// Bundles of one group.
 const MAX_BUNDLES: usize = 1_000;
+/// Groups whose end is remembered.
+pub(super) const GONE_GROUPS_KEPT: usize = 10_000;
+/// How long a question for a group that nobody has made yet is kept: its making may be on its way
+/// from another process.
+const UNKNOWN_KEPT: Duration = Duration::from_secs(10);
+/// How many groups that nobody has made can be asked for at once.
+const MAX_UNKNOWN: usize = 10_000;
+/// Waiting groups that are looked at in one go; the others have their turn at the next.
+const MAX_LOOKS: usize = 256;
 /// Rounds of one head begin here times the second it started in, so that none is used twice.
 const ROUNDS_PER_SECOND: u64 = 1 << 24;
 
@@ -100,14 +109,20 @@ impl Gcs {
         if self.groups.contains_key(&id) {
             return self.emit(Effect::Answer(asker, Reply::Done(Ok(()))));
         }
+        if self.gone_groups.contains(&id) {
+            return self.emit(Effect::Answer(asker, Reply::Done(Err(gone(id, "it was removed")))));
+        }
         if let Err(what) = self.may_create_group(&spec) {
             return self.emit(Effect::Answer(asker, Reply::Done(Err(Error::Invalid { what }))));
         }
         let placed = vec![None; spec.bundles.len()];
         let record = GroupRecord { spec, placed };
         self.emit(Effect::Write(Write::Group(Box::new(record.clone()))));
-        self.groups.insert(id, GroupEntry::new(record));
+        let mut entry = GroupEntry::new(record);
+        entry.waiters = self.unknown_groups.remove(&id).map(|(_, waiters)| waiters).unwrap_or_default();
+        self.groups.insert(id, entry);
         self.waiting_groups.push_back(id);
+        self.look_at_groups = true;
         self.emit(Effect::Answer(asker, Reply::Done(Ok(()))));
         self.place_groups(now);
     }
@@ -136,7 +151,21 @@ impl Gcs {
     }
 
     /// A client needs a group no more. One that is not known is none.
-    pub fn remove_group(&mut self, id: PlacementGroupId, why: &str, now: Duration) {
+    pub fn remove_group(&mut self, id: PlacementGroupId, now: Duration, asker: Asker) {
+        self.end_group(id, "it was removed", now);
+        self.emit(Effect::Answer(asker, Reply::Finished));
+        self.place_groups(now);
+        self.place_actors(now);
+    }
+
+    fn end_group(&mut self, id: PlacementGroupId, why: &str, now: Duration) {
+        // Also one that is not known: its making may still be on its way.
+        self.gone_groups.insert(id);
+        self.look_at_groups = true;
+        for (_, asker) in self.unknown_groups.remove(&id).into_iter().flat_map(|(_, waiters)| waiters) {
+            self.emit(Effect::Answer(asker, Reply::Done(Err(gone(id, why)))));
+        }
+        self.end_actors_in(id, now);
         let Some(entry) = self.groups.remove(&id) else { return };
         self.emit(Effect::Write(Write::ForgetGroup(id)));
         let mut nodes: BTreeSet<NodeId> = entry.placed().into_values().collect();
@@ -152,10 +181,14 @@ impl Gcs {
             }
         }
         self.unpromise(&entry);
+        self.unprepare(&entry);
         for (_, asker) in &entry.waiters {
             self.emit(Effect::Answer(*asker, Reply::Done(Err(gone(id, why)))));
         }
         self.emit(Effect::Publish(ClusterEvent::GroupRemoved(id)));
+    }
+
+    fn end_actors_in(&mut self, id: PlacementGroupId, now: Duration) {
         let inside: Vec<ActorId> = self
             .actors
             .values()
@@ -167,22 +200,41 @@ impl Gcs {
         }
     }
 
+    /// Whether work may be sent into this group. One that nobody has made yet is waited for.
+    pub(super) fn check_group(&mut self, id: PlacementGroupId, now: Duration) -> Result<(), Error> {
+        if self.groups.contains_key(&id) {
+            return Ok(());
+        }
+        let known = self.unknown_groups.contains_key(&id);
+        if self.gone_groups.contains(&id) || (!known && self.unknown_groups.len() >= MAX_UNKNOWN) {
+            return Err(gone(id, "it was removed, or never made"));
+        }
+        self.unknown_groups.entry(id).or_insert_with(|| (now + UNKNOWN_KEPT, Vec::new()));
+        Ok(())
+    }
+
     /// Someone waits until a group is ready. A second question of the same process takes the place
     /// of the first.
-    pub fn wait_group(&mut self, id: PlacementGroupId, from: ProcessId, asker: Asker) {
-        let Some(entry) = self.groups.get_mut(&id) else {
-            let error = gone(id, "it was removed, or never made");
+    pub fn wait_group(&mut self, id: PlacementGroupId, from: ProcessId, now: Duration, asker: Asker) {
+        if let Err(error) = self.check_group(id, now) {
             return self.emit(Effect::Answer(asker, Reply::Done(Err(error))));
-        };
-        if entry.phase == Phase::Ready {
-            return self.emit(Effect::Answer(asker, Reply::Done(Ok(()))));
         }
-        match entry.waiters.iter_mut().find(|(process, _)| *process == from) {
+        let waiters = match self.groups.get_mut(&id) {
+            Some(entry) if entry.phase == Phase::Ready => {
+                return self.emit(Effect::Answer(asker, Reply::Done(Ok(()))));
+            }
+            Some(entry) => &mut entry.waiters,
+            None => match self.unknown_groups.get_mut(&id) {
+                Some((_, waiters)) => waiters,
+                None => return,
+            },
+        };
+        match waiters.iter_mut().find(|(process, _)| *process == from) {
             Some(waiter) => {
                 let before = std::mem::replace(&mut waiter.1, asker);
                 self.emit(Effect::Forget(before));
             }
-            None => entry.waiters.push((from, asker)),
+            None => waiters.push((from, asker)),
         }
     }
 
@@ -236,31 +288,43 @@ impl Gcs {
 /// Placing.
 impl Gcs {
     /// Asks nodes for the bundles of as many waiting groups as there is room for.
-    pub(super) fn place_groups(&mut self, now: Duration) {
-        for _ in 0..self.waiting_groups.len() {
-            let Some(id) = self.waiting_groups.pop_front() else { break };
-            if !self.place_group(id, now) {
-                self.waiting_groups.push_back(id);
-            }
+    pub(super) fn place_groups(&mut self, _now: Duration) {
+        if self.waiting_groups.is_empty() || !std::mem::take(&mut self.look_at_groups) {
+            return;
         }
-    }
-
-    /// False when the group goes on waiting.
-    fn place_group(&mut self, id: PlacementGroupId, _now: Duration) -> bool {
-        let Some(entry) = self.groups.get(&id).filter(|entry| entry.phase == Phase::Waiting) else { return true };
-        let missing = entry.missing();
-        let rooms: Vec<Room> = self
+        let mut rooms: Vec<Room> = self
             .nodes
             .values()
             .filter(|node| node.info.alive)
             .map(|node| {
-                let mut free = node.info.available.clone();
+                let mut free = group::without_groups(&node.info.available);
                 free.subtract(&node.promised);
-                let full = entry.full.contains(&node.info.node);
-                Room { node: node.info.node, total: node.info.total.clone(), free, full }
+                let total = group::without_groups(&node.info.total);
+                Room { node: node.info.node, total, free, full: false }
             })
             .collect();
-        let (chosen, reason, infeasible) = match plan(entry.record.spec.strategy, &missing, &entry.placed(), &rooms) {
+        let looked_at: Vec<PlacementGroupId> =
+            self.waiting_groups.drain(..self.waiting_groups.len().min(MAX_LOOKS)).collect();
+        let others = !self.waiting_groups.is_empty();
+        let mut still: VecDeque<PlacementGroupId> =
+            looked_at.into_iter().filter(|id| !self.place_group(*id, &mut rooms)).collect();
+        // First come, first served; but so many that find no room do not keep all others from it.
+        if others {
+            self.waiting_groups.append(&mut still);
+        } else {
+            self.waiting_groups = still;
+        }
+        self.look_at_groups = others;
+    }
+
+    /// False when the group goes on waiting. `rooms` are the nodes, less what was promised.
+    fn place_group(&mut self, id: PlacementGroupId, rooms: &mut [Room]) -> bool {
+        let Some(entry) = self.groups.get(&id).filter(|entry| entry.phase == Phase::Waiting) else { return true };
+        let missing = entry.missing();
+        for room in &mut *rooms {
+            room.full = entry.full.contains(&room.node);
+        }
+        let (chosen, reason, infeasible) = match plan(entry.record.spec.strategy, &missing, &entry.placed(), rooms) {
             Plan::Now(chosen) => (chosen, String::new(), false),
             Plan::Later(why) => (BTreeMap::new(), why, false),
             Plan::Never(why) => (BTreeMap::new(), why, true),
@@ -279,7 +343,12 @@ impl Gcs {
             let of_node = chosen.iter().filter(|(_, other)| **other == node);
             let bundles: Vec<(u32, Resources)> = of_node.map(|(index, _)| (*index, missing[index].clone())).collect();
             let Some(target) = self.nodes.get_mut(&node) else { continue };
-            bundles.iter().for_each(|(_, bundle)| target.promised.add(bundle));
+            for (_, bundle) in &bundles {
+                target.promised.add(bundle);
+                if let Some(room) = rooms.iter_mut().find(|room| room.node == node) {
+                    room.free.subtract(bundle);
+                }
+            }
             let raylet = raylet(&target.info);
             let request = PrepareBundles { group: id, round, bundles };
             self.emit(Effect::PrepareBundles { raylet, node, request });
@@ -293,6 +362,16 @@ impl Gcs {
         for (index, node) in chosen.iter().filter(|(_, node)| !prepared.contains(node)) {
             if let Some(node) = self.nodes.get_mut(node).filter(|node| node.info.alive) {
                 node.promised.subtract(&entry.record.spec.bundles[*index as usize]);
+            }
+        }
+    }
+
+    /// What was set aside in a round that comes to nothing is free again, by what is known here.
+    fn unprepare(&mut self, entry: &GroupEntry) {
+        let Phase::Preparing { chosen, prepared, .. } = &entry.phase else { return };
+        for (index, node) in chosen.iter().filter(|(_, node)| prepared.contains(node)) {
+            if let Some(node) = self.nodes.get_mut(node).filter(|node| node.info.alive) {
+                node.info.available.add(&entry.record.spec.bundles[*index as usize]);
             }
         }
     }
@@ -340,6 +419,7 @@ impl Gcs {
                     node.info.available = free.clone();
                 }
                 self.give_up_round(id, node);
+                self.look_at_groups = true;
                 self.place_groups(now);
             }
         }
@@ -348,16 +428,12 @@ impl Gcs {
     /// The node has no room: whatever was set aside in this round goes back, and the group waits.
     fn give_up_round(&mut self, id: PlacementGroupId, full: NodeId) {
         let Some(mut entry) = self.groups.remove(&id) else { return };
-        if let Phase::Preparing { round, chosen, asked, prepared } = &entry.phase {
+        if let Phase::Preparing { round, asked, .. } = &entry.phase {
             for node in asked {
                 self.give_back(id, *node, Some(*round));
             }
-            for (index, node) in chosen.iter().filter(|(_, node)| prepared.contains(node)) {
-                if let Some(node) = self.nodes.get_mut(node).filter(|node| node.info.alive) {
-                    node.info.available.add(&entry.record.spec.bundles[*index as usize]);
-                }
-            }
         }
+        self.unprepare(&entry);
         self.unpromise(&entry);
         entry.phase = Phase::Waiting;
         entry.full.insert(full);
@@ -397,11 +473,10 @@ impl Gcs {
         round: u64,
         node: NodeId,
         answer: Result<bool, SendError>,
-        now: Duration,
     ) {
         match answer {
             Ok(true) => self.committed(id, round, node),
-            Ok(false) => self.bundles_lost(id, now, |placed| placed == (node, round)),
+            Ok(false) => self.bundles_lost(id, |placed| placed == (node, round)),
             Err(_) => {}
         }
     }
@@ -425,6 +500,7 @@ impl Gcs {
         let waiters = if entry.phase == Phase::Ready { std::mem::take(&mut entry.waiters) } else { Vec::new() };
         if entry.phase == Phase::Waiting {
             self.waiting_groups.push_back(id);
+            self.look_at_groups = true;
         }
         if let Some(node) = self.nodes.get_mut(&node).filter(|node| node.info.alive) {
             // A node that has registered meanwhile has told so already.
@@ -468,7 +544,7 @@ impl Gcs {
     /// A node says what it holds: what no group knows of goes back, and what is only set aside is
     /// committed if it should be. With `complete` (it has just registered) what it does not hold is
     /// lost.
-    pub(super) fn bundles_held(&mut self, node: NodeId, held: &[HeldBundles], complete: bool, now: Duration) {
+    pub(super) fn bundles_held(&mut self, node: NodeId, held: &[HeldBundles], complete: bool) {
         for report in held {
             let (id, round) = (report.group, report.round);
             let Some(entry) = self.groups.get(&id) else {
@@ -497,7 +573,7 @@ impl Gcs {
                 .map(|(id, _)| *id)
                 .collect();
             for id in lost {
-                self.bundles_lost(id, now, |(at, round)| at == node && !holds(id, round));
+                self.bundles_lost(id, |(at, round)| at == node && !holds(id, round));
             }
         }
     }
@@ -510,13 +586,14 @@ impl Gcs {
             if asked {
                 self.give_up_round(id, node);
             }
-            self.bundles_lost(id, now, |(at, _)| at == node);
+            self.bundles_lost(id, |(at, _)| at == node);
         }
+        self.look_at_groups = true;
         self.place_groups(now);
     }
 
     /// Those bundles of a group for which `lost` holds are placed anew.
-    fn bundles_lost(&mut self, id: PlacementGroupId, _now: Duration, lost: impl Fn((NodeId, u64)) -> bool) {
+    fn bundles_lost(&mut self, id: PlacementGroupId, lost: impl Fn((NodeId, u64)) -> bool) {
         let Some(entry) = self.groups.get_mut(&id) else { return };
         let mut changed = false;
         for placed in &mut entry.record.placed {
@@ -529,6 +606,7 @@ impl Gcs {
             return;
         }
         entry.reschedules = true;
+        self.look_at_groups = true;
         match &mut entry.phase {
             Phase::Ready => {
                 entry.phase = Phase::Waiting;
@@ -544,12 +622,13 @@ impl Gcs {
             // Its round goes on; what is missing then is placed in the next one.
             Phase::Waiting | Phase::Preparing { .. } => {}
         }
-        let record = self.groups[&id].record.clone();
+        let record = entry.record.clone();
         self.emit(Effect::Write(Write::Group(Box::new(record))));
     }
 
     /// A node may be asked again.
     pub(super) fn open_groups(&mut self, node: NodeId) {
+        self.look_at_groups = true;
         for id in &self.waiting_groups {
             if let Some(entry) = self.groups.get_mut(id) {
                 entry.full.remove(&node);
@@ -566,14 +645,16 @@ impl Gcs {
             .map(|(id, _)| *id)
             .collect();
         for id in bound {
-            self.remove_group(id, why, now);
+            self.end_group(id, why, now);
         }
     }
 
     /// Whoever waited in this process does so no more.
     pub(super) fn forget_group_waiters(&mut self, process: ProcessId) {
-        for entry in self.groups.values_mut() {
-            for (_, asker) in entry.waiters.extract_if(.., |(waiting, _)| *waiting == process) {
+        let of_groups = self.groups.values_mut().map(|entry| &mut entry.waiters);
+        let of_unknown = self.unknown_groups.values_mut().map(|(_, waiters)| waiters);
+        for waiters in of_groups.chain(of_unknown) {
+            for (_, asker) in waiters.extract_if(.., |(waiting, _)| *waiting == process) {
                 self.effects.push(Effect::Forget(asker));
             }
         }
@@ -592,8 +673,14 @@ impl Gcs {
         self.groups.insert(id, entry);
     }
 
-    /// After a restart of the head: bundles on nodes that did not come back in time are lost.
+    /// Groups that nobody has made in time are none. After a restart of the head: bundles on nodes
+    /// that did not come back in time are lost.
     pub(super) fn expire_groups(&mut self, now: Duration) {
+        let never: Vec<PlacementGroupId> =
+            self.unknown_groups.iter().filter(|(_, (until, _))| *until <= now).map(|(id, _)| *id).collect();
+        for id in never {
+            self.end_group(id, "nobody has made it, or it ended long ago", now);
+        }
         if self.reattach_until.is_none_or(|until| now < until) {
             return;
         }
@@ -601,7 +688,7 @@ impl Gcs {
         let known: BTreeSet<NodeId> = self.nodes.values().filter(|n| n.info.alive).map(|n| n.info.node).collect();
         let all: Vec<PlacementGroupId> = self.groups.keys().copied().collect();
         for id in all {
-            self.bundles_lost(id, now, |(at, _)| !known.contains(&at));
+            self.bundles_lost(id, |(at, _)| !known.contains(&at));
         }
     }
 

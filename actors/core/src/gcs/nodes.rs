@@ -53,7 +53,7 @@ impl Gcs {
             self.emit(Effect::Publish(ClusterEvent::NodeJoined(info)));
         }
         self.reattach(node, actors, now);
-        self.bundles_held(node, &bundles, true, now);
+        self.bundles_held(node, &bundles, true);
         self.open_queues(node);
         self.open_groups(node);
         self.place_groups(now);
@@ -73,7 +73,7 @@ impl Gcs {
             self.version += 1;
             self.emit(Effect::Publish(ClusterEvent::Resources(vec![(beat.node, beat.available)])));
         }
-        self.bundles_held(beat.node, &beat.bundles, false, now);
+        self.bundles_held(beat.node, &beat.bundles, false);
         self.open_queues(beat.node);
         self.open_groups(beat.node);
         self.place_groups(now);

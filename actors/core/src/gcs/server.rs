@@ -246,15 +246,14 @@ fn groups(table: &mut Handlers<GcsServer>) {
     });
     table.on::<RemoveGroup>(|gcs, message, request, ctx| {
         let now = gcs.now(ctx);
-        gcs.core.remove_group(message.group, "it was removed", now);
-        gcs.core.tick(now);
-        request.reply(());
+        let asker = gcs.way(Way::Finished(request.into_replier()));
+        gcs.core.remove_group(message.group, now, asker);
         gcs.act(ctx);
     });
     table.on::<WaitGroup>(|gcs, message, request, ctx| {
-        let from = request.from().process.id;
+        let (from, now) = (request.from().process.id, gcs.now(ctx));
         let asker = gcs.way(Way::Done(request.into_replier()));
-        gcs.core.wait_group(message.group, from, asker);
+        gcs.core.wait_group(message.group, from, now, asker);
         gcs.act(ctx);
     });
     table.on::<ListGroups>(|gcs, _, request, _| request.reply(gcs.core.list_groups()));
@@ -339,7 +338,11 @@ impl GcsServer {
         for effect in effects {
             match effect {
                 Effect::Write(write) => writes.push(write),
-                Effect::Answer(..) | Effect::StartActor { .. } => promises.push(effect),
+                Effect::Answer(..)
+                | Effect::StartActor { .. }
+                | Effect::PrepareBundles { .. }
+                | Effect::CommitBundles { .. }
+                | Effect::ReturnBundles { .. } => promises.push(effect),
                 other => self.carry_out(other, ctx),
             }
         }
@@ -426,8 +429,7 @@ impl GcsServer {
             Effect::CommitBundles { raylet, node, request } => {
                 let (group, round) = (request.group, request.round);
                 ctx.request(raylet, request, Vec::new(), BUNDLES_WITHIN, move |gcs, answer, ctx| {
-                    let now = gcs.now(ctx);
-                    gcs.core.bundles_committed(group, round, node, answer.map(|(answer, _)| answer), now);
+                    gcs.core.bundles_committed(group, round, node, answer.map(|(answer, _)| answer));
                     gcs.act(ctx);
                 });
             }

@@ -9,13 +9,14 @@ use mobula_transport::{Address, Payload, ProcessAddr, ProcessId};
 use serde::{Deserialize, Serialize};
 
 use super::actors::{ActorEntry, PlaceKey, PlaceQueue, Spot};
-use super::groups::{GroupEntry, GroupRecord};
+use super::groups::{GONE_GROUPS_KEPT, GroupEntry, GroupRecord};
 use crate::error::Error;
 use crate::ids::{ActorId, JobId, LeaseId, NodeId, PlacementGroupId};
 use crate::messages::{
     ActorLocation, ActorSpec, ClusterEvent, ClusterStatus, CommitBundles, JobInfo, JobRegistered, LeaseActor, NodeInfo,
     PendingDemand, PrepareBundles, ReturnBundles,
 };
+use crate::recent::Recent;
 use crate::resources::{Resources, group};
 
 /// Names a request that waits for its answer; the shell keeps the way back under this number.
@@ -106,7 +107,7 @@ pub enum Effect {
         /// The lease.
         lease: LeaseId,
     },
-    /// Ask a raylet to set room aside; its answer goes to [`Gcs::bundles_prepared`].
+    /// Ask a raylet to set room aside, after the commit of all earlier writes; its answer goes to [`Gcs::bundles_prepared`].
     PrepareBundles {
         /// The raylet.
         raylet: Address,
@@ -115,7 +116,7 @@ pub enum Effect {
         /// What to ask.
         request: PrepareBundles,
     },
-    /// Tell a raylet that the room may be used; its answer goes to [`Gcs::bundles_committed`].
+    /// Tell a raylet that the room may be used, after the commit of all earlier writes; its answer goes to [`Gcs::bundles_committed`].
     CommitBundles {
         /// The raylet.
         raylet: Address,
@@ -124,7 +125,7 @@ pub enum Effect {
         /// What to tell.
         request: CommitBundles,
     },
-    /// Have a raylet give room back, until it has heard.
+    /// Have a raylet give room back, until it has heard; after the commit of all earlier writes.
     ReturnBundles {
         /// The raylet.
         raylet: Address,
@@ -150,7 +151,7 @@ pub enum Reply {
     Located(ActorLocation),
     /// To `RegisterJob`.
     Job(Box<Result<JobRegistered, Error>>),
-    /// To `FinishJob` and `ActorExited`.
+    /// To `FinishJob`, `ActorExited` and `RemoveGroup`.
     Finished,
     /// To `KvPut` and `KvDelete`.
     Changed(Result<bool, Error>),
@@ -255,6 +256,13 @@ pub struct Gcs {
     pub(super) groups: BTreeMap<PlacementGroupId, GroupEntry>,
     /// Those that wait for room, in the order in which they are looked at.
     pub(super) waiting_groups: VecDeque<PlacementGroupId>,
+    /// Groups that were removed: none of them is made again by a late message.
+    pub(super) gone_groups: Recent<PlacementGroupId>,
+    /// Groups asked for before they were made, or never made: until when they are waited for, and
+    /// by whom.
+    pub(super) unknown_groups: BTreeMap<PlacementGroupId, (Duration, Vec<(ProcessId, Asker)>)>,
+    /// Something has become free since waiting groups were last looked at.
+    pub(super) look_at_groups: bool,
     /// Names the next try to place a group.
     pub(super) next_round: u64,
     /// After a restart of the head: until then nodes have time to come back.
@@ -285,6 +293,9 @@ impl Gcs {
             kv: BTreeMap::new(),
             groups: BTreeMap::new(),
             waiting_groups: VecDeque::new(),
+            gone_groups: Recent::new(GONE_GROUPS_KEPT),
+            unknown_groups: BTreeMap::new(),
+            look_at_groups: false,
             next_round,
             reattach_until: None,
             effects: Vec::new(),

@@ -12,7 +12,7 @@ use crate::messages::{CommitBundles, GroupGone, HeldBundles, PrepareBundles, Ret
 use crate::resources::{Resources, group};
 
 /// Groups whose end is remembered, so that whoever asks late for room in one hears of it.
-const GONE_GROUPS_KEPT: usize = 10_000;
+pub(super) const GONE_GROUPS_KEPT: usize = 10_000;
 
 /// Room that was set aside.
 #[derive(Clone, Debug)]
@@ -116,12 +116,8 @@ impl Scheduler {
 
     /// A group is no more: its leases end, and whoever waits for room in it hears of that.
     pub fn group_gone(&mut self, group: PlacementGroupId) {
-        if self.gone_groups.contains(&group) {
+        if !self.gone_groups.insert(group) {
             return;
-        }
-        self.gone_groups.push_back(group);
-        if self.gone_groups.len() > GONE_GROUPS_KEPT {
-            self.gone_groups.pop_front();
         }
         let inside = |shape: &Shape| group::group_of(&shape.demand) == Some(group);
         let waiting = self.wants.keys().filter(|(_, shape)| inside(shape)).cloned();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use mobula_transport::{Address, ProcessAddr, ProcessId};
 
-use super::bundles::Bundle;
+use super::bundles::{Bundle, GONE_GROUPS_KEPT};
 use super::line::{ActorWant, Ticket, Want};
 use super::pool::{Pool, WorkerSlot};
 use super::redirect::Remotes;
@@ -18,6 +18,7 @@ use crate::messages::{
     ActorLease, GroupGone, HeldLeases, HostedActor, LeaseActor, LeaseActorError, LeaseGranted, LeaseLost, LeasePending,
     LeaseRedirected, LeasesKept, PendingDemand, Shape, WantLeases, WorkerInfo, WorkerKind,
 };
+use crate::recent::Recent;
 use crate::resources::{Resources, group};
 
 /// Task leases that need nothing: a node holds so many of them at once.
@@ -148,7 +149,7 @@ pub struct Scheduler {
     /// What placement groups hold here, by group and index.
     pub(super) bundles: BTreeMap<(PlacementGroupId, u32), Bundle>,
     /// Placement groups that were removed.
-    pub(super) gone_groups: VecDeque<PlacementGroupId>,
+    pub(super) gone_groups: Recent<PlacementGroupId>,
     /// When a client was last asked for idle leases.
     pub(super) reclaimed: BTreeMap<Address, Duration>,
     /// Clients that could not be told what counts.
@@ -179,7 +180,7 @@ impl Scheduler {
             zero_leases: 0,
             ended_jobs: VecDeque::new(),
             bundles: BTreeMap::new(),
-            gone_groups: VecDeque::new(),
+            gone_groups: Recent::new(GONE_GROUPS_KEPT),
             reclaimed: BTreeMap::new(),
             unkept: BTreeSet::new(),
             unlost: Vec::new(),

@@ -486,6 +486,11 @@ impl RayletServer {
             return self.act(ctx);
         };
         self.by_process.remove(&process.id);
+        let culprit = match culprit {
+            // Its owner died with it and will charge nobody.
+            Culprit::Task { owner, .. } if owner == process.id => Culprit::Unknown,
+            known => known,
+        };
         self.core.worker_died(process.id, how, culprit, now);
         // The leases' loss goes out first: it names the actors, and who is to blame.
         self.act(ctx);

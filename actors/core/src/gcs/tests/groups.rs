@@ -48,7 +48,12 @@ struct World {
     next_asker: Asker,
     now: Duration,
     next_node: u128,
-    created: BTreeSet<u128>,
+    /// Removals, and by whom they were asked for.
+    removals: Vec<(u128, Asker)>,
+    /// Removed, and therefore never to be seen again.
+    removed: BTreeSet<u128>,
+    /// What waits for the disk: writes, and what must not happen before they are stored.
+    unstored: VecDeque<(Vec<Write>, Vec<Effect>)>,
 }
 
 fn group(n: u128) -> PlacementGroupId {
@@ -74,7 +79,9 @@ impl World {
             next_asker: 0,
             now: Duration::ZERO,
             next_node: 1,
-            created: BTreeSet::new(),
+            removals: Vec::new(),
+            removed: BTreeSet::new(),
+            unstored: VecDeque::new(),
         };
         for _ in 0..3 {
             world.join();
@@ -135,8 +142,8 @@ impl World {
     }
 
     fn create(&mut self, n: u128, strategy: PlacementStrategy, sizes: &[u8]) {
-        // Ids are random: none comes again.
-        if !self.created.insert(n) {
+        // A late message; its sender, which has removed the group, sends no other one.
+        if self.removed.contains(&n) && !self.gcs.gone_groups.contains(&group(n)) {
             return;
         }
         let bundles = sizes.iter().map(|size| cpus(f64::from(*size))).collect();
@@ -144,7 +151,7 @@ impl World {
         let asker = self.asker();
         self.gcs.create_group(spec, self.now, asker);
         let asker = self.asker();
-        self.gcs.wait_group(group(n), process(60).id, asker);
+        self.gcs.wait_group(group(n), process(60).id, self.now, asker);
         self.absorb();
     }
 
@@ -154,26 +161,65 @@ impl World {
         self.next_asker
     }
 
+    /// As the shell does it: what rests on a write goes out when that is stored.
     fn absorb(&mut self) {
+        let (mut writes, mut promises) = (Vec::new(), Vec::new());
         for effect in self.gcs.take_effects() {
             match effect {
-                Effect::Answer(asker, Reply::Done(answer)) => {
-                    assert!(self.waiting.remove(&asker), "answered once");
-                    self.answered.insert(asker, answer);
-                }
+                Effect::Write(write) => writes.push(write),
                 Effect::Forget(asker) => assert!(self.waiting.remove(&asker), "forgotten once"),
-                Effect::PrepareBundles { node, request, .. } => self.order(node, Order::Prepare(request)),
-                Effect::CommitBundles { node, request, .. } => self.order(node, Order::Commit(request)),
-                Effect::ReturnBundles { raylet, request } => {
-                    let node = NodeId(raylet.process.id.0);
-                    self.order(node, Order::Return(request));
+                Effect::Publish(ClusterEvent::GroupRemoved(group)) => {
+                    self.raylets.values_mut().for_each(|raylet| raylet.group_gone(group));
                 }
-                Effect::Write(Write::Group(record)) => drop(self.disk.insert(record.spec.group, *record)),
-                Effect::Write(Write::ForgetGroup(group)) => drop(self.disk.remove(&group)),
-                Effect::Publish(_) | Effect::MarkGone(..) | Effect::Write(_) => {}
-                other => panic!("no actors here: {other:?}"),
+                Effect::Publish(_) | Effect::MarkGone(..) => {}
+                promise => promises.push(promise),
             }
         }
+        if writes.is_empty() && self.unstored.is_empty() {
+            return promises.into_iter().for_each(|promise| self.keep(promise));
+        }
+        self.unstored.push_back((writes, promises));
+    }
+
+    /// The disk has done its next piece of work.
+    fn disk(&mut self) {
+        let Some((writes, promises)) = self.unstored.pop_front() else { return };
+        for write in writes {
+            match write {
+                Write::Group(record) => drop(self.disk.insert(record.spec.group, *record)),
+                Write::ForgetGroup(group) => drop(self.disk.remove(&group)),
+                _ => {}
+            }
+        }
+        promises.into_iter().for_each(|promise| self.keep(promise));
+    }
+
+    fn keep(&mut self, promise: Effect) {
+        match promise {
+            Effect::Answer(asker, reply) => {
+                assert!(self.waiting.remove(&asker), "answered once");
+                match reply {
+                    Reply::Done(answer) => drop(self.answered.insert(asker, answer)),
+                    Reply::Finished => drop(self.answered.insert(asker, Ok(()))),
+                    other => panic!("nobody asked for this: {other:?}"),
+                }
+            }
+            Effect::PrepareBundles { node, request, .. } => self.order(node, Order::Prepare(request)),
+            Effect::CommitBundles { node, request, .. } => self.order(node, Order::Commit(request)),
+            Effect::ReturnBundles { raylet, request } => {
+                let node = NodeId(raylet.process.id.0);
+                self.order(node, Order::Return(request));
+            }
+            other => panic!("no actors here: {other:?}"),
+        }
+    }
+
+    fn remove(&mut self, n: u128) {
+        self.removed.insert(n);
+        let asker = self.asker();
+        self.gcs.remove_group(group(n), self.now, asker);
+        self.absorb();
+        self.removals.push((n, asker));
     }
 
     fn order(&mut self, node: NodeId, order: Order) {
@@ -211,7 +257,7 @@ impl World {
         }
         match answer {
             Answer::Prepared(group, round, answer) => self.gcs.bundles_prepared(group, round, id, answer, self.now),
-            Answer::Committed(group, round, answer) => self.gcs.bundles_committed(group, round, id, answer, self.now),
+            Answer::Committed(group, round, answer) => self.gcs.bundles_committed(group, round, id, answer),
         }
         self.absorb();
     }
@@ -263,7 +309,13 @@ impl World {
         self.gcs = Gcs::restore(config, snapshot, self.now);
         self.registered.clear();
         self.waiting.clear();
+        self.unstored.clear();
         self.absorb();
+        // Who was not answered asks again.
+        let unanswered: Vec<u128> =
+            self.removals.iter().filter(|(_, asker)| !self.answered.contains_key(asker)).map(|(n, _)| *n).collect();
+        self.removals.retain(|(_, asker)| self.answered.contains_key(asker));
+        unanswered.into_iter().for_each(|n| self.remove(n));
     }
 
     /// Everything arrives, everybody reports, time passes.
@@ -275,12 +327,16 @@ impl World {
                     self.register(*id);
                 }
             }
+            while !self.unstored.is_empty() {
+                self.disk();
+            }
             for _ in 0..40 {
                 let busy: BTreeSet<NodeId> = self.orders.keys().chain(self.answers.keys()).copied().collect();
                 for id in busy {
                     self.deliver_order(id);
                     self.deliver_answer(id);
                 }
+                self.disk();
             }
             nodes.iter().for_each(|id| self.beat(*id));
             self.now += Duration::from_secs(1);
@@ -290,6 +346,15 @@ impl World {
     }
 
     fn check_settled(&self) {
+        for n in &self.removed {
+            assert!(!self.gcs.groups.contains_key(&group(*n)), "group {n} was removed and is there again");
+        }
+        for node in self.gcs.nodes.values().filter(|node| node.info.alive) {
+            assert!(node.promised.is_empty(), "promised for ever: {}", node.promised);
+            let raylet = &self.raylets[&node.info.node];
+            assert_eq!(&node.info.total, raylet.total());
+            assert_eq!(&node.info.available, raylet.available());
+        }
         let rooms: Vec<Room> = self
             .raylets
             .iter()
@@ -342,6 +407,7 @@ impl World {
 enum Step {
     Create(u128, PlacementStrategy, Vec<u8>),
     Remove(u128),
+    Disk,
     Order(usize),
     Answer(usize),
     Break(usize),
@@ -363,6 +429,7 @@ fn step() -> impl Generator<Value = Step> {
     prop_oneof![
         5 => (1..30_u128, strategy, prop::collection::vec(1..4_u8, 1..4)).prop_map(|(n, s, b)| Step::Create(n, s, b)),
         3 => (1..30_u128).prop_map(Step::Remove),
+        8 => Just(Step::Disk),
         10 => any::<usize>().prop_map(Step::Order),
         10 => any::<usize>().prop_map(Step::Answer),
         2 => any::<usize>().prop_map(Step::Break),
@@ -379,10 +446,8 @@ fn play(world: &mut World, step: Step) {
     let nth = |nodes: &BTreeMap<NodeId, Scheduler>, at: usize| nodes.keys().nth(at % nodes.len().max(1)).copied();
     match step {
         Step::Create(n, strategy, sizes) => world.create(n, strategy, &sizes),
-        Step::Remove(n) => {
-            world.gcs.remove_group(group(n), "removed", world.now);
-            world.absorb();
-        }
+        Step::Remove(n) => world.remove(n),
+        Step::Disk => world.disk(),
         Step::Order(at) => nth(&world.raylets, at).into_iter().for_each(|id| world.deliver_order(id)),
         Step::Answer(at) => nth(&world.raylets, at).into_iter().for_each(|id| world.deliver_answer(id)),
         Step::Break(at) => nth(&world.raylets, at).into_iter().for_each(|id| world.break_off(id)),
@@ -413,10 +478,7 @@ proptest! {
         }
         world.settle();
         world.check_settled();
-        for n in 1..30 {
-            world.gcs.remove_group(group(n), "removed", world.now);
-        }
-        world.absorb();
+        (1..30).for_each(|n| world.remove(n));
         world.settle();
         world.check_settled();
         for raylet in world.raylets.values() {
@@ -430,6 +492,8 @@ proptest! {
 fn a_group_is_ready_when_all_its_nodes_have_said_so() {
     let mut world = World::new();
     world.create(1, PlacementStrategy::StrictSpread, &[2, 2, 2]);
+    assert_eq!(world.waiting.len(), 2, "it is not stored yet");
+    world.disk();
     assert_eq!(world.waiting.len(), 1, "its maker has the answer, its waiter has not");
     world.settle();
     assert_eq!(world.answered.values().filter(|answer| answer.is_ok()).count(), 2);
@@ -450,11 +514,45 @@ fn who_waits_for_a_removed_group_hears_of_it() {
     world.settle();
     assert_eq!(world.gcs.list_groups()[0].state, "PENDING");
     assert!(world.gcs.status(world.now).pending[0].infeasible);
-    world.gcs.remove_group(group(1), "removed", world.now);
-    world.absorb();
+    world.remove(1);
+    world.settle();
     assert!(world.waiting.is_empty());
-    assert!(world.answered.values().any(|answer| matches!(answer, Err(Error::GroupRemoved { .. }))));
-    // Again: nothing.
-    world.gcs.remove_group(group(1), "removed", world.now);
-    assert!(world.gcs.take_effects().is_empty());
+    let gone = |world: &World| {
+        world.answered.values().filter(|answer| matches!(answer, Err(Error::GroupRemoved { .. }))).count()
+    };
+    assert_eq!(gone(&world), 1);
+    // Again: nothing; and a late message does not make it again.
+    world.remove(1);
+    world.create(1, PlacementStrategy::Pack, &[1]);
+    world.settle();
+    assert_eq!(gone(&world), 3, "neither made nor awaited");
+    world.check_settled();
+}
+
+#[test]
+fn a_group_may_be_awaited_before_it_is_made() {
+    let mut world = World::new();
+    let asker = world.asker();
+    world.gcs.wait_group(group(1), process(61).id, world.now, asker);
+    world.create(1, PlacementStrategy::Pack, &[1]);
+    world.settle();
+    assert_eq!(world.answered.get(&asker), Some(&Ok(())));
+    let asker = world.asker();
+    world.gcs.wait_group(group(2), process(61).id, world.now, asker);
+    world.settle();
+    assert!(matches!(world.answered.get(&asker), Some(Err(Error::GroupRemoved { .. }))), "nobody makes it");
+}
+
+#[test]
+fn groups_wait_for_each_others_room() {
+    let mut world = World::new();
+    for n in 1..4 {
+        world.create(n, PlacementStrategy::StrictSpread, &[4, 4, 4]);
+    }
+    for n in 1..4 {
+        world.settle();
+        let ready: Vec<_> = world.gcs.list_groups().into_iter().filter(|info| info.state == "CREATED").collect();
+        assert_eq!(ready.iter().map(|info| info.group).collect::<Vec<_>>(), [group(n)]);
+        world.remove(n);
+    }
 }
