@@ -204,7 +204,7 @@ impl Client {
 
     /// The raylet says that a shape's group is no more: nothing of that shape runs any more.
     pub(super) fn group_gone(&self, gone: &GroupGone) {
-        let queue = self.0.queues.lock().get(&gone.shape).cloned();
+        let queue = self.0.queues.get(&gone.shape);
         if let Some(queue) = queue {
             let why = "it was removed".to_owned();
             queue.end(self, &Error::GroupRemoved { group: gone.group, why });
@@ -214,7 +214,7 @@ impl Client {
     /// No node has what this shape needs. If that is a group's room, the GCS knows whether there is
     /// such a group.
     pub(super) fn look_for_group(&self, pending: &LeasePending) {
-        let queue = self.0.queues.lock().get(&pending.shape).map(Arc::downgrade);
+        let queue = self.0.queues.get(&pending.shape).map(|queue| Arc::downgrade(&queue));
         if let (Some(group), Some(queue)) = (group::group_of(&pending.shape.demand), queue) {
             self.await_group(group, Waiter::Queue(queue));
         }

@@ -21,6 +21,8 @@ struct Phase {
     /// How much of the cluster they fill, in percent.
     fill: u32,
     pause_ms: u64,
+    /// Queues that nobody uses are forgotten afterwards.
+    forget: bool,
 }
 
 /// Who gives up on a connection.
@@ -31,9 +33,24 @@ struct Gives {
 }
 
 fn phase() -> impl Strategy<Value = Phase> {
-    (any::<bool>(), any::<bool>(), 0..2_500_u64, prop_oneof![Just(5_u32), Just(10)], 20..=100_u32, 0..300_u64).prop_map(
-        |(spread, known, hold_ms, demand, fill, pause_ms)| Phase { spread, known, hold_ms, demand, fill, pause_ms },
+    (
+        any::<bool>(),
+        any::<bool>(),
+        any::<bool>(),
+        0..2_500_u64,
+        prop_oneof![Just(5_u32), Just(10)],
+        20..=100_u32,
+        0..300_u64,
     )
+        .prop_map(|(spread, known, forget, hold_ms, demand, fill, pause_ms)| Phase {
+            spread,
+            known,
+            forget,
+            hold_ms,
+            demand,
+            fill,
+            pause_ms,
+        })
 }
 
 /// Mostly nobody: the connection comes back soon.

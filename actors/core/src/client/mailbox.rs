@@ -57,10 +57,10 @@ impl Mailbox for ClientMailbox {
 
 impl Client {
     fn rare(&self, kind: u32, envelope: Envelope) {
-        let queue_of = |shape| self.0.queues.lock().get(shape).cloned();
+        let queues = &self.0.queues;
         if kind == LeaseRedirected::KIND {
             if let Ok((redirected, request)) = envelope.open::<LeaseRedirected>()
-                && let Some(queue) = queue_of(&redirected.shape)
+                && let Some(queue) = queues.numbered(&redirected.shape, redirected.queue)
             {
                 let from = Address { process: request.from().process, mailbox: MailboxId::RAYLET };
                 queue.redirected(self, from, redirected.to, redirected.count, redirected.hops);
@@ -82,7 +82,7 @@ impl Client {
         } else if kind == LeasePending::KIND {
             if let Ok((pending, request)) = envelope.open::<LeasePending>() {
                 if pending.hopeless {
-                    if let Some(queue) = queue_of(&pending.shape) {
+                    if let Some(queue) = queues.get(&pending.shape) {
                         let raylet = Address { process: request.from().process, mailbox: MailboxId::RAYLET };
                         queue.give_up(self, raylet, &pending.why);
                     }
@@ -205,8 +205,7 @@ impl Client {
     }
 
     fn lease_granted(&self, granted: LeaseGranted, raylet: Address) {
-        let queue = self.0.queues.lock().get(&granted.shape).cloned();
-        match queue {
+        match self.0.queues.numbered(&granted.shape, granted.queue) {
             Some(queue) => queue.granted(self, granted.lease, granted.worker, raylet),
             None => {
                 let back = ReturnLeases { leases: vec![granted.lease] };

@@ -25,6 +25,7 @@ mod leasing;
 mod mailbox;
 mod options;
 mod pending;
+mod queues;
 mod reconcile;
 mod session;
 mod submit;
@@ -35,7 +36,7 @@ mod tests;
 mod values;
 mod wire_ref;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -49,10 +50,10 @@ use self::doubts::Doubts;
 use self::entry::Entry;
 pub(crate) use self::entry::wait_until;
 use self::pending::{Pending, PendingTable, Work};
-use self::task_queue::TaskQueue;
+use self::queues::Queues;
 use crate::error::Error;
 use crate::ids::{ActorId, JobId, ObjectId};
-use crate::messages::{ClusterStatus, FinishJob, GetClusterStatus, Shape};
+use crate::messages::{ClusterStatus, FinishJob, GetClusterStatus};
 use crate::store::StoreClient;
 
 pub use self::actors::ActorHandle;
@@ -113,7 +114,9 @@ pub(crate) struct Inner {
     started: Instant,
     next_seq: AtomicU64,
     pub(crate) pending: PendingTable,
-    queues: Mutex<HashMap<Shape, Arc<TaskQueue>>>,
+    queues: Queues,
+    /// Raylets that were asked for leases by queues that are forgotten: they may yet have granted one.
+    forgotten_at: Mutex<BTreeMap<ProcessId, Address>>,
     actors: Mutex<HashMap<ActorId, Weak<ActorQueue>>>,
     /// Placement groups of which something is to be heard.
     groups: Mutex<groups::Groups>,
@@ -154,7 +157,8 @@ impl Client {
             started: Instant::now(),
             next_seq: AtomicU64::new(1),
             pending: PendingTable::default(),
-            queues: Mutex::default(),
+            queues: Queues::default(),
+            forgotten_at: Mutex::default(),
             actors: Mutex::default(),
             groups: Mutex::default(),
             exported: Mutex::default(),
@@ -222,7 +226,7 @@ impl Client {
 
     /// How many tasks wait in this process for a lease.
     pub fn queued_tasks(&self) -> usize {
-        self.0.queues.lock().values().map(|queue| queue.queued()).sum()
+        self.task_queues().iter().map(|queue| queue.queued()).sum()
     }
 
     /// Whether the task that makes `object` is in a worker's hands, as far as this process knows;
@@ -238,8 +242,7 @@ impl Client {
             return;
         }
         let error = no_session();
-        let queues: Vec<_> = self.0.queues.lock().drain().map(|(_, queue)| queue).collect();
-        for queue in queues {
+        for queue in self.0.queues.drain() {
             queue.close(self);
         }
         let actors: Vec<_> = self.0.actors.lock().drain().filter_map(|(_, queue)| queue.upgrade()).collect();

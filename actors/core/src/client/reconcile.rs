@@ -27,7 +27,7 @@ use super::pending::Work;
 use super::task_queue::TaskQueue;
 use crate::culprit::Culprit;
 use crate::ids::LeaseId;
-use crate::messages::{HeldLeases, LeasesKept, PushCalls, PushTasks, StillHave, TasksMissing};
+use crate::messages::{HeldLeases, LeasesDone, LeasesKept, PushCalls, PushTasks, StillHave, TasksMissing};
 
 /// The most tasks in one question.
 const QUESTION_LIMIT: usize = 4_096;
@@ -54,6 +54,7 @@ impl Client {
     pub(crate) fn process_gone(&self, process: ProcessId, why: &str, culprit: Culprit) {
         self.0.doubts.lock().lost(process);
         self.0.broken.lock().remove(&process);
+        self.0.forgotten_at.lock().remove(&process);
         for queue in self.task_queues() {
             queue.process_gone(self, process, why, culprit);
         }
@@ -67,7 +68,7 @@ impl Client {
     pub(super) fn process_unreachable(&self, process: ProcessId, why: &str) {
         self.0.doubts.lock().lost(process);
         let queues = self.task_queues();
-        if queues.iter().any(|queue| queue.raylet_at(process).is_some()) {
+        if self.raylet_at(process, &queues).is_some() {
             self.0.broken.lock().insert(process);
         } else {
             self.0.broken.lock().remove(&process);
@@ -162,10 +163,16 @@ impl Client {
 
     /// Tells a raylet, if this process is one that was asked for leases, which ones are held.
     fn tell_held(&self, process: ProcessId, queues: &[Arc<TaskQueue>]) {
-        let Some(raylet) = queues.iter().find_map(|queue| queue.raylet_at(process)) else { return };
+        let Some(raylet) = self.raylet_at(process, queues) else { return };
         let leases: Vec<LeaseId> = queues.iter().flat_map(|queue| queue.leases_from(raylet)).collect();
         let held = HeldLeases { client: self.address(), leases };
         self.endpoint().send(Some(MailboxId::CLIENT), raylet, held, Payload::new());
+    }
+
+    /// The raylet of this process, if it was asked for leases.
+    fn raylet_at(&self, process: ProcessId, queues: &[Arc<TaskQueue>]) -> Option<Address> {
+        let asked = queues.iter().find_map(|queue| queue.raylet_at(process));
+        asked.or_else(|| self.0.forgotten_at.lock().get(&process).copied())
     }
 
     /// Asks what is due to be asked. Returns whether something is in doubt.
@@ -211,9 +218,11 @@ impl Client {
     /// A raylet says what it has granted, and which leases it still counts as this client's.
     pub(super) fn leases_kept(&self, raylet: Address, kept: LeasesKept) {
         let leases: BTreeSet<LeaseId> = kept.leases.into_iter().collect();
+        self.forget_unknown(raylet, &kept.done);
         let mut doubtful = Vec::new();
         for queue in self.task_queues() {
-            let done = kept.done.iter().find(|(shape, _)| shape == queue.shape()).map_or(0, |(_, done)| *done);
+            let counted = |done: &&LeasesDone| done.queue == queue.number() && done.shape == *queue.shape();
+            let done = kept.done.iter().find(counted).map_or(0, |done| done.count);
             doubtful.extend(queue.leases_kept(self, raylet, &leases, done));
         }
         // Their leases are over: the workers may be dead, which asking finds out.
@@ -226,7 +235,7 @@ impl Client {
     }
 
     pub(super) fn task_queues(&self) -> Vec<Arc<TaskQueue>> {
-        self.0.queues.lock().values().cloned().collect()
+        self.0.queues.all()
     }
 
     pub(super) fn actor_queues(&self) -> Vec<Arc<ActorQueue>> {

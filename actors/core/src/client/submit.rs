@@ -176,6 +176,9 @@ impl Client {
             Some(Next::Queue(queue, function)) => queue.enqueue(self, seq, function),
             None => {}
         }
+        if self.0.queues.is_sweep_due() {
+            self.forget_idle_queues();
+        }
     }
 
     pub(super) fn queue_of(&self, pending: &Pending) -> Option<Arc<TaskQueue>> {
@@ -202,10 +205,7 @@ impl Client {
         };
         let home = near.map_or(self.0.raylet, |process| Address { process, mailbox: MailboxId::RAYLET });
         let what = options.name.clone().unwrap_or_else(|| pending.function.plain_name().to_owned());
-        let queue = {
-            let mut queues = self.0.queues.lock();
-            queues.entry(shape.clone()).or_insert_with(|| Arc::new(TaskQueue::new(shape, home, what))).clone()
-        };
+        let queue = self.0.queues.of(shape, |shape| TaskQueue::new(shape, self.next_seq(), home, what));
         if near.is_none() {
             let _ = options.queue.set((self.0.session, queue.clone()));
         }

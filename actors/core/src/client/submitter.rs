@@ -424,6 +424,16 @@ impl Submitter {
         all
     }
 
+    /// Whether it has no tasks and no leases, and wants none.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.queue.is_empty() && self.leases.is_empty() && self.outstanding() == 0
+    }
+
+    /// The raylets that were asked for leases.
+    pub(crate) fn asked(&self) -> Vec<Address> {
+        self.asked.keys().copied().collect()
+    }
+
     /// How many tasks wait for a lease.
     pub(crate) fn queued(&self) -> usize {
         self.queue.len()

@@ -18,6 +18,8 @@ use crate::messages::{PushTasks, ReclaimTasks, ReturnLeases, Shape, WantLeases, 
 /// One queue of tasks of one shape.
 pub(crate) struct TaskQueue {
     shape: Shape,
+    /// Tells it from earlier ones of the same shape.
+    number: u64,
     submitter: Mutex<Submitter>,
     /// Held while a want is sent, so that the raylet hears of the latest one last.
     wanting: Mutex<()>,
@@ -32,9 +34,9 @@ impl std::fmt::Debug for TaskQueue {
 }
 
 impl TaskQueue {
-    pub(crate) fn new(shape: Shape, home: Address, what: String) -> Self {
+    pub(crate) fn new(shape: Shape, number: u64, home: Address, what: String) -> Self {
         let one_task = shape.kind == WorkerKind::Process;
-        Self { shape, submitter: Mutex::new(Submitter::new(home, one_task)), wanting: Mutex::new(()), what }
+        Self { shape, number, submitter: Mutex::new(Submitter::new(home, one_task)), wanting: Mutex::new(()), what }
     }
 
     /// A task is ready to run.
@@ -126,6 +128,21 @@ impl TaskQueue {
     /// What its tasks have in common.
     pub(crate) fn shape(&self) -> &Shape {
         &self.shape
+    }
+
+    /// What a raylet calls it.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Whether it has no tasks and no leases, and wants none.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.submitter.lock().is_idle()
+    }
+
+    /// The raylets that count for it.
+    pub(crate) fn asked(&self) -> Vec<Address> {
+        self.submitter.lock().asked()
     }
 
     /// The worker of a lease is gone. Who has ended it is charged with an attempt; if nobody knows
@@ -273,6 +290,7 @@ impl TaskQueue {
                 let want = WantLeases {
                     client: client.address(),
                     shape: self.shape.clone(),
+                    queue: self.number,
                     target,
                     what: self.what.clone(),
                     hops,

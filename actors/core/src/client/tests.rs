@@ -1,5 +1,6 @@
 //! A client by itself: raylet and worker are played by the test.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
@@ -8,13 +9,15 @@ use mobula_transport::{Endpoint, EndpointConfig, Envelope, Mailbox, MailboxId, M
 use parking_lot::Mutex;
 use smallvec::{SmallVec, smallvec};
 
+use super::queues::QUEUES_KEPT;
 use super::*;
 use crate::ids::{LeaseId, NodeId};
 use crate::messages::{
-    LeaseGranted, PushTasks, ReturnLeases, ReturnSpec, StillHave, StoredObject, TaskDone, TaskOutcome, TaskSpec,
-    TasksMissing, WantLeases,
+    ForgetQueue, LeaseGranted, PushTasks, ReturnLeases, ReturnSpec, StillHave, StoredObject, TaskDone, TaskOutcome,
+    TaskSpec, TasksMissing, WantLeases,
 };
 use crate::registry::{Code, RemoteFunction};
+use crate::resources::{CPU, Resources};
 use crate::store::{Store, StoreConfig, StoreHandle};
 use crate::value::Encoding;
 
@@ -26,6 +29,8 @@ static NOTHING: RemoteFunction =
 /// What the raylet and the worker have heard.
 #[derive(Debug)]
 enum Heard {
+    /// A queue was forgotten.
+    Forget,
     Push(PushTasks),
     /// Leases were given back.
     Returned,
@@ -35,7 +40,8 @@ enum Heard {
 /// Grants every lease that is wanted; the worker is a process with this very address.
 struct Raylet {
     endpoint: Endpoint,
-    granted: Mutex<u64>,
+    /// How many, by queue.
+    granted: Mutex<BTreeMap<u64, u64>>,
     heard: Mutex<Sender<Heard>>,
 }
 
@@ -43,12 +49,22 @@ impl Mailbox for Raylet {
     fn deliver(&self, envelope: Envelope) {
         if envelope.kind() == WantLeases::KIND {
             let Ok((want, _)) = envelope.open::<WantLeases>() else { return };
-            let mut granted = self.granted.lock();
-            while *granted < want.target {
-                *granted += 1;
-                let lease = LeaseId { node: NodeId(uuid::Uuid::from_u128(1)), seq: *granted };
-                let grant = LeaseGranted { lease, shape: want.shape.clone(), worker: self.endpoint.process() };
+            let mut all = self.granted.lock();
+            for _ in all.get(&want.queue).copied().unwrap_or(0)..want.target {
+                let seq = 1 + all.values().sum::<u64>();
+                *all.entry(want.queue).or_default() += 1;
+                let lease = LeaseId { node: NodeId(uuid::Uuid::from_u128(1)), seq };
+                let grant = LeaseGranted {
+                    lease,
+                    shape: want.shape.clone(),
+                    queue: want.queue,
+                    worker: self.endpoint.process(),
+                };
                 self.endpoint.send(Some(MailboxId::RAYLET), want.client, grant, Payload::new());
+            }
+        } else if envelope.kind() == ForgetQueue::KIND {
+            if envelope.open::<ForgetQueue>().is_ok() {
+                let _ = self.heard.lock().send(Heard::Forget);
             }
         } else if envelope.kind() == ReturnLeases::KIND && envelope.open::<ReturnLeases>().is_ok() {
             let _ = self.heard.lock().send(Heard::Returned);
@@ -102,7 +118,7 @@ impl Rig {
         let config = StoreConfig { base: Some(base.path().to_owned()), capacity_bytes: Some(16 << 20), in_place: true };
         let store = Store::start(&endpoint, NodeId::random(), config).unwrap();
         let (tell, heard) = channel();
-        let raylet = Raylet { endpoint: endpoint.clone(), granted: Mutex::new(0), heard: Mutex::new(tell.clone()) };
+        let raylet = Raylet { endpoint: endpoint.clone(), granted: Mutex::default(), heard: Mutex::new(tell.clone()) };
         endpoint.attach(MailboxId::RAYLET, Arc::new(raylet));
         let refuse = Arc::new(Mutex::new(0));
         let played = Played { heard: Mutex::new(tell), refuse: refuse.clone() };
@@ -214,4 +230,32 @@ fn a_message_that_the_worker_refuses_is_not_its_death() {
     let stored = rig.store(&push.tasks[0]);
     rig.done(&push.tasks[0], stored);
     assert_eq!(rig.client.get(&[handle], Some(WITHIN)).unwrap().len(), 1);
+}
+
+#[test]
+fn queues_that_nobody_uses_are_forgotten_here_and_by_their_raylets() {
+    let rig = Rig::new();
+    let demand = |n: usize| Resources::new().with(CPU, n as f64).unwrap();
+    let kept = Arc::new(TaskOptions { demand: demand(1), ..TaskOptions::default() });
+    let run = |options: &Arc<TaskOptions>| {
+        let handle = rig.client.submit(&NOTHING, smallvec![], options).pop().unwrap();
+        let task = rig.one_pushed();
+        let outcome = TaskOutcome::Returned(smallvec![ReturnSpec::Inline(Encoding::RAW)]);
+        rig.say(TaskDone { seq: task.seq, attempt: task.attempt, outcome, run_us: 1 });
+        rig.client.get(&[handle], Some(WITHIN)).unwrap();
+    };
+    run(&kept);
+    for n in 2..=QUEUES_KEPT {
+        run(&Arc::new(TaskOptions { demand: demand(n), ..TaskOptions::default() }));
+    }
+    rig.eventually("all leases go back", |rig| rig.client.0.queues.all().iter().all(|queue| queue.is_idle()));
+    while rig.heard.try_recv().is_ok() {}
+    run(&Arc::new(TaskOptions { demand: demand(QUEUES_KEPT + 1), ..TaskOptions::default() }));
+    let left: BTreeSet<_> = rig.client.0.queues.all().iter().map(|queue| queue.shape().demand.clone()).collect();
+    assert_eq!(left, [demand(1), demand(QUEUES_KEPT + 1)].into(), "what may be used again, and what is");
+    let forgotten = rig.heard.try_iter().filter(|heard| matches!(heard, Heard::Forget)).count();
+    assert_eq!(forgotten, QUEUES_KEPT - 1);
+    // Another queue of a forgotten shape, and the one that stayed.
+    run(&Arc::new(TaskOptions { demand: demand(2), ..TaskOptions::default() }));
+    run(&kept);
 }

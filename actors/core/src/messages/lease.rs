@@ -55,13 +55,18 @@ pub struct Shape {
 /// `target` counts up over the life of the client at this raylet: the raylet grants or redirects
 /// while it has done so fewer times than `target`. Because it is a total and not a difference, a
 /// repeated or delayed message changes nothing. Lowering it withdraws a need.
+///
+/// A client forgets a queue that it does not use, and counts from the beginning when it makes
+/// another one of the same shape: [`queue`](Self::queue) says which one is meant.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct WantLeases {
     /// Who wants them.
     pub client: Address,
     /// Of what shape.
     pub shape: Shape,
-    /// How many in total since the client first asked this raylet.
+    /// The client's number for its queue of this shape; a later one has a higher number.
+    pub queue: u64,
+    /// How many in total since this queue first asked this raylet.
     pub target: u64,
     /// What they are for, to be shown to people.
     pub what: String,
@@ -70,6 +75,19 @@ pub struct WantLeases {
 }
 message!(WantLeases);
 
+/// Client to raylet, one way: it has no use for this queue any more. Should it get lost, a later
+/// queue of the same shape takes its place.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ForgetQueue {
+    /// Whose queue.
+    pub client: Address,
+    /// Its shape.
+    pub shape: Shape,
+    /// Its number.
+    pub queue: u64,
+}
+message!(ForgetQueue);
+
 /// Raylet to client, one way: a worker is yours for work of this shape.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LeaseGranted {
@@ -77,6 +95,8 @@ pub struct LeaseGranted {
     pub lease: LeaseId,
     /// The shape it was granted for.
     pub shape: Shape,
+    /// The queue it is counted for.
+    pub queue: u64,
     /// The worker process; its actor is [`mobula_transport::MailboxId::WORKER`].
     pub worker: ProcessAddr,
 }
@@ -87,6 +107,8 @@ message!(LeaseGranted);
 pub struct LeaseRedirected {
     /// The shape.
     pub shape: Shape,
+    /// The queue they are counted for.
+    pub queue: u64,
     /// How many.
     pub count: u64,
     /// The other raylet.
@@ -153,10 +175,21 @@ message!(HeldLeases);
 pub struct LeasesKept {
     /// The leases that are the client's.
     pub leases: Vec<LeaseId>,
-    /// How many leases of each shape were granted or redirected in all.
-    pub done: Vec<(Shape, u64)>,
+    /// What was done for each queue.
+    pub done: Vec<LeasesDone>,
 }
 message!(LeasesKept);
+
+/// How many leases a queue was granted or redirected for in all.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeasesDone {
+    /// Its shape.
+    pub shape: Shape,
+    /// Its number.
+    pub queue: u64,
+    /// How many.
+    pub count: u64,
+}
 
 /// Worker to raylet, one way: the lease's task waits in `get` and lends its CPU, or takes it back.
 #[derive(Clone, Debug, Serialize, Deserialize)]

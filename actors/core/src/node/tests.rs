@@ -106,7 +106,7 @@ fn leases_are_granted_and_come_back_in_one_process() {
         near: None,
     };
     let endpoint = rig.head.endpoint();
-    let want = WantLeases { client: rig.client, shape, target: 3, what: "t".into(), hops: 0 };
+    let want = WantLeases { client: rig.client, shape, queue: 1, target: 3, what: "t".into(), hops: 0 };
     endpoint.send(Some(MailboxId::CLIENT), rig.head.raylet(), want, vec![]);
     let first = rig.grants.recv_timeout(WITHIN).unwrap();
     let second = rig.grants.recv_timeout(WITHIN).unwrap();

@@ -35,9 +35,12 @@ pub(super) enum Ticket {
     Actor(ActorId, u32),
 }
 
-/// A client's need of one shape. Kept while the client lives, since its target is a running total.
+/// A client's need of one shape. Kept until the client forgets it, since its target is a running
+/// total.
 #[derive(Clone, Debug)]
 pub(super) struct Want {
+    /// The client's number for its queue; what is counted is counted for that one.
+    pub(super) queue: u64,
     pub(super) target: u64,
     /// Granted and redirected so far.
     pub(super) done: u64,
@@ -55,8 +58,9 @@ pub(super) struct Want {
 }
 
 impl Want {
-    pub(super) fn new(now: Duration) -> Self {
+    pub(super) fn new(queue: u64, now: Duration) -> Self {
         Self {
+            queue,
             target: 0,
             done: 0,
             starting: 0,
@@ -271,11 +275,12 @@ impl Scheduler {
         }
         let Some(worker) = self.worker_for(shape, now) else { return Served::Waits };
         let seq = self.take_lease(client, shape.clone(), None, worker);
+        let lease = self.lease_id(seq);
+        let Some(want) = self.wants.get_mut(&key) else { return Served::Done };
         if let Some(worker) = worker {
-            let granted = LeaseGranted { lease: self.lease_id(seq), shape: Shape::clone(shape), worker };
+            let granted = LeaseGranted { lease, shape: Shape::clone(shape), queue: want.queue, worker };
             self.effects.push(Effect::Grant(client, granted));
         }
-        let Some(want) = self.wants.get_mut(&key) else { return Served::Done };
         match worker {
             Some(_) => want.done += 1,
             None => want.starting += 1,
@@ -375,12 +380,14 @@ impl Scheduler {
                 }
             }
             None => {
-                let granted = LeaseGranted { lease: id, shape: Shape::clone(&lease.shape), worker };
-                self.effects.push(Effect::Grant(lease.client, granted));
+                let mut queue = 0;
                 if let Some(want) = self.wants.get_mut(&(lease.client, lease.shape.clone())) {
                     want.starting = want.starting.saturating_sub(1);
                     want.done += 1;
+                    queue = want.queue;
                 }
+                let granted = LeaseGranted { lease: id, shape: Shape::clone(&lease.shape), queue, worker };
+                self.effects.push(Effect::Grant(lease.client, granted));
             }
         }
     }

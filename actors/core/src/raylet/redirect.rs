@@ -180,13 +180,14 @@ impl Scheduler {
         if over_all {
             need = need.saturating_sub(want.spread_here);
         }
-        let settled = hops > 0 || rested;
+        let (settled, queue) = (hops > 0 || rested, want.queue);
         let sent = self.choose_nodes(key, need, settled, over_all, now);
         for (node, count) in sent {
             let Some(remote) = self.remotes.nodes.get_mut(&node) else { continue };
             remote.note_sent(shape.demand.times(count), now);
             let to = Address { process: remote.info.process, mailbox: MailboxId::RAYLET };
-            let redirected = LeaseRedirected { shape: Shape::clone(shape), count, to, hops: hops.saturating_add(1) };
+            let redirected =
+                LeaseRedirected { shape: Shape::clone(shape), queue, count, to, hops: hops.saturating_add(1) };
             self.effects.push(Effect::Redirect(key.0, redirected));
             if let Some(want) = self.wants.get_mut(key) {
                 want.done += count;

@@ -15,8 +15,8 @@ use super::redirect::Remotes;
 use crate::culprit::Culprit;
 use crate::ids::{ActorId, JobId, LeaseId, NodeId, PlacementGroupId};
 use crate::messages::{
-    ActorLease, GroupGone, HeldLeases, HostedActor, LeaseActor, LeaseActorError, LeaseGranted, LeaseLost, LeasePending,
-    LeaseRedirected, LeasesKept, PendingDemand, Shape, WantLeases, WorkerInfo, WorkerKind,
+    ActorLease, ForgetQueue, GroupGone, HeldLeases, HostedActor, LeaseActor, LeaseActorError, LeaseGranted, LeaseLost,
+    LeasePending, LeaseRedirected, LeasesDone, LeasesKept, PendingDemand, Shape, WantLeases, WorkerInfo, WorkerKind,
 };
 use crate::recent::Recent;
 use crate::resources::{Resources, group};
@@ -225,7 +225,7 @@ impl Scheduler {
 
     /// A client tells how many leases of a shape it wants.
     pub fn want(&mut self, request: WantLeases, now: Duration) {
-        let WantLeases { client, shape, target, what, hops } = request;
+        let WantLeases { client, shape, queue, target, what, hops } = request;
         if self.ended_jobs.contains(&shape.job) {
             return;
         }
@@ -240,7 +240,16 @@ impl Scheduler {
                 .effects
                 .push(Effect::Pending(client, LeasePending { shape, infeasible: true, hopeless: true, why }));
         }
-        let want = self.wants.entry(key.clone()).or_insert_with(|| Want::new(now));
+        let want = self.wants.entry(key.clone()).or_insert_with(|| Want::new(queue, now));
+        if queue < want.queue {
+            // On its way since before the client forgot that queue.
+            return;
+        }
+        if queue > want.queue {
+            // Whoever stands in line goes on doing so; it is counted anew.
+            let (in_line, starting) = (want.in_line, want.starting);
+            *want = Want { in_line, starting, ..Want::new(queue, now) };
+        }
         if want.need() == 0 {
             want.since = now;
             want.told = None;
@@ -257,6 +266,17 @@ impl Scheduler {
         if let Some(want) = self.wants.get_mut(&key).filter(|want| want.need() > 0 && !want.in_line) {
             want.in_line = true;
             self.serve_newcomer(Ticket::Client(key.0, key.1), now);
+        }
+    }
+
+    /// A client has forgotten a queue.
+    pub fn forget_queue(&mut self, request: ForgetQueue) {
+        let key = (request.client, Arc::new(request.shape));
+        let unused = |want: &Want| want.queue == request.queue && want.starting == 0;
+        if self.wants.get(&key).is_some_and(unused) {
+            self.wants.remove(&key);
+            let ticket = Ticket::Client(key.0, key.1);
+            self.line.retain(|other| *other != ticket);
         }
     }
 
@@ -339,7 +359,12 @@ impl Scheduler {
         let leases = self.leases.iter().filter(|(_, lease)| granted(lease));
         let leases = leases.map(|(seq, _)| self.lease_id(*seq)).collect();
         let wants = self.wants.iter().filter(|((who, _), _)| *who == client);
-        let done = wants.map(|((_, shape), want)| (Shape::clone(shape), want.done)).collect();
+        let done = wants.map(|((_, shape), want)| LeasesDone {
+            shape: Shape::clone(shape),
+            queue: want.queue,
+            count: want.done,
+        });
+        let done = done.collect();
         self.effects.push(Effect::Kept(client, LeasesKept { leases, done }));
     }
 
@@ -363,16 +388,16 @@ impl Scheduler {
     /// A grant could not be sent: it is not counted, and the client waits on.
     pub fn grant_unsent(&mut self, client: Address, granted: &LeaseGranted) {
         self.release(granted.lease.seq, "its client could not be told");
-        self.uncount((client, Arc::new(granted.shape.clone())), 1);
+        self.uncount((client, Arc::new(granted.shape.clone())), granted.queue, 1);
     }
 
     /// A redirect could not be sent.
     pub fn redirect_unsent(&mut self, client: Address, redirected: &LeaseRedirected) {
-        self.uncount((client, Arc::new(redirected.shape.clone())), redirected.count);
+        self.uncount((client, Arc::new(redirected.shape.clone())), redirected.queue, redirected.count);
     }
 
-    fn uncount(&mut self, key: (Address, Arc<Shape>), count: u64) {
-        if let Some(want) = self.wants.get_mut(&key) {
+    fn uncount(&mut self, key: (Address, Arc<Shape>), queue: u64, count: u64) {
+        if let Some(want) = self.wants.get_mut(&key).filter(|want| want.queue == queue) {
             want.done = want.done.saturating_sub(count);
             self.stand_in_line(key);
         }

@@ -187,6 +187,7 @@ fn leases(table: &mut Handlers<RayletServer>) {
         raylet.core.want(message, now);
         raylet.act(ctx);
     });
+    table.on::<ForgetQueue>(|raylet, message, _, _| raylet.core.forget_queue(message));
     table.on::<ReturnLeases>(|raylet, message, _, ctx| {
         let now = raylet.now(ctx);
         raylet.core.return_leases(&message.leases, now);

@@ -58,6 +58,8 @@ fn remote(n: u128, total: Resources) -> NodeInfo {
 /// A raylet with a world around it that does what it is told.
 struct Env {
     core: Scheduler,
+    /// Which queue of each shape the clients use.
+    queue: u64,
     now: Duration,
     held: BTreeMap<LeaseId, (Address, Shape)>,
     starts: BTreeMap<u64, (JobId, WorkerKind)>,
@@ -91,6 +93,7 @@ impl Env {
         let config = SchedulerConfig { node: node(1), name: "n1".to_owned(), process: process(1), total, in_process };
         Self {
             core: Scheduler::new(config),
+            queue: 1,
             now: Duration::ZERO,
             held: BTreeMap::new(),
             starts: BTreeMap::new(),
@@ -119,7 +122,7 @@ impl Env {
 
     fn want_hops(&mut self, who: u128, shape: &Shape, target: u64, hops: u8) {
         let (client, shape) = (client(who), shape.clone());
-        self.core.want(WantLeases { client, shape, target, what: "t".to_owned(), hops }, self.now);
+        self.core.want(WantLeases { client, shape, queue: self.queue, target, what: "t".to_owned(), hops }, self.now);
         self.absorb();
     }
 
@@ -428,7 +431,7 @@ fn leases_that_their_client_does_not_know_are_free_after_a_broken_connection() {
     env.absorb();
     let kept = env.kept.pop().unwrap();
     assert_eq!(kept.leases, [known, after], "what was granted since is on its way");
-    assert_eq!(kept.done, [(shape, 3)]);
+    assert_eq!(kept.done, [LeasesDone { shape, queue: 1, count: 3 }]);
     assert_eq!(env.core.available(), &cpus(1.0));
 }
 
@@ -438,11 +441,39 @@ fn a_grant_that_cannot_be_sent_does_not_count() {
     let shape = shape_of(cpus(1.0));
     env.want(1, &shape, 1);
     let (lease, _) = env.held.pop_first().unwrap();
-    let granted = LeaseGranted { lease, shape, worker: process(1) };
+    let granted = LeaseGranted { lease, shape, queue: 1, worker: process(1) };
     env.core.grant_unsent(client(1), &granted);
     assert_eq!(env.core.available(), &cpus(1.0));
     env.pass(100);
     assert_eq!(env.held.len(), 1, "it is granted again");
+}
+
+#[test]
+fn a_queue_is_counted_from_the_beginning_after_its_client_has_forgotten_the_one_before() {
+    let mut env = Env::new(cpus(3.0));
+    let shape = shape_of(cpus(1.0));
+    env.want(1, &shape, 2);
+    for lease in env.held.keys().copied().collect::<Vec<_>>() {
+        env.give_back(lease);
+    }
+    // The message that says so may have got lost.
+    for told in [true, false] {
+        if told {
+            env.core.forget_queue(ForgetQueue { client: client(1), shape: shape.clone(), queue: env.queue });
+            assert!(env.core.wants.is_empty());
+        }
+        env.queue += 1;
+        env.want(1, &shape, 1);
+        assert_eq!(env.held.len(), 1, "one is wanted, one is granted");
+        let lease = *env.held.keys().next().unwrap();
+        env.give_back(lease);
+    }
+    // Late words about an older queue change nothing.
+    env.core.forget_queue(ForgetQueue { client: client(1), shape: shape.clone(), queue: env.queue - 1 });
+    env.queue -= 1;
+    env.want(1, &shape, 9);
+    assert!(env.held.is_empty());
+    assert_eq!(env.core.wants.len(), 1);
 }
 
 #[test]
@@ -455,7 +486,7 @@ fn what_counts_is_told_later_as_it_is_then() {
     assert!(env.core.is_busy());
     env.pass(100);
     let kept = env.kept.pop().unwrap();
-    assert_eq!((kept.leases.len(), kept.done), (2, vec![(shape, 2)]));
+    assert_eq!((kept.leases.len(), kept.done), (2, vec![LeasesDone { shape, queue: 1, count: 2 }]));
     assert!(!env.core.is_busy());
 }
 

@@ -14,8 +14,8 @@ use super::super::submitter::{Effect, Submitter};
 use super::{Gives, Phase};
 use crate::ids::{FunctionId, JobId, LeaseId, NodeId};
 use crate::messages::{
-    ClusterView, HeldLeases, LeaseGranted, LeaseRedirected, LeasesKept, NodeInfo, Shape, Strategy as Placing,
-    WantLeases, WorkerKind,
+    ClusterView, ForgetQueue, HeldLeases, LeaseGranted, LeaseRedirected, LeasesKept, NodeInfo, Shape,
+    Strategy as Placing, WantLeases, WorkerKind,
 };
 use crate::raylet::{Effect as RayletEffect, Scheduler, SchedulerConfig};
 use crate::resources::{CPU, Resources};
@@ -37,6 +37,10 @@ fn process(n: u128) -> ProcessAddr {
 
 fn raylet(n: usize) -> Address {
     Address { process: process(1 + n as u128), mailbox: MailboxId::RAYLET }
+}
+
+fn node_at(raylet: Address) -> usize {
+    raylet.process.id.0.as_u128() as usize - 1
 }
 
 fn node(n: usize) -> NodeId {
@@ -81,6 +85,7 @@ enum Place {
 #[derive(Clone, Debug)]
 pub(super) enum Event {
     Want(usize, WantLeases),
+    Forget(usize, ForgetQueue),
     Return(usize, LeaseId),
     Granted(LeaseGranted),
     Redirected(usize, LeaseRedirected),
@@ -153,6 +158,10 @@ pub(super) struct Cluster {
     view: ClusterView,
     start_us: u64,
     submitters: Vec<(Shape, Submitter)>,
+    /// The number of each submitter's queue; a forgotten one is followed by the next.
+    queues: Vec<u64>,
+    /// The raylets of forgotten queues.
+    forgotten_at: BTreeSet<usize>,
     tasks: BTreeMap<u64, Task>,
     doubts: Doubts,
     /// The worker's queue of each lease; the first task runs.
@@ -207,6 +216,8 @@ impl Cluster {
             start_us: start_ms * MS,
             totals,
             submitters: Vec::new(),
+            queues: Vec::new(),
+            forgotten_at: BTreeSet::new(),
             tasks: BTreeMap::new(),
             doubts: Doubts::default(),
             workers: BTreeMap::new(),
@@ -315,7 +326,7 @@ impl Cluster {
 
     fn tell_held(&mut self, n: usize) {
         let asked = |submitter: &Submitter| submitter.raylet_at(raylet(n).process.id).is_some();
-        if self.submitters.iter().any(|(_, submitter)| asked(submitter)) {
+        if self.forgotten_at.contains(&n) || self.submitters.iter().any(|(_, submitter)| asked(submitter)) {
             let held = self.submitters.iter().flat_map(|(_, submitter)| submitter.leases_from(raylet(n))).collect();
             self.send(Place::Client, Place::Raylet(n), Event::Held(n, held));
         }
@@ -377,6 +388,7 @@ impl Cluster {
             Some(at) => at,
             None => {
                 self.submitters.push((shape, Submitter::new(raylet(0), false)));
+                self.queues.push(1);
                 self.submitters.len() - 1
             }
         };
@@ -425,7 +437,28 @@ impl Cluster {
         while self.now_us < until {
             self.step();
         }
+        if phase.forget {
+            self.forget_idle();
+        }
         used
+    }
+
+    /// Forgets the queues without tasks, leases and wants, as a client with many shapes does.
+    fn forget_idle(&mut self) {
+        for at in 0..self.submitters.len() {
+            let (shape, submitter) = &self.submitters[at];
+            let asked: Vec<usize> = submitter.asked().iter().map(|raylet| node_at(*raylet)).collect();
+            if !submitter.is_idle() || asked.iter().any(|n| self.broken.contains_key(n)) {
+                continue;
+            }
+            let forget = ForgetQueue { client: client(), shape: shape.clone(), queue: self.queues[at] };
+            self.queues[at] += 1;
+            self.submitters[at].1 = Submitter::new(raylet(0), false);
+            for n in asked {
+                self.forgotten_at.insert(n);
+                self.send(Place::Client, Place::Raylet(n), Event::Forget(n, forget.clone()));
+            }
+        }
     }
 
     pub(super) fn step(&mut self) {
@@ -436,6 +469,7 @@ impl Cluster {
         let now = self.now();
         match event {
             Event::Want(n, want) => self.nodes[n].want(want, now),
+            Event::Forget(n, forget) => self.nodes[n].forget_queue(forget),
             Event::Return(n, lease) => self.nodes[n].return_leases(&[lease], now),
             Event::Resources(n, of, available) => self.nodes[n].resources_changed(vec![(node(of), available)], now),
             Event::RayletTick(n) => {
@@ -445,12 +479,18 @@ impl Cluster {
                 self.at(RAYLET_TICK_US, Event::RayletTick(n));
             }
             Event::Granted(grant) => {
-                let at = self.submitter_of(&grant.shape);
-                let from = raylet(node_of(grant.lease));
+                let (at, n) = (self.submitter_of(&grant.shape), node_of(grant.lease));
+                if self.queues[at] != grant.queue {
+                    return self.send(Place::Client, Place::Raylet(n), Event::Return(n, grant.lease));
+                }
+                let from = raylet(n);
                 self.submit(at, |s, now_us, out| s.granted(grant.lease, grant.worker, from, now_us, out));
             }
             Event::Redirected(from, redirected) => {
                 let at = self.submitter_of(&redirected.shape);
+                if self.queues[at] != redirected.queue {
+                    return;
+                }
                 let LeaseRedirected { to, count, hops, .. } = redirected;
                 self.submit(at, |s, _, out| s.redirected(raylet(from), to, count, hops, out));
             }
@@ -517,8 +557,9 @@ impl Cluster {
             Event::Kept(n, kept) => {
                 let leases: BTreeSet<LeaseId> = kept.leases.iter().copied().collect();
                 for at in 0..self.submitters.len() {
-                    let shape = &self.submitters[at].0;
-                    let done = kept.done.iter().find(|(known, _)| known == shape).map_or(0, |(_, done)| *done);
+                    let (shape, queue) = (&self.submitters[at].0, self.queues[at]);
+                    let done = kept.done.iter().find(|done| done.shape == *shape && done.queue == queue);
+                    let done = done.map_or(0, |done| done.count);
                     let mut found = Vec::new();
                     self.submit(at, |s, now_us, out| {
                         found = s.leases_kept(raylet(n), &leases, done, now_us, out);
@@ -591,9 +632,16 @@ impl Cluster {
             match effect {
                 Effect::Want { raylet } => {
                     let Some((target, hops)) = self.submitters[at].1.wanted_of(raylet) else { continue };
-                    let n = raylet.process.id.0.as_u128() as usize - 1;
+                    let n = node_at(raylet);
                     let shape = self.submitters[at].0.clone();
-                    let want = WantLeases { client: client(), shape, target, what: String::new(), hops };
+                    let want = WantLeases {
+                        client: client(),
+                        shape,
+                        queue: self.queues[at],
+                        target,
+                        what: String::new(),
+                        hops,
+                    };
                     self.send(Place::Client, Place::Raylet(n), Event::Want(n, want));
                 }
                 Effect::Return { lease, .. } => {
