@@ -107,6 +107,7 @@ mod value;
 /// The Arrow that datasets speak, so that programs need not match its version.
 pub use arrow;
 pub use bytes::Bytes;
+pub use mobula_core::client::PANIC_TYPE_NAME;
 pub use mobula_core::error::Error;
 pub use mobula_core::ids::{NodeId, PlacementGroupId};
 pub use mobula_core::messages::PlacementStrategy;

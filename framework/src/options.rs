@@ -4,7 +4,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use mobula_core::client;
+use mobula_core::client::{self, RetryExceptions};
 use mobula_core::error::Error;
 use mobula_core::ids::NodeId;
 use mobula_core::messages::{Strategy, WorkerKind};
@@ -130,10 +130,42 @@ impl<F> TaskOptions<F> {
     }
 
     /// How often it is run again when its worker or node is lost; 3 by default. Its own errors
-    /// are not retried.
+    /// are not retried unless [`retry_exceptions`](Self::retry_exceptions) says so.
     #[must_use]
     pub fn max_retries(self, retries: u32) -> Self {
         self.set(|options| options.max_retries = retries)
+    }
+
+    /// Whether it is run again when its own code returns an error or panics. That counts against
+    /// [`max_retries`](Self::max_retries); when none is left, the last error is the result.
+    #[must_use]
+    pub fn retry_exceptions(self, retry: bool) -> Self {
+        let which = if retry { RetryExceptions::Always } else { RetryExceptions::Never };
+        self.set(|options| options.retry_exceptions = which)
+    }
+
+    /// [`retry_exceptions`](Self::retry_exceptions) for errors of some types only: `accepts` is given
+    /// the name of the error's type, as in [`Error::Application`], and of a panic
+    /// [`PANIC_TYPE_NAME`](crate::PANIC_TYPE_NAME).
+    ///
+    /// ```
+    /// # use mobula::remote;
+    /// # #[derive(Debug)]
+    /// # struct Timeout;
+    /// # impl std::fmt::Display for Timeout {
+    /// #     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { f.write_str("timeout") }
+    /// # }
+    /// # impl std::error::Error for Timeout {}
+    /// #[remote]
+    /// fn load(url: String) -> Result<i64, Timeout> {
+    ///     # Ok(url.len() as i64)
+    /// }
+    ///
+    /// let patient = load.options().max_retries(5).retry_exceptions_if(|name| name.ends_with("Timeout"));
+    /// ```
+    #[must_use]
+    pub fn retry_exceptions_if(self, accepts: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+        self.set(|options| options.retry_exceptions = RetryExceptions::If(Arc::new(accepts)))
     }
 }
 

@@ -8,6 +8,7 @@ use crate::{Scenario, everywhere, on_cluster};
 pub(crate) const SCENARIOS: &[Scenario] = &[
     everywhere("an error keeps its type, message, causes and place", application_error),
     everywhere("an error is not retried", not_retried),
+    everywhere("an error is retried when it is to be", retried),
     everywhere("a panic ends the task with its message and place", panics),
     everywhere("a panic in a method ends the actor", actor_panics),
     everywhere("an actor restarts once, then every call fails", restarts_once),
@@ -82,6 +83,41 @@ fn not_retried() {
     get(&failed).expect_err("it fails");
     get(&failed).expect_err("and stays failed");
     assert_eq!(tally.get(), 1);
+}
+
+#[remote]
+fn fails_at_first(tally: String, times: u64) -> Result<u64, Outer> {
+    let run = count(&tally);
+    if run <= times { Err(Outer(Inner)) } else { Ok(run) }
+}
+
+#[remote(retry_exceptions = true, max_retries = 1)]
+fn panics_at_first(tally: String) -> u64 {
+    let run = count(&tally);
+    assert!(run > 1, "the first time");
+    run
+}
+
+fn retried() {
+    let tally = Tally::new();
+    let twice = fails_at_first.options().max_retries(2).retry_exceptions(true);
+    assert_eq!(get(&twice.remote(tally.path(), 2)).expect("the third attempt is right"), 3);
+    // The last error is the result.
+    let tally = Tally::new();
+    let failed = get(&twice.remote(tally.path(), 9)).expect_err("none is left");
+    assert!(matches!(&failed, Error::Application { message, .. } if message == "the outer error"), "{failed}");
+    assert_eq!(tally.get(), 3);
+    // Chosen ones only.
+    let tally = Tally::new();
+    let chosen = fails_at_first.options().retry_exceptions_if(|name| name.ends_with("Outer"));
+    assert_eq!(get(&chosen.remote(tally.path(), 1)).expect("it is retried"), 2);
+    let tally = Tally::new();
+    let others = fails_at_first.options().retry_exceptions_if(|name| name.ends_with("Inner"));
+    get(&others.remote(tally.path(), 1)).expect_err("it is not retried");
+    assert_eq!(tally.get(), 1);
+    // A panic is one too.
+    let tally = Tally::new();
+    assert_eq!(get(&panics_at_first.remote(tally.path())).expect("it is retried"), 2);
 }
 
 #[remote]

@@ -10,7 +10,7 @@ use syn::punctuated::Punctuated;
 use syn::{Attribute, Error, Expr, Ident, LitInt, Result, Token};
 
 /// Options of a task that take a value.
-pub(crate) const TASK_VALUES: &[&str] = &["num_cpus", "num_gpus", "memory", "name", "max_retries"];
+pub(crate) const TASK_VALUES: &[&str] = &["num_cpus", "num_gpus", "memory", "name", "max_retries", "retry_exceptions"];
 /// Options of an actor that take a value.
 pub(crate) const ACTOR_VALUES: &[&str] = &["num_cpus", "num_gpus", "memory", "max_restarts", "max_concurrency"];
 /// Options of both that take none.

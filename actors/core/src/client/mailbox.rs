@@ -141,6 +141,11 @@ impl Client {
     }
 
     fn task_done(&self, done: TaskDone, payload: Payload) {
+        if let TaskOutcome::Failed(error) = &done.outcome
+            && self.runs_again(&done, error)
+        {
+            return;
+        }
         let Some(pending) = self.0.pending.take_attempt(done.seq, done.attempt) else {
             return self.discard(done);
         };
@@ -172,6 +177,24 @@ impl Client {
             Work::Task { .. } => {}
             Work::Call { actor } => actor.done(done.seq),
         }
+    }
+
+    /// Has a task whose code failed run again, if its options say so and it has retries left.
+    fn runs_again(&self, done: &TaskDone, error: &Error) -> bool {
+        let next = self.0.pending.with(done.seq, |pending| {
+            let attempts = pending.attempts;
+            let Work::Task { options, queue: Some(queue), lease } = &mut pending.work else { return None };
+            let may = attempts.number() == done.attempt && attempts.charged() <= options.max_retries;
+            if !may || !options.retry_exceptions.covers(error) {
+                return None;
+            }
+            Some((queue.clone(), lease.take()?, pending.id))
+        });
+        let Some((queue, lease, function)) = next.flatten() else { return false };
+        tracing::debug!(task = done.seq, attempt = done.attempt, %error, "a task whose code failed runs again");
+        queue.done(self, lease, done.seq, function, done.run_us);
+        queue.enqueue(self, done.seq, function);
+        true
     }
 
     /// An attempt that does not count has ended after all: what it has stored is of no use.

@@ -1,14 +1,57 @@
 //! What a caller may ask for, for one task or one actor.
 
+use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use super::task_queue::TaskQueue;
+use crate::error::Error;
 use crate::ids::PlacementGroupId;
 use crate::messages::{Strategy, WorkerKind};
 use crate::resources::{CPU, FRACTIONS_PER_UNIT, Resources, group};
 
 /// How often a task lost with its worker or node is run again, unless told otherwise.
 pub const DEFAULT_MAX_RETRIES: u32 = 3;
+
+/// What a panic is called where an error's type has a name.
+pub const PANIC_TYPE_NAME: &str = "panic";
+
+/// Which failures of its own code make a task run again, as long as it has retries left.
+#[derive(Clone, Default)]
+pub enum RetryExceptions {
+    /// None: they are its result.
+    #[default]
+    Never,
+    /// Every error and every panic.
+    Always,
+    /// Those whose type's name (of a panic: [`PANIC_TYPE_NAME`]) this accepts.
+    If(Arc<dyn Fn(&str) -> bool + Send + Sync>),
+}
+
+impl RetryExceptions {
+    /// Whether this is a failure of the code that makes it run again.
+    pub(crate) fn covers(&self, error: &Error) -> bool {
+        let type_name = match error {
+            Error::Application { type_name, .. } => type_name,
+            Error::Panicked { .. } => PANIC_TYPE_NAME,
+            _ => return false,
+        };
+        match self {
+            Self::Never => false,
+            Self::Always => true,
+            Self::If(accepts) => accepts(type_name),
+        }
+    }
+}
+
+impl fmt::Debug for RetryExceptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Never => "Never",
+            Self::Always => "Always",
+            Self::If(_) => "If(..)",
+        })
+    }
+}
 
 /// The options of a task. Made once and shared by many calls: `Arc<TaskOptions>`.
 #[derive(Debug)]
@@ -23,8 +66,11 @@ pub struct TaskOptions {
     pub kind: WorkerKind,
     /// A name for people.
     pub name: Option<String>,
-    /// How often it is run again when its worker or node is lost.
+    /// How often it is run again when its worker or node is lost, or its code fails in a way that
+    /// makes it run again.
     pub max_retries: u32,
+    /// Which failures of its code do.
+    pub retry_exceptions: RetryExceptions,
     /// How many values it returns.
     pub returns: u32,
     /// The queue of the session that used these options first, so that a call finds it without
@@ -41,6 +87,7 @@ impl Default for TaskOptions {
             kind: WorkerKind::Shared,
             name: None,
             max_retries: DEFAULT_MAX_RETRIES,
+            retry_exceptions: RetryExceptions::Never,
             returns: 1,
             queue: OnceLock::new(),
         }
@@ -56,6 +103,7 @@ impl Clone for TaskOptions {
             kind: self.kind,
             name: self.name.clone(),
             max_retries: self.max_retries,
+            retry_exceptions: self.retry_exceptions.clone(),
             returns: self.returns,
             queue: OnceLock::new(),
         }
