@@ -65,6 +65,7 @@
 //! | make a function a task, a struct an actor | [`macro@remote`] |
 //! | pass results on without fetching them | [`ObjectRef`] |
 //! | fetch, wait, share | [`get`], [`wait`], [`put`] |
+//! | give up on work | [`cancel`], [`is_cancelled`] |
 //! | read large values in place | [`Array`], [`Batch`], [`Bytes`] |
 //! | clean and transform tables in parallel | [`read_parquet`], [`Dataset`], [`col`], [`lit`] |
 //! | reach an actor by name, end one | [`get_actor`], [`kill`] |
@@ -110,7 +111,8 @@ pub use bytes::Bytes;
 pub use mobula_core::client::PANIC_TYPE_NAME;
 pub use mobula_core::error::Error;
 pub use mobula_core::ids::{NodeId, PlacementGroupId};
-pub use mobula_core::messages::PlacementStrategy;
+pub use mobula_core::messages::{Cancel, PlacementStrategy};
+pub use mobula_core::worker::is_cancelled;
 pub use mobula_data::execute::OperatorReport;
 pub use mobula_data::executor::{RunError, RunProgress, RunReport};
 pub use mobula_data::expr::ValueType;
@@ -126,7 +128,7 @@ pub use crate::call::{Method, Results, Signature};
 pub use crate::cluster::{Node, available_resources, cluster_resources, nodes};
 pub use crate::config::Config;
 pub use crate::dataset::{Dataset, Paths, read_parquet};
-pub use crate::object::{Get, ObjectRef, Wait, Waited, get, get_timeout, put, wait};
+pub use crate::object::{Get, ObjectRef, Wait, Waited, cancel, cancel_with, get, get_timeout, put, wait};
 pub use crate::options::{ActorOptions, TaskOptions};
 pub use crate::placement_group::{
     Bundle, PlacementGroup, PlacementGroupBuilder, PlacementGroupState, get_placement_group, placement_groups,

@@ -11,6 +11,7 @@ use std::time::Duration;
 use mobula_core::client::{Client, ObjectHandle};
 use mobula_core::error::Error;
 use mobula_core::ids::ObjectId;
+use mobula_core::messages::Cancel;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -405,6 +406,26 @@ pub fn wait<T>(
         }
     }
     Ok(waited)
+}
+
+/// Cancels the task that makes this object, with all that it has submitted: [`cancel_with`] the
+/// default options.
+pub fn cancel<T>(object: &ObjectRef<T>) {
+    cancel_with(object, Cancel::default());
+}
+
+/// Cancels the task or call that makes this object, unless it has ended: its results fail at once
+/// with [`Error::TaskCancelled`], and with them what waits for them.
+///
+/// What has not started will not run. Code that runs is not interrupted: it goes on, and its CPU
+/// counts as used, until it returns; it may ask [`is_cancelled`](crate::is_cancelled) now and then.
+/// With `force`, a process of the task's own is ended at once, and one that it shares with others
+/// if its code has not returned after five seconds: what else runs there runs again. Workers inside
+/// the driver's process, and actors, are never ended.
+pub fn cancel_with<T>(object: &ObjectRef<T>, how: Cancel) {
+    if let Inner::Live(handle) = &object.inner {
+        handle.client().cancel(handle, how);
+    }
 }
 
 /// The client of the session this thread works for.

@@ -8,6 +8,7 @@
 
 mod actors;
 mod arguments;
+mod cancel;
 mod datasets;
 mod drivers;
 mod failures;
@@ -45,6 +46,8 @@ fn group(name: &str) -> Option<&'static [Scenario]> {
         "values" => values::SCENARIOS,
         "arguments" => arguments::SCENARIOS,
         "actors" => actors::SCENARIOS,
+        "cancel" => cancel::SCENARIOS,
+        "cancel-by-force" => cancel::BY_FORCE,
         "datasets" => datasets::SCENARIOS,
         "failures" => failures::SCENARIOS,
         "lost-workers" => failures::LOST_WORKERS,

@@ -51,6 +51,21 @@ fn actors_on_a_cluster() {
 }
 
 #[test]
+fn cancelling_in_one_process() {
+    in_one_process("cancel");
+}
+
+#[test]
+fn cancelling_on_a_cluster() {
+    on_a_cluster("cancel");
+}
+
+#[test]
+fn cancelling_by_force_on_a_cluster() {
+    on_a_cluster("cancel-by-force");
+}
+
+#[test]
 fn datasets_in_one_process() {
     in_one_process("datasets");
 }

@@ -125,9 +125,9 @@ pub enum Error {
         /// How it ended.
         why: String,
     },
-    /// The task was cancelled.
+    /// The task was cancelled, or the one that had submitted it.
     #[error("{function} was cancelled")]
-    Cancelled {
+    TaskCancelled {
         /// The function.
         function: String,
     },

@@ -64,8 +64,9 @@ pub(super) fn start(config: &Config) -> Result<(Client, Local), Error> {
     let worker = RegisterWorker { start: 0, process: endpoint.process(), pid: std::process::id(), job: None, digest };
     let registered = endpoint.request_blocking(raylet, worker, Vec::new(), REGISTERED_WITHIN)?.0;
     let config = registered.map_err(|why| Error::System { what: "starting the worker".to_owned(), why })?;
-    let worker = Worker::start(WorkerSetup { endpoint, client: client.clone(), store, config, gcs })
-        .map_err(|error| Error::Invalid { what: error.to_string() })?;
+    let worker =
+        Worker::start(WorkerSetup { endpoint, client: client.clone(), store, config, gcs, own_process: false })
+            .map_err(|error| Error::Invalid { what: error.to_string() })?;
     Ok((client, Local { head, worker }))
 }
 

@@ -233,6 +233,11 @@ impl ActorQueue {
         inner.in_flight.iter().filter(|(_, to)| to.id == worker).map(|(seq, to)| (*to, *seq)).collect()
     }
 
+    /// The worker that a call was sent to, while it has not ended.
+    pub(crate) fn worker_of(&self, seq: u64) -> Option<ProcessAddr> {
+        self.inner.lock().in_flight.get(&seq).copied()
+    }
+
     /// This worker does not have a call. If that is where it went, nobody knows whether it ran.
     pub(crate) fn missing(&self, worker: ProcessId, seq: u64) {
         let mut inner = self.inner.lock();
@@ -269,6 +274,7 @@ impl ActorQueue {
             return;
         }
         inner.sending = true;
+        let mut cancelled = Vec::new();
         while let State::Alive { worker, incarnation } = inner.state
             && inner.front_is_ready()
         {
@@ -279,14 +285,20 @@ impl ActorQueue {
                 && inner.front_is_ready()
                 && let Some(seq) = inner.waiting.pop_front()
             {
-                // One whose argument failed is not pending any more.
+                // One whose argument failed, or that was cancelled, is not pending any more.
                 let spec = self.client.0.pending.with(seq, |pending| {
+                    if pending.cancelled {
+                        return None;
+                    }
                     pending.attempts.push();
-                    pending.to_spec(seq, &mut payload)
+                    Some(pending.to_spec(seq, &mut payload))
                 });
-                if let Some(spec) = spec {
-                    inner.in_flight.insert(seq, worker);
-                    calls.push(spec);
+                match spec.flatten() {
+                    Some(spec) => {
+                        inner.in_flight.insert(seq, worker);
+                        calls.push(spec);
+                    }
+                    None => cancelled.push(seq),
                 }
                 if inner.alone {
                     break;
@@ -309,6 +321,11 @@ impl ActorQueue {
             }
         }
         inner.sending = false;
+        drop(inner);
+        // Nobody will hear of their end: they were on their way back when they were cancelled.
+        for seq in cancelled {
+            drop(self.client.0.pending.take(seq));
+        }
     }
 
     /// A message with calls could not even be queued. Returns whether to go on sending now.

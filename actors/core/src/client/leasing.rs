@@ -23,6 +23,8 @@ struct Phase {
     pause_ms: u64,
     /// Queues that nobody uses are forgotten afterwards.
     forget: bool,
+    /// How many of the tasks are cancelled meanwhile, in percent.
+    cancel: u32,
 }
 
 /// Who gives up on a connection.
@@ -41,8 +43,9 @@ fn phase() -> impl Strategy<Value = Phase> {
         prop_oneof![Just(5_u32), Just(10)],
         20..=100_u32,
         0..300_u64,
+        prop_oneof![2 => Just(0_u32), 1 => 0..=100_u32],
     )
-        .prop_map(|(spread, known, forget, hold_ms, demand, fill, pause_ms)| Phase {
+        .prop_map(|(spread, known, forget, hold_ms, demand, fill, pause_ms, cancel)| Phase {
             spread,
             known,
             forget,
@@ -50,6 +53,7 @@ fn phase() -> impl Strategy<Value = Phase> {
             demand,
             fill,
             pause_ms,
+            cancel,
         })
 }
 

@@ -14,9 +14,9 @@ use crate::delivery::{Fate, fate};
 use crate::error::Error;
 use crate::ids::ObjectId;
 use crate::messages::{
-    ClusterEvent, FetchBinary, GetObject, GroupGone, LeaseGranted, LeaseLost, LeasePending, LeaseRedirected,
-    LeasesKept, ReclaimIdle, ReturnLeases, ReturnSpec, TaskDone, TaskOutcome, TasksMissing, TasksReturned,
-    WorkerOutput,
+    CancelObject, ClusterEvent, FetchBinary, GetObject, GroupGone, LeaseGranted, LeaseLost, LeasePending,
+    LeaseRedirected, LeasesKept, ReclaimIdle, ReturnLeases, ReturnSpec, TaskDone, TaskOutcome, TasksMissing,
+    TasksReturned, WorkerOutput,
 };
 use crate::resources::group;
 use crate::value::Value;
@@ -78,6 +78,12 @@ impl Client {
                 && request.from().process.id == self.endpoint().process().id
             {
                 self.process_gone(process.id, &why, culprit);
+            }
+        } else if kind == CancelObject::KIND {
+            if let Ok((cancel, _)) = envelope.open::<CancelObject>()
+                && cancel.object.owner == self.endpoint().process().id
+            {
+                self.cancel_work(cancel.object.seq, cancel.how);
             }
         } else if kind == LeasePending::KIND {
             if let Ok((pending, request)) = envelope.open::<LeasePending>() {
@@ -147,10 +153,11 @@ impl Client {
             return;
         }
         let Some(pending) = self.0.pending.take_attempt(done.seq, done.attempt) else {
-            return self.discard(done);
+            return discard(self, done.outcome, done.attempt);
         };
         let mut payload = payload.into_iter();
         match done.outcome {
+            _ if pending.cancelled => discard(self, done.outcome, done.attempt),
             TaskOutcome::Returned(specs) => {
                 for (entry, spec) in pending.returns.iter().zip(specs) {
                     entry.settle(match spec {
@@ -185,7 +192,7 @@ impl Client {
             let attempts = pending.attempts;
             let Work::Task { options, queue: Some(queue), lease } = &mut pending.work else { return None };
             let may = attempts.number() == done.attempt && attempts.charged() <= options.max_retries;
-            if !may || !options.retry_exceptions.covers(error) {
+            if !may || pending.cancelled || !options.retry_exceptions.covers(error) {
                 return None;
             }
             Some((queue.clone(), lease.take()?, pending.id))
@@ -195,18 +202,6 @@ impl Client {
         queue.done(self, lease, done.seq, function, done.run_us);
         queue.enqueue(self, done.seq, function);
         true
-    }
-
-    /// An attempt that does not count has ended after all: what it has stored is of no use.
-    fn discard(&self, done: TaskDone) {
-        let TaskOutcome::Returned(specs) = done.outcome else { return };
-        for spec in specs {
-            if let ReturnSpec::Stored(stored) = spec {
-                for node in stored.nodes {
-                    self.store().discard(node, [(stored.object, done.attempt)]);
-                }
-            }
-        }
     }
 
     fn tasks_returned(&self, returned: TasksReturned) {
@@ -277,5 +272,17 @@ impl Client {
                 Err(error) => replier.reply(Err(format!("{}: {error}", path.display()))),
             }
         });
+    }
+}
+
+/// An attempt that nobody waits for has ended: what it has stored is of no use.
+fn discard(client: &Client, outcome: TaskOutcome, attempt: u32) {
+    let TaskOutcome::Returned(specs) = outcome else { return };
+    for spec in specs {
+        if let ReturnSpec::Stored(stored) = spec {
+            for node in stored.nodes {
+                client.store().discard(node, [(stored.object, attempt)]);
+            }
+        }
     }
 }

@@ -16,6 +16,7 @@
 
 mod actor_queue;
 mod actors;
+mod cancel;
 mod doubts;
 mod entry;
 mod fetch;

@@ -41,6 +41,10 @@ pub(crate) struct Pending {
     pub(crate) returns: SmallVec<[Arc<Entry>; 1]>,
     pub(crate) attempts: Attempts,
     pub(crate) work: Work,
+    /// The number of the task of this process that submitted it; 0 if none did.
+    pub(crate) parent: u64,
+    /// Its results have failed already; it is only waited for until its worker is done with it.
+    pub(crate) cancelled: bool,
 }
 
 /// How often work was pushed, and how many of those pushes count against its retries.
@@ -220,6 +224,17 @@ impl PendingTable {
 
     pub(crate) fn with<R>(&self, seq: u64, f: impl FnOnce(&mut Pending) -> R) -> Option<R> {
         self.shard(seq).lock().get_mut(&seq).map(|pending| f(pending))
+    }
+
+    /// What the task with this number has submitted, in order.
+    pub(crate) fn submitted_by(&self, run: u64) -> Vec<u64> {
+        let mut seqs = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.lock();
+            seqs.extend(shard.iter().filter(|(_, pending)| pending.parent == run).map(|(seq, _)| *seq));
+        }
+        seqs.sort_unstable();
+        seqs
     }
 
     /// Takes everything out, in the order it was submitted.

@@ -82,8 +82,16 @@ impl Client {
             (0..returns).map(|index| Entry::new(ObjectId { owner, seq, index }, None, self)).collect();
         let handles = returns.iter().map(|entry| ObjectHandle(entry.clone())).collect();
         let dependencies = self.unsettled(&args);
-        let pending =
-            Pending { function, id: FunctionId::of(function.name), args, returns, attempts: Attempts::default(), work };
+        let pending = Pending {
+            function,
+            id: FunctionId::of(function.name),
+            args,
+            returns,
+            attempts: Attempts::default(),
+            work,
+            parent: crate::worker::current_run(),
+            cancelled: false,
+        };
         self.0.pending.insert(seq, Box::new(pending));
         if !self.is_open() {
             self.fail_pending(seq, &no_session());

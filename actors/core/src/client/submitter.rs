@@ -424,6 +424,24 @@ impl Submitter {
         all
     }
 
+    /// A task that waits is not to run any more. False when it does not wait.
+    pub(crate) fn remove(&mut self, seq: u64, out: &mut Vec<Effect>) -> bool {
+        // Who cancels many mostly cancels the last ones.
+        let Some(position) = self.queue.iter().rposition(|queued| queued.seq == seq) else { return false };
+        if let Some(queued) = self.queue.remove(position) {
+            self.queued_us = self.queued_us.saturating_sub(queued.estimate_us);
+        }
+        if self.queue.is_empty() {
+            self.withdraw(out);
+        }
+        true
+    }
+
+    /// The worker of a lease, while it is held.
+    pub(crate) fn worker_of(&self, lease: LeaseId) -> Option<ProcessAddr> {
+        self.leases.get(&lease).map(|state| state.worker)
+    }
+
     /// Whether it has no tasks and no leases, and wants none.
     pub(crate) fn is_idle(&self) -> bool {
         self.queue.is_empty() && self.leases.is_empty() && self.outstanding() == 0

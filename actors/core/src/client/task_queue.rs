@@ -125,6 +125,18 @@ impl TaskQueue {
         doubtful
     }
 
+    /// A task that waits here is not to run any more.
+    pub(crate) fn remove(self: &Arc<Self>, client: &Client, seq: u64) {
+        self.step(client, |submitter, _, out| {
+            submitter.remove(seq, out);
+        });
+    }
+
+    /// The worker of a lease, while it is held.
+    pub(crate) fn worker_of(&self, lease: LeaseId) -> Option<ProcessAddr> {
+        self.submitter.lock().worker_of(lease)
+    }
+
     /// What its tasks have in common.
     pub(crate) fn shape(&self) -> &Shape {
         &self.shape
@@ -179,6 +191,9 @@ impl TaskQueue {
                 let attempt = pending.attempts.number();
                 stale.extend(pending.returns.iter().map(|entry| (entry.id(), attempt)));
             }
+            if pending.cancelled {
+                return Some(Ok(None));
+            }
             let attempts = options.max_retries.saturating_add(1);
             let charged = match charge {
                 Charge::Attempt => true,
@@ -195,12 +210,13 @@ impl TaskQueue {
                 let attempt = pending.attempts.charged();
                 return Some(Err(Error::WorkerDied { function, why, attempt, attempts }));
             }
-            Some(Ok(pending.id))
+            Some(Ok(Some(pending.id)))
         });
         match next.flatten() {
             None => {}
             Some(Err(error)) => client.fail_pending(seq, &error),
-            Some(Ok(function)) => {
+            Some(Ok(None)) => drop(client.0.pending.take(seq)),
+            Some(Ok(Some(function))) => {
                 tracing::warn!(task = seq, why, ?charge, "a task runs again");
                 self.enqueue(client, seq, function);
             }
@@ -323,7 +339,7 @@ impl TaskQueue {
             let mut payload = Payload::with_capacity(seqs.len());
             let mut tasks = Vec::with_capacity(seqs.len());
             let mut bytes = 0;
-            // While they waited: the result of an earlier attempt came after all.
+            // While they waited: the result of an earlier attempt came after all, or they were cancelled.
             let mut ended = Vec::new();
             {
                 // Under the lock, so that a loss seen meanwhile counts its attempt after this one.
@@ -337,20 +353,26 @@ impl TaskQueue {
                     }
                     let parts = payload.len();
                     let spec = client.0.pending.with(*seq, |pending| {
+                        if pending.cancelled {
+                            return None;
+                        }
                         pending.attempts.push();
                         if let Work::Task { lease: under, .. } = &mut pending.work {
                             *under = Some(lease);
                         }
-                        pending.to_spec(*seq, &mut payload)
+                        Some(pending.to_spec(*seq, &mut payload))
                     });
                     bytes += payload_bytes(&payload[parts..]);
-                    match spec {
+                    match spec.flatten() {
                         Some(spec) => tasks.push(spec),
                         None => ended.push(*seq),
                     }
                 }
             }
             if !ended.is_empty() {
+                for seq in &ended {
+                    drop(client.0.pending.take(*seq));
+                }
                 self.step(client, |submitter, now_us, out| {
                     for seq in ended {
                         submitter.forget(lease, seq, now_us, out);

@@ -13,8 +13,8 @@ use super::queues::QUEUES_KEPT;
 use super::*;
 use crate::ids::{LeaseId, NodeId};
 use crate::messages::{
-    ForgetQueue, LeaseGranted, PushTasks, ReturnLeases, ReturnSpec, StillHave, StoredObject, TaskDone, TaskOutcome,
-    TaskSpec, TasksMissing, WantLeases,
+    Cancel, CancelTask, ForgetQueue, LeaseGranted, PushTasks, ReturnLeases, ReturnSpec, StillHave, StoredObject,
+    TaskDone, TaskOutcome, TaskSpec, TasksMissing, WantLeases,
 };
 use crate::registry::{Code, RemoteFunction};
 use crate::resources::{CPU, Resources};
@@ -31,6 +31,7 @@ static NOTHING: RemoteFunction =
 enum Heard {
     /// A queue was forgotten.
     Forget,
+    Cancel(CancelTask),
     Push(PushTasks),
     /// Leases were given back.
     Returned,
@@ -92,6 +93,10 @@ impl Mailbox for Played {
             }
             if let Ok((push, _)) = envelope.open::<PushTasks>() {
                 tell(Heard::Push(push));
+            }
+        } else if envelope.kind() == CancelTask::KIND {
+            if let Ok((cancel, _)) = envelope.open::<CancelTask>() {
+                tell(Heard::Cancel(cancel));
             }
         } else if envelope.kind() == StillHave::KIND
             && let Ok((question, _)) = envelope.open::<StillHave>()
@@ -258,4 +263,38 @@ fn queues_that_nobody_uses_are_forgotten_here_and_by_their_raylets() {
     // Another queue of a forgotten shape, and the one that stayed.
     run(&Arc::new(TaskOptions { demand: demand(2), ..TaskOptions::default() }));
     run(&kept);
+}
+
+#[test]
+fn a_cancelled_task_keeps_its_lease_until_its_code_has_returned() {
+    let rig = Rig::new();
+    let options = TaskOptions { retry_exceptions: RetryExceptions::Always, ..TaskOptions::default() };
+    let handle = rig.submit(options);
+    let task = rig.one_pushed();
+    rig.client.cancel(&handle, Cancel { force: true, recursive: false });
+    let error = rig.client.get(std::slice::from_ref(&handle), Some(WITHIN)).unwrap_err();
+    assert!(matches!(error, Error::TaskCancelled { .. }), "{error}");
+    let Heard::Cancel(cancel) = rig.heard.recv_timeout(WITHIN).unwrap() else { panic!("its worker is not told") };
+    assert_eq!((cancel.seq, cancel.attempt, cancel.children), (task.seq, 1, None));
+    assert!(cancel.end_after.is_some_and(|grace| grace > Duration::ZERO), "others run in the same process");
+    let queue = rig.client.task_queues().pop().unwrap();
+    assert!(!queue.is_idle());
+    let stored = rig.store(&task);
+    rig.done(&task, stored);
+    rig.eventually("its lease goes back", |_| queue.is_idle());
+    rig.eventually("what it has stored is freed", |rig| rig.objects() == 0);
+    assert!(rig.client.0.pending.drain().is_empty());
+}
+
+#[test]
+fn a_cancelled_task_whose_attempt_is_lost_does_not_run_again() {
+    let rig = Rig::new();
+    let handle = rig.submit(TaskOptions::default());
+    let task = rig.one_pushed();
+    rig.client.cancel(&handle, Cancel::default());
+    rig.say(TasksMissing { tasks: vec![(task.seq, task.attempt)] });
+    rig.eventually("it is forgotten", |rig| rig.client.0.pending.with(task.seq, |_| ()).is_none());
+    let queue = rig.client.task_queues().pop().unwrap();
+    rig.eventually("its lease goes back", |_| queue.is_idle());
+    assert!(!rig.heard.try_iter().any(|heard| matches!(heard, Heard::Push(_))));
 }

@@ -1,5 +1,7 @@
 //! Tasks, their results, and the objects they read.
 
+use std::time::Duration;
+
 use mobula_transport::{Address, ProcessAddr, message};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
@@ -118,6 +120,50 @@ pub struct TasksReturned {
     pub seqs: Vec<u64>,
 }
 message!(TasksReturned);
+
+/// Client to worker, one way: nobody wants this attempt's result any more. One that has not started
+/// will not run; code that runs is told when it asks. Its end is told as ever.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CancelTask {
+    /// Whose task or call.
+    pub client: Address,
+    /// The owner's number for it.
+    pub seq: u64,
+    /// The attempt.
+    pub attempt: u32,
+    /// Whether and how what it has submitted is cancelled too.
+    pub children: Option<Cancel>,
+    /// When a worker process is ended if its code still runs then.
+    pub end_after: Option<Duration>,
+}
+message!(CancelTask);
+
+/// Borrower to owner, one way: cancel the task that makes this object.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CancelObject {
+    /// The object.
+    pub object: ObjectId,
+    /// How.
+    pub how: Cancel,
+}
+message!(CancelObject);
+
+/// How a task is cancelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cancel {
+    /// Whether the worker process is ended if the code goes on running: a process of the task's own
+    /// at once, one shared with others when the code has not returned within a grace period. Workers
+    /// inside the driver's process, and actors, are never ended.
+    pub force: bool,
+    /// Whether the tasks that it has submitted are cancelled too.
+    pub recursive: bool,
+}
+
+impl Default for Cancel {
+    fn default() -> Self {
+        Self { force: false, recursive: true }
+    }
+}
 
 /// Client to worker, one way, after their connection broke: do you still have these? Answered by
 /// [`TasksMissing`] when some are missing.

@@ -117,7 +117,14 @@ pub fn worker_process_main(env: WorkerEnv) -> Result<(), NodeError> {
         binary: None,
         output: None,
     });
-    let setup = WorkerSetup { endpoint: endpoint.clone(), client: client.clone(), store, config: env.config, gcs };
+    let setup = WorkerSetup {
+        endpoint: endpoint.clone(),
+        client: client.clone(),
+        store,
+        config: env.config,
+        gcs,
+        own_process: true,
+    };
     let worker = Worker::start(setup).map_err(|error| Error::Invalid { what: error.to_string() })?;
     Client::set_process(Some(client.clone()));
     events::follow(&endpoint, gcs);

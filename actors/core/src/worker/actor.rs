@@ -218,9 +218,9 @@ impl ActorCell {
     fn run_call(self: &Arc<Self>, call: Call) {
         let Call { client, spec, args } = call;
         let start = Instant::now();
-        self.worker.history.begin(client, &spec, start);
+        self.worker.begin(client, &spec, start);
         let _accused = accuse(Culprit::Actor);
-        let ended = match self.worker.function(spec.function) {
+        let ended = match self.worker.wanted(client, &spec) {
             Err(error) => Ended::Failed(error),
             Ok(function) => match function.code {
                 Code::MethodMut(code) => match &mut *self.state.write() {
@@ -279,6 +279,7 @@ impl Runnable for ActorCell {
                 slots: self.worker.slots.clone(),
                 node: self.worker.node_name.clone(),
                 lease: None,
+                attempt: None,
             });
             self.run_call(call);
             current::end(before);

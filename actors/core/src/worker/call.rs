@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use mobula_transport::{Address, Endpoint, MailboxId, Payload, Unsent};
 use smallvec::SmallVec;
 
-use super::WorkerShared;
+use super::cancel::CANCELLED;
 use super::history::History;
 use super::output::{self, Label};
+use super::{WorkerShared, current};
 use crate::client::INLINE_LIMIT_BYTES;
 use crate::culprit::{Culprit, accuse};
 use crate::delivery::{Fate, fate};
@@ -79,6 +80,21 @@ impl WorkerShared {
         self.registry.function(id).ok_or_else(unknown)
     }
 
+    /// The thread begins with this attempt.
+    pub(super) fn begin(&self, client: Address, spec: &TaskSpec, start: Instant) {
+        let run = current::runs((client, spec.seq, spec.attempt));
+        self.history.begin(client, spec, start, run);
+    }
+
+    /// The function of an attempt that has begun; an error if it was cancelled.
+    pub(super) fn wanted(&self, client: Address, spec: &TaskSpec) -> Result<&'static RemoteFunction, Error> {
+        let function = self.function(spec.function)?;
+        match CANCELLED.contains(&(client, spec.seq, spec.attempt)) {
+            true => Err(Error::TaskCancelled { function: function.name.to_owned() }),
+            false => Ok(function),
+        }
+    }
+
     fn place(&self, function: &RemoteFunction) -> Box<Place> {
         Box::new(Place {
             function: function.name.to_owned(),
@@ -117,9 +133,9 @@ impl WorkerShared {
     pub(super) fn run_task(&self, task: Call) {
         let Call { client, spec, args } = task;
         let start = Instant::now();
-        self.history.begin(client, &spec, start);
+        self.begin(client, &spec, start);
         let _accused = accuse(Culprit::Task { owner: client.process.id, seq: spec.seq });
-        let ended = match self.function(spec.function) {
+        let ended = match self.wanted(client, &spec) {
             Err(error) => Ended::Failed(error),
             Ok(function) => match function.code {
                 Code::Task(code) => {
@@ -159,6 +175,7 @@ impl WorkerShared {
             },
             Ended::Failed(error) | Ended::Panicked(error) => TaskOutcome::Failed(Box::new(error)),
         };
+        CANCELLED.forget(&(client, spec.seq, spec.attempt));
         let done = TaskDone { seq: spec.seq, attempt: spec.attempt, outcome, run_us };
         deliver(&self.endpoint, &self.store, &self.history, client, spec, done, payload);
     }

@@ -1,12 +1,13 @@
 //! What the thread is running, and lending its CPU while it waits.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
 
+use super::cancel::Attempt;
 use super::lease::LeaseQueue;
 use super::output;
 use super::slots::Slots;
@@ -19,6 +20,8 @@ pub(super) struct Running {
     pub(super) node: Arc<str>,
     /// The lease it runs under, while it has the right to drain that lease's queue.
     pub(super) lease: Option<Arc<LeaseQueue>>,
+    /// The attempt of a task or call that it runs, and the number of this run.
+    pub(super) attempt: Option<(Attempt, u64)>,
 }
 
 thread_local! {
@@ -33,6 +36,35 @@ pub(super) fn begin(running: Running) -> Option<Running> {
 /// The user code is over; returns what it still had.
 pub(super) fn end(before: Option<Running>) -> Option<Running> {
     RUNNING.replace(before)
+}
+
+/// The thread runs this attempt of a task or call. Returns the number of the run, which no other
+/// run of this process has.
+pub(super) fn runs(attempt: Attempt) -> u64 {
+    /// Threads count by themselves, so that they do not get into each other's way.
+    const RUNS_OF_A_THREAD: u64 = 1 << 40;
+    static THREADS: AtomicU64 = AtomicU64::new(1);
+    thread_local! {
+        static LAST: Cell<u64> = Cell::new(THREADS.fetch_add(1, Ordering::Relaxed) * RUNS_OF_A_THREAD);
+    }
+    let run = LAST.get() + 1;
+    LAST.set(run);
+    RUNNING.with_borrow_mut(|running| {
+        if let Some(running) = running {
+            running.attempt = Some((attempt, run));
+        }
+    });
+    run
+}
+
+/// The attempt that the thread runs.
+pub(super) fn attempt() -> Option<Attempt> {
+    RUNNING.with_borrow(|running| running.as_ref()?.attempt).map(|(attempt, _)| attempt)
+}
+
+/// The number of the task or call that the thread runs; 0 outside of one.
+pub(crate) fn current_run() -> u64 {
+    RUNNING.with_borrow(|running| running.as_ref().and_then(|running| running.attempt)).map_or(0, |(_, run)| run)
 }
 
 /// The name of the node on which the calling task or actor runs; `None` outside of one.

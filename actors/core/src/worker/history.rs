@@ -26,6 +26,8 @@ struct Begun {
     function: FunctionId,
     name: Option<String>,
     start: Instant,
+    /// The number of the run; 0 when it has ended and only its result has not left.
+    run: u64,
 }
 
 #[derive(Default)]
@@ -40,16 +42,17 @@ struct Inner {
 pub(super) struct History(Mutex<Inner>);
 
 impl History {
-    pub(super) fn begin(&self, client: Address, spec: &TaskSpec, start: Instant) {
-        let begun = Begun { function: spec.function, name: spec.name.clone(), start };
+    pub(super) fn begin(&self, client: Address, spec: &TaskSpec, start: Instant, run: u64) {
+        let begun = Begun { function: spec.function, name: spec.name.clone(), start, run };
         self.0.lock().running.insert((client, spec.seq, spec.attempt), begun);
     }
 
     /// Its result waits for room on its way: that is no end yet.
     pub(super) fn held_up(&self, client: Address, spec: &TaskSpec) {
-        let begun = Begun { function: spec.function, name: spec.name.clone(), start: Instant::now() };
+        let begun = Begun { function: spec.function, name: spec.name.clone(), start: Instant::now(), run: 0 };
         // One that failed before it could run was never begun.
-        self.0.lock().running.entry((client, spec.seq, spec.attempt)).or_insert(begun);
+        let mut inner = self.0.lock();
+        inner.running.entry((client, spec.seq, spec.attempt)).and_modify(|begun| begun.run = 0).or_insert(begun);
     }
 
     /// Its result is on its way.
@@ -68,6 +71,11 @@ impl History {
     /// Whether this attempt runs, or its result has not left yet.
     pub(super) fn runs(&self, client: Address, seq: u64, attempt: u32) -> bool {
         self.0.lock().running.contains_key(&(client, seq, attempt))
+    }
+
+    /// The number of the run of an attempt whose code runs.
+    pub(super) fn run_of(&self, attempt: &(Address, u64, u32)) -> Option<u64> {
+        self.0.lock().running.get(attempt).map(|begun| begun.run).filter(|run| *run > 0)
     }
 
     pub(super) fn describe(&self, worker: &WorkerShared, out: &mut Vec<TaskInfo>) {
@@ -101,8 +109,8 @@ mod tests {
         let process = ProcessAddr { id: ProcessId::random(), socket: ProcessAddr::IN_PROCESS };
         let client = Address { process, mailbox: MailboxId::CLIENT };
         let history = History::default();
-        history.begin(client, &spec(1), Instant::now());
-        history.begin(client, &spec(2), Instant::now());
+        history.begin(client, &spec(1), Instant::now(), 1);
+        history.begin(client, &spec(2), Instant::now(), 2);
         assert!(history.runs(client, 7, 1) && history.runs(client, 7, 2));
         history.record(client, &spec(1), false, 1);
         assert!(!history.runs(client, 7, 1) && history.runs(client, 7, 2));

@@ -137,6 +137,7 @@ impl Runnable for LeaseQueue {
                 slots: self.worker.slots.clone(),
                 node: self.worker.node_name.clone(),
                 lease: Some(self.clone()),
+                attempt: None,
             };
             let before = current::begin(running);
             self.worker.run_task(task);

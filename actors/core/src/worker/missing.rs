@@ -33,7 +33,7 @@ impl WorkerShared {
         });
     }
 
-    fn missing(&self, question: &StillHave) -> Vec<(u64, u32)> {
+    pub(super) fn missing(&self, question: &StillHave) -> Vec<(u64, u32)> {
         let owner = question.client;
         let mut waiting: HashSet<(u64, u32)> = HashSet::new();
         // In the order in which work passes through, so that it is not missed between two places.

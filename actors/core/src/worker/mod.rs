@@ -15,6 +15,7 @@
 
 mod actor;
 mod call;
+mod cancel;
 mod current;
 mod history;
 mod lease;
@@ -43,15 +44,16 @@ use crate::culprit::{Culprit, accuse};
 use crate::error::Error;
 use crate::ids::{ActorId, LeaseId};
 use crate::messages::{
-    ArgSpec, ListTasks, PushCalls, PushTasks, ReclaimTasks, StartActor, StillHave, StopActor, StopWorker, TaskInfo,
-    TaskSpec, TasksReturned, WorkerConfig,
+    ArgSpec, CancelTask, ListTasks, PushCalls, PushTasks, ReclaimTasks, StartActor, StillHave, StopActor, StopWorker,
+    TaskInfo, TaskSpec, TasksReturned, WorkerConfig,
 };
 use crate::registry::{Code, DuplicateFunction, Registry};
 use crate::store::StoreClient;
 use crate::value::Value;
 
-pub(crate) use self::current::lend_cpu;
+pub use self::cancel::is_cancelled;
 pub use self::current::{block_on, node_name};
+pub(crate) use self::current::{current_run, lend_cpu};
 
 /// How long bringing an argument to this node may take; its progress is watched below this.
 const ARGUMENT_DEADLINE: Duration = Duration::from_secs(600);
@@ -71,6 +73,8 @@ pub struct WorkerSetup {
     pub config: WorkerConfig,
     /// The GCS.
     pub gcs: Address,
+    /// Whether the process is there for the worker alone, and may be ended with it.
+    pub own_process: bool,
 }
 
 /// A worker of this process.
@@ -83,6 +87,7 @@ pub(crate) struct WorkerShared {
     config: WorkerConfig,
     node_name: Arc<str>,
     gcs: Address,
+    own_process: bool,
     registry: &'static Registry,
     slots: Slots,
     leases: Mutex<HashMap<LeaseId, Arc<LeaseQueue>>>,
@@ -112,6 +117,7 @@ impl Worker {
             node_name: setup.config.node_name.as_str().into(),
             config: setup.config,
             gcs: setup.gcs,
+            own_process: setup.own_process,
             leases: Mutex::default(),
             actors: Mutex::default(),
             constructing: Mutex::default(),
@@ -162,6 +168,10 @@ impl Mailbox for WorkerMailbox {
         } else if kind == ReclaimTasks::KIND {
             if let Ok((reclaim, _)) = envelope.open::<ReclaimTasks>() {
                 worker.reclaim(&reclaim);
+            }
+        } else if kind == CancelTask::KIND {
+            if let Ok((cancel, _)) = envelope.open::<CancelTask>() {
+                worker.cancel(&cancel);
             }
         } else if kind == StillHave::KIND {
             if let Ok((question, _)) = envelope.open::<StillHave>() {

@@ -85,7 +85,7 @@ impl Rig {
         });
         let register = RegisterWorker { start: 0, process: endpoint.process(), pid: 1, job: None, digest: 7 };
         let config = endpoint.request_blocking(head.raylet(), register, vec![], WITHIN).unwrap().0.unwrap();
-        let worker = Worker::start(WorkerSetup { endpoint, client, store, config, gcs }).unwrap();
+        let worker = Worker::start(WorkerSetup { endpoint, client, store, config, gcs, own_process: false }).unwrap();
         Self { head, worker }
     }
 
@@ -179,7 +179,7 @@ fn a_task_has_the_same_name_while_it_runs_and_after() {
         TaskSpec { seq, attempt: 1, function, name: name.map(str::to_owned), args, returns: 0 }
     };
     for (seq, given, shown) in [(1, None, "nothing"), (2, Some("a user's"), "a user's")] {
-        worker.history.begin(client, &spec(seq, given), Instant::now());
+        worker.history.begin(client, &spec(seq, given), Instant::now(), seq);
         assert_eq!(names()[0], ("RUNNING".to_owned(), shown.to_owned()));
         worker.history.record(client, &spec(seq, given), false, 1);
         assert_eq!(names().last(), Some(&("FINISHED".to_owned(), shown.to_owned())));

@@ -1,5 +1,7 @@
 //! The model itself: a client, nodes and their workers, the head, and what travels between them.
 
+mod broken;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -86,6 +88,9 @@ enum Place {
 pub(super) enum Event {
     Want(usize, WantLeases),
     Forget(usize, ForgetQueue),
+    /// The user cancels a task.
+    Cancel(u64),
+    CancelTask(Attempt),
     Return(usize, LeaseId),
     Granted(LeaseGranted),
     Redirected(usize, LeaseRedirected),
@@ -136,6 +141,8 @@ struct Task {
     of: usize,
     attempts: Attempts,
     lease: Option<LeaseId>,
+    /// It is only waited for until its worker is done with it.
+    cancelled: bool,
 }
 
 pub(super) struct Cluster {
@@ -170,6 +177,7 @@ pub(super) struct Cluster {
     /// Tasks up to here may end.
     ended: u64,
     finished: BTreeSet<u64>,
+    cancelled: BTreeSet<u64>,
     next_task: u64,
 }
 
@@ -224,6 +232,7 @@ impl Cluster {
             started: BTreeMap::new(),
             ended: 0,
             finished: BTreeSet::new(),
+            cancelled: BTreeSet::new(),
             next_task: 1,
         };
         cluster.at(CLIENT_TICK_US, Event::ClientTick);
@@ -253,105 +262,13 @@ impl Cluster {
         self.messages.insert((self.now_us + after, self.next_event), (from, to));
     }
 
-    /// What is on its way between the client and a node is lost.
-    fn break_connection(&mut self, n: usize, gives: Gives) {
-        if self.broken.contains_key(&n) {
-            return;
-        }
-        self.broken.insert(n, Broken::default());
-        let between = |(_, (from, to)): &(&(u64, u64), &(Place, Place))| node_between(*from, *to) == Some(n);
-        let lost: Vec<(u64, u64)> = self.messages.iter().filter(between).map(|(at, _)| *at).collect();
-        for at in lost {
-            self.messages.remove(&at);
-            self.events.remove(&at);
-        }
-        self.nodes[n].interrupted(client().process.id);
-        self.doubts.interrupted(worker(n).id);
-        let in_flight =
-            self.submitters.iter().flat_map(|(_, submitter)| submitter.in_flight_at(worker(n).id)).collect();
-        self.doubt(in_flight);
-        let mut after_us = self.random.random_range(MS..50 * MS);
-        if gives.client || gives.node {
-            self.at(after_us, Event::Lost(n, gives));
-            after_us += self.random.random_range(MS..1_000 * MS);
-        }
-        self.at(after_us, Event::Connected(n));
-    }
-
-    /// What one side had queued is dropped when it gives up.
-    fn lost(&mut self, n: usize, gives: Gives) {
-        let Some(broken) = self.broken.get_mut(&n) else { return };
-        broken.queued.retain(|(from, ..)| if *from == Place::Client { !gives.client } else { !gives.node });
-        broken.client_gave_up |= gives.client;
-        broken.node_gave_up |= gives.node;
-        if gives.node {
-            self.nodes[n].interrupted(client().process.id);
-        }
-        if gives.client {
-            self.at(REACH_AGAIN_US, Event::ReachAgain(n));
-            self.doubts.lost(worker(n).id);
-            for at in 0..self.submitters.len() {
-                for lease in self.submitters[at].1.leases_of(worker(n).id) {
-                    let mut in_flight = Vec::new();
-                    self.submit(at, |s, _, out| in_flight = s.lost(lease, out));
-                    for (position, seq) in in_flight.into_iter().enumerate() {
-                        self.again(seq, position == 0);
-                    }
-                }
-                self.submit(at, |s, _, out| s.raylet_unreachable(raylet(n).process.id, raylet(0), out));
-            }
-        }
-        if self.random.random() {
-            let after_us = self.random.random_range(MS..500 * MS);
-            self.at(after_us, Event::Lost(n, gives));
-        }
-    }
-
-    fn connected(&mut self, n: usize) {
-        let Some(broken) = self.broken.get(&n) else { return };
-        if broken.client_gave_up && broken.node_gave_up && broken.queued.is_empty() {
-            // Nobody tries.
-            return self.at(CLIENT_TICK_US, Event::Connected(n));
-        }
-        for (from, to, event) in self.broken.remove(&n).unwrap_or_default().queued {
-            self.send(from, to, event);
-        }
-        for (_, submitter) in &mut self.submitters {
-            submitter.reconnected(worker(n).id);
-        }
-        self.doubts.connected(worker(n).id, self.now_us);
-        self.ask_doubtful();
-        self.tell_held(n);
-    }
-
-    fn tell_held(&mut self, n: usize) {
-        let asked = |submitter: &Submitter| submitter.raylet_at(raylet(n).process.id).is_some();
-        if self.forgotten_at.contains(&n) || self.submitters.iter().any(|(_, submitter)| asked(submitter)) {
-            let held = self.submitters.iter().flat_map(|(_, submitter)| submitter.leases_from(raylet(n))).collect();
-            self.send(Place::Client, Place::Raylet(n), Event::Held(n, held));
-        }
-    }
-
-    fn doubt(&mut self, found: Vec<(ProcessAddr, u64)>) {
-        for (worker, seq) in found {
-            if let Some(task) = self.tasks.get(&seq) {
-                self.doubts.add(worker, [(seq, task.attempts.number())]);
-            }
-        }
-    }
-
-    fn ask_doubtful(&mut self) {
-        let tasks = &self.tasks;
-        let pending = |seq, attempt| tasks.get(&seq).is_some_and(|task| task.attempts.number() == attempt);
-        for (worker, asked) in self.doubts.due(self.now_us, pending) {
-            let n = worker.id.0.as_u128() as usize - 1_000;
-            self.send(Place::Client, Place::Worker(n), Event::StillHave(n, asked));
-        }
-    }
-
     /// A task runs again.
     fn again(&mut self, seq: u64, charged: bool) {
         let Some(task) = self.tasks.get_mut(&seq) else { return };
+        if task.cancelled {
+            self.tasks.remove(&seq);
+            return;
+        }
         if task.lease.take().is_some() && !charged {
             task.attempts.uncharge();
         }
@@ -398,21 +315,30 @@ impl Cluster {
             let seq = self.next_task;
             self.next_task += 1;
             let function = FunctionId(if phase.known { 0 } else { first });
-            self.tasks.insert(seq, Task { function, of: at, attempts: Attempts::default(), lease: None });
+            self.tasks
+                .insert(seq, Task { function, of: at, attempts: Attempts::default(), lease: None, cancelled: false });
             self.submit(at, |submitter, now_us, out| submitter.enqueue(seq, function, now_us, out));
         }
         let deadline = self.now_us + PATIENCE_US;
-        while (first..self.next_task).any(|seq| !self.started.contains_key(&seq)) {
+        for seq in first..self.next_task {
+            if self.random.random_range(0..100) < phase.cancel {
+                let after_us = self.random.random_range(0..500 * MS);
+                self.at(after_us, Event::Cancel(seq));
+            }
+        }
+        while (first..self.next_task).any(|seq| !self.started.contains_key(&seq) && !self.cancelled.contains(&seq)) {
             self.step();
             let ran = (first..self.next_task).filter(|seq| self.started.contains_key(seq)).count();
             assert!(self.now_us < deadline, "{ran} of {tasks} tasks started: {:?}", self.nodes);
         }
         let mut used = BTreeMap::new();
         for seq in first..self.next_task {
-            *used.entry(self.started[&seq]).or_default() += 1;
+            if let Some(n) = self.started.get(&seq) {
+                *used.entry(*n).or_default() += 1;
+            }
         }
         // A lease that is still there from before is used first.
-        if phase.spread && fresh && !phase.known {
+        if phase.spread && fresh && !phase.known && phase.cancel == 0 {
             let share = (tasks as i64 / working).min(least);
             for (n, room) in each.iter().enumerate().filter(|(_, room)| **room > 0) {
                 let got = used.get(&n).copied().unwrap_or(0) as i64;
@@ -429,7 +355,7 @@ impl Cluster {
             self.work(lease);
         }
         let deadline = self.now_us + PATIENCE_US;
-        while (first..self.next_task).any(|seq| !self.finished.contains(&seq)) {
+        while (first..self.next_task).any(|seq| !self.finished.contains(&seq) && !self.cancelled.contains(&seq)) {
             self.step();
             assert!(self.now_us < deadline, "the end of a task was never heard of");
         }
@@ -441,6 +367,22 @@ impl Cluster {
             self.forget_idle();
         }
         used
+    }
+
+    fn cancel(&mut self, seq: u64) {
+        let Some(task) = self.tasks.get_mut(&seq) else { return };
+        self.cancelled.insert(seq);
+        task.cancelled = true;
+        let (at, attempt) = (task.of, (seq, task.attempts.number()));
+        match task.lease {
+            Some(lease) => self.send(Place::Client, Place::Worker(node_of(lease)), Event::CancelTask(attempt)),
+            None => {
+                self.tasks.remove(&seq);
+                self.submit(at, |submitter, _, out| {
+                    submitter.remove(seq, out);
+                });
+            }
+        }
     }
 
     /// Forgets the queues without tasks, leases and wants, as a client with many shapes does.
@@ -469,6 +411,16 @@ impl Cluster {
         let now = self.now();
         match event {
             Event::Want(n, want) => self.nodes[n].want(want, now),
+            Event::Cancel(seq) => self.cancel(seq),
+            Event::CancelTask(attempt) => {
+                // One that runs goes on; one that waits does not run, and its end is told.
+                let waits = |(_, queue): &(&LeaseId, &VecDeque<Attempt>)| queue.iter().skip(1).any(|a| *a == attempt);
+                let lease = self.workers.iter().find(waits).map(|(lease, _)| *lease);
+                if let Some(lease) = lease {
+                    self.workers.entry(lease).or_default().retain(|other| *other != attempt);
+                    self.send(Place::Worker(node_of(lease)), Place::Client, Event::Done(attempt));
+                }
+            }
             Event::Forget(n, forget) => self.nodes[n].forget_queue(forget),
             Event::Return(n, lease) => self.nodes[n].return_leases(&[lease], now),
             Event::Resources(n, of, available) => self.nodes[n].resources_changed(vec![(node(of), available)], now),
@@ -654,7 +606,9 @@ impl Cluster {
                         if !self.submitters[at].1.holds(lease, seq) {
                             continue;
                         }
-                        let Some(task) = self.tasks.get_mut(&seq) else {
+                        let wanted = self.tasks.get_mut(&seq).filter(|task| !task.cancelled);
+                        let Some(task) = wanted else {
+                            self.tasks.remove(&seq);
                             self.submit(at, |s, now_us, out| {
                                 s.forget(lease, seq, now_us, out);
                             });

@@ -351,3 +351,18 @@ fn what_a_raylet_has_granted_in_all_stays_known_while_it_is_out_of_reach() {
     submitter.raylet_gone(process(1).id, raylet(2), &mut out);
     assert_eq!(submitter.wanted_of(raylet(1)), None);
 }
+
+#[test]
+fn what_is_removed_from_the_queue_is_not_wanted() {
+    let mut submitter = Submitter::new(raylet(1), false);
+    let mut out = Vec::new();
+    for seq in 0..3 {
+        submitter.enqueue(seq, FunctionId(seq), 0, &mut out);
+    }
+    assert!(submitter.remove(1, &mut out) && !submitter.remove(1, &mut out));
+    submitter.remove(0, &mut out);
+    submitter.remove(2, &mut out);
+    assert_eq!((submitter.queued(), submitter.wanted_of(raylet(1))), (0, Some((0, 0))));
+    submitter.granted(lease(1), process(9), raylet(1), 0, &mut out);
+    assert!(!out.iter().any(|effect| matches!(effect, Effect::Push { .. })), "{out:?}");
+}
