@@ -8,6 +8,7 @@
 //! | `parallel_monte_carlo_pi` | many tasks that report their progress to an actor |
 //! | `resources` | fractional CPUs and GPUs, resources of one's own |
 //! | `pipeline_of_actors` | actors that pass work on to each other |
+//! | `allreduce` | actors that train one model, each on its own rows |
 //! | `dataset_iris` | a lazy dataset over Parquet, with a function of your own |
 //! | `two_node_cluster` | a head and two nodes as real processes, and work on both |
 //!

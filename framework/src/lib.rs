@@ -67,6 +67,7 @@
 //! | fetch, wait, share | [`get`], [`wait`], [`put`] |
 //! | give up on work | [`cancel`], [`is_cancelled`] |
 //! | read large values in place | [`Array`], [`Batch`], [`Bytes`] |
+//! | reduce and gather numbers over many actors or tasks | [`collective`] |
 //! | clean and transform tables in parallel | [`read_parquet`], [`Dataset`], [`col`], [`lit`] |
 //! | reach an actor by name, end one | [`get_actor`], [`kill`] |
 //! | show results to people | [`print`](mod@print) |
@@ -92,6 +93,7 @@ mod argument;
 mod batch_call;
 mod call;
 mod cluster;
+pub mod collective;
 mod config;
 mod dataset;
 mod object;

@@ -9,6 +9,7 @@
 mod actors;
 mod arguments;
 mod cancel;
+mod collectives;
 mod datasets;
 mod drivers;
 mod failures;
@@ -48,6 +49,7 @@ fn group(name: &str) -> Option<&'static [Scenario]> {
         "actors" => actors::SCENARIOS,
         "cancel" => cancel::SCENARIOS,
         "cancel-by-force" => cancel::BY_FORCE,
+        "collectives" => collectives::SCENARIOS,
         "datasets" => datasets::SCENARIOS,
         "failures" => failures::SCENARIOS,
         "lost-workers" => failures::LOST_WORKERS,

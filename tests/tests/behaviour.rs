@@ -66,6 +66,16 @@ fn cancelling_by_force_on_a_cluster() {
 }
 
 #[test]
+fn collectives_in_one_process() {
+    in_one_process("collectives");
+}
+
+#[test]
+fn collectives_on_a_cluster() {
+    on_a_cluster("collectives");
+}
+
+#[test]
 fn datasets_in_one_process() {
     in_one_process("datasets");
 }

@@ -7,11 +7,13 @@
 //! | [`store`] | a node's objects in shared memory, and pulling them from other nodes |
 //! | [`worker`] | runs tasks and hosts user actors |
 //! | [`client`] | submits, owns and fetches: functions by id, values as bytes |
+//! | [`collective`] | rings of actors that reduce and gather numbers |
 //! | [`node`] | puts these together into a head, a node, or all of it in one process |
 //!
 //! What they say to each other is in [`messages`]; what can go wrong in [`error`].
 
 pub mod client;
+pub mod collective;
 pub mod culprit;
 mod delivery;
 pub mod error;

@@ -52,6 +52,7 @@ use self::entry::Entry;
 pub(crate) use self::entry::wait_until;
 use self::pending::{Pending, PendingTable, Work};
 use self::queues::Queues;
+use crate::collective::Collectives;
 use crate::error::Error;
 use crate::ids::{ActorId, JobId, ObjectId};
 use crate::messages::{ClusterStatus, FinishJob, GetClusterStatus};
@@ -127,6 +128,8 @@ pub(crate) struct Inner {
     doubts: Mutex<Doubts>,
     /// Processes whose connection broke and is not up again.
     broken: Mutex<BTreeSet<ProcessId>>,
+    /// The members of collective groups in this process.
+    collectives: Collectives,
     /// Counts settled objects while a thread is in `wait`.
     settled: AtomicU64,
     waiting: AtomicUsize,
@@ -165,6 +168,7 @@ impl Client {
             exported: Mutex::default(),
             doubts: Mutex::default(),
             broken: Mutex::default(),
+            collectives: Collectives::default(),
             settled: AtomicU64::new(0),
             waiting: AtomicUsize::new(0),
             waiting_threads: Mutex::default(),
@@ -243,6 +247,7 @@ impl Client {
             return;
         }
         let error = no_session();
+        self.0.collectives.close();
         for queue in self.0.queues.drain() {
             queue.close(self);
         }
@@ -262,6 +267,10 @@ impl Client {
     }
 
     // ---- inside --------------------------------------------------------------------------------
+
+    pub(crate) fn collectives(&self) -> &Collectives {
+        &self.0.collectives
+    }
 
     pub(crate) fn now_us(&self) -> u64 {
         self.0.started.elapsed().as_micros() as u64

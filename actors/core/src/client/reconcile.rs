@@ -38,6 +38,7 @@ const REACH_AGAIN: Duration = Duration::from_secs(5);
 impl Client {
     /// Something is known of another process.
     pub(super) fn peer_event(&self, event: PeerEvent) {
+        self.collectives().peer_event(&event);
         match event {
             PeerEvent::Interrupted { process, .. } => self.interrupted(process),
             PeerEvent::Connected { process } => self.reconnected(process),

@@ -270,6 +270,11 @@ impl StoreClient {
         Ok(all)
     }
 
+    /// The directory of the store's shared memory.
+    pub(crate) fn directory(&self) -> &Path {
+        self.inner.mappings.directory()
+    }
+
     pub(crate) fn mappings(&self) -> &Arc<Mappings> {
         &self.inner.mappings
     }

@@ -199,6 +199,11 @@ impl Mappings {
         mappings
     }
 
+    /// The store's directory.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// A thread for mapping where the caller must not.
     pub(crate) fn background(&self) -> &Arc<Background> {
         &self.background

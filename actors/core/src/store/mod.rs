@@ -45,6 +45,7 @@ mod table;
 mod writer;
 
 pub use client::StoreClient;
+pub(crate) use client::tell;
 pub use segment::SegmentId;
 pub use server::{MAX_GET_OBJECTS, Store, StoreConfig, StoreHandle};
 pub use writer::ObjectWriter;
