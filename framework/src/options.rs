@@ -51,7 +51,7 @@ macro_rules! common_options {
         /// In the room of this placement group, in any of its bundles.
         #[must_use]
         pub fn placement_group(self, group: &PlacementGroup) -> Self {
-            self.set(|options| options.group = Some((group.id(), None)))
+            self.set(|options| options.group = Some(group.place(None)))
         }
 
         /// In this bundle of this placement group.
@@ -59,12 +59,13 @@ macro_rules! common_options {
         pub fn placement_group_bundle(self, group: &PlacementGroup, index: u32) -> Self {
             self.change(|options| {
                 group.check(index)?;
-                options.group = Some((group.id(), Some(index)));
+                options.group = Some(group.place(Some(index)));
                 Ok(())
             })
         }
 
-        /// In a process of its own.
+        /// In a process of its own. In a session without a cluster there is only one process: it
+        /// runs in that, and takes the program along if it aborts.
         #[must_use]
         pub fn process_worker(self) -> Self {
             self.set(|options| options.kind = WorkerKind::Process)

@@ -1,8 +1,10 @@
 //! Placement groups: room for several pieces of work, reserved all at once.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use mobula_core::client::InGroup;
 use mobula_core::error::Error;
 use mobula_core::ids::PlacementGroupId;
 use mobula_core::messages::{GroupInfo, PlacementStrategy};
@@ -82,7 +84,7 @@ impl Bundle {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlacementGroup {
     id: PlacementGroupId,
-    bundles: u32,
+    bundles: Arc<[Resources]>,
 }
 
 impl PlacementGroup {
@@ -104,7 +106,8 @@ impl PlacementGroup {
 
     /// How many bundles it has.
     pub fn bundle_count(&self) -> u32 {
-        self.bundles
+        // The head allows a thousand.
+        u32::try_from(self.bundles.len()).unwrap_or(u32::MAX)
     }
 
     /// Resolves when all bundles are reserved, or to why they never will be. A group that no node
@@ -128,11 +131,17 @@ impl PlacementGroup {
         }
     }
 
+    /// Its room, or that of one bundle.
+    pub(crate) fn place(&self, index: Option<u32>) -> InGroup {
+        InGroup { group: self.id, index, bundles: self.bundles.clone() }
+    }
+
     pub(crate) fn check(&self, index: u32) -> Result<(), Error> {
-        if index < self.bundles {
+        if index < self.bundle_count() {
             return Ok(());
         }
-        let what = format!("the placement group has bundles 0 to {}, there is no {index}", self.bundles - 1);
+        let last = self.bundle_count() - 1;
+        let what = format!("the placement group has bundles 0 to {last}, there is no {index}");
         Err(Error::Invalid { what })
     }
 }
@@ -174,12 +183,14 @@ impl PlacementGroupBuilder {
     /// [`Error::Invalid`] for a bundle that makes no sense, [`Error::NoSession`].
     pub fn create(self) -> Result<PlacementGroup, Error> {
         let bundles = self.bundles?;
-        let count = u32::try_from(bundles.len()).unwrap_or(u32::MAX);
-        if count == 0 {
+        if bundles.is_empty() {
             return Err(Error::Invalid { what: "a placement group needs at least one bundle".to_owned() });
         }
-        let id = current()?.create_group(self.strategy, bundles, self.name, self.detached);
-        Ok(PlacementGroup { id, bundles: count })
+        if let Some(index) = bundles.iter().position(Resources::is_empty) {
+            return Err(Error::Invalid { what: format!("bundle {index} of the placement group reserves nothing") });
+        }
+        let id = current()?.create_group(self.strategy, bundles.clone(), self.name, self.detached);
+        Ok(PlacementGroup { id, bundles: bundles.into() })
     }
 }
 
@@ -192,7 +203,7 @@ pub fn get_placement_group(name: &str) -> Result<PlacementGroup, Error> {
     let found = current()?.list_groups()?.into_iter().find(|info| info.name.as_deref() == Some(name));
     match found {
         Some(info) => {
-            Ok(PlacementGroup { id: info.group, bundles: u32::try_from(info.bundles.len()).unwrap_or(u32::MAX) })
+            Ok(PlacementGroup { id: info.group, bundles: info.bundles.into_iter().map(|(bundle, _)| bundle).collect() })
         }
         None => {
             let what = format!(
@@ -203,8 +214,8 @@ pub fn get_placement_group(name: &str) -> Result<PlacementGroup, Error> {
     }
 }
 
-/// Gives a group's room back: actors in it end, tasks in it fail with [`Error::GroupRemoved`]. Code
-/// of theirs that runs in a shared worker is not interrupted. Removing one twice does nothing.
+/// Gives a group's room back: tasks in it fail with [`Error::GroupRemoved`], actors in it end after
+/// the call that they run. Code of theirs that runs in a shared worker is not interrupted. Removing one twice does nothing.
 ///
 /// # Errors
 /// [`Error::NoSession`].

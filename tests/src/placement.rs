@@ -175,8 +175,7 @@ fn refused() {
     assert!(PlacementGroup::new([]).create().is_err());
     assert!(PlacementGroup::new([Bundle::cpus(-1.0)]).create().is_err());
     assert!(PlacementGroup::new([Bundle::cpus(1.0).resource("CPU_group_x", 1.0)]).create().is_err());
-    let nothing = PlacementGroup::new([Bundle::cpus(0.0)]).create().expect("the head says no");
-    match get(&nothing.ready()) {
+    match PlacementGroup::new([Bundle::cpus(0.0)]).create() {
         Err(Error::Invalid { what }) => assert!(what.contains("bundle 0"), "{what}"),
         other => panic!("it reserves nothing, and yet {other:?}"),
     }
@@ -185,6 +184,14 @@ fn refused() {
         Err(Error::Invalid { what }) => assert!(what.contains("there is no 1"), "{what}"),
         other => panic!("it has one bundle, and yet {other:?}"),
     }
+    // What can never fit is not waited for.
+    match get(&answer.options().num_cpus(2.0).placement_group(&group).remote(1)) {
+        Err(Error::Invalid { what }) => assert!(what.contains("CPU 2"), "{what}"),
+        other => panic!("no bundle is so large, and yet {other:?}"),
+    }
+    let actor = Counter::options().num_cpus(2.0).placement_group(&group).remote();
+    get(&actor.add().remote()).expect_err("nor has an actor room");
+    assert_eq!(get(&answer.options().num_cpus(0.5).placement_group(&group).remote(1)).expect("it fits"), 1);
     remove_placement_group(&group).expect("a session");
 }
 

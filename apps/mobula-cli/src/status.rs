@@ -96,11 +96,11 @@ impl Refused {
         }
     }
 
-    /// One line, if there is anything to say.
+    /// A line or two, if there is anything to say; what exactly was wrong is for machines.
     fn in_words(&self, node: &str) -> Option<String> {
         let last = self.last.as_ref()?;
-        let LastRefused { peer, reason, why, .. } = last;
-        Some(format!("{node} refused {}, last: {peer} ({reason}: {why})", counted(self.total, "stranger")))
+        let LastRefused { peer, reason, .. } = last;
+        Some(format!("{node} refused {}\n  last: {peer} ({reason})", counted(self.total, "stranger")))
     }
 }
 
@@ -316,14 +316,8 @@ fn waiting(demand: &Pending) -> String {
     let needs = demand.demand.iter().map(|(name, units)| format!("{name} {}", quantity(name, *units)));
     let needs: Vec<_> = needs.collect();
     let never = if demand.infeasible { "can never run here: " } else { "" };
-    format!(
-        "\n  {} x {}, needs {}, asked of {}\n      {never}{}",
-        demand.count,
-        demand.what,
-        needs.join(", "),
-        demand.node,
-        demand.reason,
-    )
+    let asked = if demand.node.is_empty() { String::new() } else { format!(", asked of {}", demand.node) };
+    format!("\n  {} x {}, needs {}{asked}\n      {never}{}", demand.count, demand.what, needs.join(", "), demand.reason,)
 }
 
 /// The nodes for people: where they are. What they have is in the status.
@@ -457,7 +451,7 @@ mod tests {
             "1.0/4.0 KiB",
             "3 x train, needs GPU 1, asked of a",
             "can never run here: no node has GPU 1",
-            "a refused 2 strangers, last: 10.0.0.9:17 (silence: it said nothing)",
+            "a refused 2 strangers\n  last: 10.0.0.9:17 (silence)",
         ] {
             assert!(text.contains(part), "{part}\n{text}");
         }

@@ -157,6 +157,24 @@ fn a_second_head_in_one_directory_is_told_who_has_it() {
 }
 
 #[test]
+fn a_second_cluster_leaves_the_first_ones_credentials_alone() {
+    let user = User::new();
+    let (_head, ready) = user.start("--head --port 0 --num-cpus 0 --name first");
+    let other = user.home.path().join("other");
+    let second = format!("start --head --port 0 --name second --dir {}", other.display());
+    let error = user.fails(&second);
+    assert!(error.contains(text(&ready["address"])) && error.contains("--credentials"), "{error}");
+    assert_eq!(alive(&user.json("status --format json")), 1, "the first is still its operator's");
+    // With a place of its own, or when the first is gone.
+    let place = user.home.path().join("place");
+    let arguments = format!("--head --port 0 --name second --dir {}", other.display());
+    drop(user.start(&format!("{arguments} --credentials {}", place.display())));
+    user.succeeds("stop --name first");
+    let (_second, _) = user.start(&arguments);
+    assert_eq!(alive(&user.json("status --format json")), 1);
+}
+
+#[test]
 fn a_token_is_renewed_while_the_head_runs() {
     let user = User::new();
     let (_head, ready) = user.start("--head --port 0 --num-cpus 0 --name a");

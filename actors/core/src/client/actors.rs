@@ -79,6 +79,9 @@ impl Client {
         args: &[Arg],
         options: ActorOptions,
     ) {
+        if let Some(Err(error)) = options.group.as_ref().map(|group| group.check(&options.placement_demand)) {
+            return queue.located(ActorLocation::Dead(Box::new(error)));
+        }
         let mut payload = Payload::new();
         let mut specs = SmallVec::new();
         for arg in args {
@@ -115,8 +118,8 @@ impl Client {
             args: specs,
             name: options.name,
             namespace: options.namespace.unwrap_or_else(|| self.0.namespace.clone()),
-            demand: within(options.group, &options.demand),
-            placement_demand: within(options.group, &options.placement_demand),
+            demand: within(options.group.as_ref(), &options.demand),
+            placement_demand: within(options.group.as_ref(), &options.placement_demand),
             strategy: options.strategy,
             kind: options.kind,
             max_concurrency: options.max_concurrency.max(1),

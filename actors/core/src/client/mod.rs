@@ -61,7 +61,7 @@ use crate::store::StoreClient;
 pub use self::actors::ActorHandle;
 pub use self::entry::ObjectHandle;
 pub use self::mailbox::OutputLine;
-pub use self::options::{ActorOptions, DEFAULT_MAX_RETRIES, PANIC_TYPE_NAME, RetryExceptions, TaskOptions};
+pub use self::options::{ActorOptions, DEFAULT_MAX_RETRIES, InGroup, PANIC_TYPE_NAME, RetryExceptions, TaskOptions};
 pub use self::pending::Arg;
 pub use self::session::Entered;
 pub use self::wire_ref::WIRE_REF_BYTES;

@@ -61,7 +61,7 @@ pub struct TaskOptions {
     /// Where it may run.
     pub strategy: Strategy,
     /// In which placement group it runs, and in which bundle of it; in any unless given.
-    pub group: Option<(PlacementGroupId, Option<u32>)>,
+    pub group: Option<InGroup>,
     /// In which kind of process.
     pub kind: WorkerKind,
     /// A name for people.
@@ -99,7 +99,7 @@ impl Clone for TaskOptions {
         Self {
             demand: self.demand.clone(),
             strategy: self.strategy.clone(),
-            group: self.group,
+            group: self.group.clone(),
             kind: self.kind,
             name: self.name.clone(),
             max_retries: self.max_retries,
@@ -124,7 +124,7 @@ pub struct ActorOptions {
     /// Where it may live.
     pub strategy: Strategy,
     /// In which placement group it lives, and in which bundle of it; in any unless given.
-    pub group: Option<(PlacementGroupId, Option<u32>)>,
+    pub group: Option<InGroup>,
     /// In which kind of process.
     pub kind: WorkerKind,
     /// How many `&self` calls may run at once.
@@ -155,10 +155,40 @@ impl Default for ActorOptions {
     }
 }
 
+/// In the room of a placement group.
+#[derive(Debug, Clone)]
+pub struct InGroup {
+    /// The group.
+    pub group: PlacementGroupId,
+    /// One of its bundles; any unless given.
+    pub index: Option<u32>,
+    /// What its bundles reserve.
+    pub bundles: Arc<[Resources]>,
+}
+
+impl InGroup {
+    /// Whether work with this demand can ever run there.
+    pub(super) fn check(&self, demand: &Resources) -> Result<(), Error> {
+        let bundles = match self.index {
+            Some(index) => self.bundles.get(index as usize).map_or(&[][..], std::slice::from_ref),
+            None => &self.bundles,
+        };
+        if bundles.iter().any(|bundle| bundle.covers(demand)) {
+            return Ok(());
+        }
+        let which = match self.index {
+            Some(index) => format!("bundle {index} of the placement group has"),
+            None => "no bundle of the placement group has more than".to_owned(),
+        };
+        let largest = bundles.iter().max().cloned().unwrap_or_default();
+        Err(Error::Invalid { what: format!("{demand} is needed, {which} {largest}") })
+    }
+}
+
 /// What is asked of the nodes for this demand: of a placement group's room, if it is to run in one.
-pub(super) fn within(group: Option<(PlacementGroupId, Option<u32>)>, demand: &Resources) -> Resources {
+pub(super) fn within(group: Option<&InGroup>, demand: &Resources) -> Resources {
     match group {
-        Some((group, index)) => group::inside(group, index, demand),
+        Some(inside) => group::inside(inside.group, inside.index, demand),
         None => demand.clone(),
     }
 }

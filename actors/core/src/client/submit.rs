@@ -30,6 +30,10 @@ impl Client {
     ) -> SmallVec<[ObjectHandle; 1]> {
         let work = Work::Task { options: options.clone(), queue: None, lease: None };
         let (seq, handles, ready) = self.register(function, args, options.returns, work);
+        if let Some(Err(error)) = options.group.as_ref().map(|group| group.check(&options.demand)) {
+            self.fail_pending(seq, &error);
+            return handles;
+        }
         match ready {
             Ready::Now => self.dependencies_ready(seq),
             Ready::Later(dependencies) => self.wait_for(dependencies, move |client| client.dependencies_ready(seq)),
@@ -206,7 +210,7 @@ impl Client {
         }
         let shape = Shape {
             job: self.0.job,
-            demand: within(options.group, &options.demand),
+            demand: within(options.group.as_ref(), &options.demand),
             strategy: options.strategy.clone(),
             kind: options.kind,
             near,

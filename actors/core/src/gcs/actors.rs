@@ -266,7 +266,7 @@ impl Gcs {
                 .collect();
             if let Some(first) = waiting.first() {
                 lines.push(PendingDemand {
-                    demand: key.need.clone(),
+                    demand: group::as_asked(&key.need),
                     count: waiting.len() as u64,
                     what: format!("actor {}", first.spec.class),
                     reason: queue.reason.clone(),

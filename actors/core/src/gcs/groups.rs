@@ -271,7 +271,7 @@ impl Gcs {
             .map(|(id, entry)| {
                 let mut demand = Resources::new();
                 entry.missing().values().for_each(|bundle| demand.add(bundle));
-                let name = entry.record.spec.name.clone().unwrap_or_else(|| id.to_string());
+                let name = entry.record.spec.name.as_ref().map_or_else(|| id.to_string(), |name| format!("{name:?}"));
                 PendingDemand {
                     demand,
                     count: 1,

@@ -138,7 +138,7 @@ fn explain_infeasible(candidates: &[Candidate<'_>], need: &Resources) -> String 
     for (name, fractions) in need.iter() {
         let most = working.iter().map(|c| c.total.fractions(name)).max().unwrap_or(0);
         if most < fractions && group::is_of_group(name) {
-            return "its placement group is not there yet, or has no bundle with so much".to_owned();
+            return "its placement group is not there yet".to_owned();
         }
         if most < fractions {
             let units = |fractions: i64| fractions as f64 / FRACTIONS_PER_UNIT as f64;

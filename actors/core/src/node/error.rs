@@ -26,6 +26,18 @@ pub enum NodeError {
         /// What is wrong with it.
         why: String,
     },
+    /// Another head has its operator's credentials there.
+    #[error(
+        "{} holds the credentials of another cluster, whose head lives at {address}; stop that one, or give this one a \
+         place of its own: --credentials DIR or MOBULA_CREDENTIALS, for all programs that are to reach it",
+        credentials.display()
+    )]
+    CredentialsInUse {
+        /// The directory.
+        credentials: PathBuf,
+        /// Where the other head is.
+        address: SocketAddr,
+    },
     /// Nobody listens there.
     #[error("nobody listens at {address}; start a cluster there with `mobula start --head`, or check the address")]
     NoCluster {

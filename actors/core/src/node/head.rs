@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mobula_transport::identity::{ClusterAuthority, JoinPolicy, JoinToken, Role};
-use mobula_transport::{Endpoint, EndpointConfig, Payload, ProcessId};
+use mobula_transport::{Credentials, Endpoint, EndpointConfig, Payload, ProcessId};
 
 use super::assembly::{NodeParts, Plan, ProcessPlan};
-use super::{NodeError, paths};
+use super::member::nobody_listens;
+use super::{Connection, NodeError, paths};
 use crate::gcs::storage::{Durable, Storage, Volatile};
 use crate::gcs::{GcsConfig, Snapshot};
 use crate::messages::CloseGcs;
@@ -102,6 +103,7 @@ impl Head {
         let (storage, snapshot, ids) = Durable::open(&dir.join("gcs.redb"))?;
         let authority = authority(&config.cluster, &dir.join("authority"))?;
         let credentials = authority.credentials(Role::Node)?;
+        keep_others_credentials(&network.credentials, &credentials.cluster_id)?;
         let endpoint = Endpoint::bind(EndpointConfig {
             listen: Some(network.listen),
             advertise: network.advertise,
@@ -189,6 +191,25 @@ impl Deref for Head {
     type Target = NodeParts;
     fn deref(&self) -> &NodeParts {
         &self.parts
+    }
+}
+
+/// Credentials of another cluster are not overwritten while its head lives: nobody could tell it
+/// anything any more.
+fn keep_others_credentials(dir: &std::path::Path, cluster_id: &str) -> Result<(), NodeError> {
+    let Ok(theirs) = Credentials::load(dir) else { return Ok(()) };
+    let address = paths::known_address(dir).and_then(|text| paths::parse_address(&text).ok());
+    let Some(address) = address.filter(|_| theirs.cluster_id != cluster_id) else { return Ok(()) };
+    if nobody_listens(address) {
+        return Ok(());
+    }
+    match Connection::ask(address, Some(dir.to_owned())) {
+        Ok((endpoint, _)) => {
+            endpoint.shutdown(Duration::ZERO);
+            Err(NodeError::CredentialsInUse { credentials: dir.to_owned(), address })
+        }
+        // It does not answer, or it is another one by now.
+        Err(_) => Ok(()),
     }
 }
 

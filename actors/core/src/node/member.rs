@@ -116,7 +116,7 @@ pub(super) fn find_head(endpoint: &Endpoint, address: SocketAddr, credentials: &
 
 /// Whether the system there says that no socket has this port. QUIC does not listen to that: anyone
 /// could say it. It is good enough to word an error.
-fn nobody_listens(address: SocketAddr) -> bool {
+pub(super) fn nobody_listens(address: SocketAddr) -> bool {
     let any: SocketAddr = if address.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
     let asked = || {
         let socket = UdpSocket::bind(any)?;

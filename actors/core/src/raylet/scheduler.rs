@@ -562,10 +562,14 @@ impl Scheduler {
         for ((_, shape), want) in self.wants.iter().filter(|(_, want)| want.need() > 0) {
             let line = by_shape.entry(shape).or_insert_with(|| {
                 let (infeasible, reason) = self.why_waiting(shape, &shape.demand, now).into_words();
+                let what = match group::group_of(&shape.demand) {
+                    Some(group) => format!("{} in placement group {group}", want.what),
+                    None => want.what.clone(),
+                };
                 PendingDemand {
-                    demand: shape.demand.clone(),
+                    demand: group::as_asked(&shape.demand),
                     count: 0,
-                    what: want.what.clone(),
+                    what,
                     reason,
                     infeasible,
                     node: self.config.name.clone(),

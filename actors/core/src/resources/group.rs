@@ -64,6 +64,19 @@ pub fn group_of(demand: &Resources) -> Option<PlacementGroupId> {
     PlacementGroupId::from_str(id).ok()
 }
 
+/// What work in a group needs, as it was asked for: for people.
+pub fn as_asked(demand: &Resources) -> Resources {
+    let mut plain = Resources::new();
+    let Some(group) = group_of(demand) else { return demand.clone() };
+    let end = anywhere("", group);
+    for (name, fractions) in demand.iter() {
+        if let Some(name) = name.strip_suffix(&end).filter(|name| *name != BUNDLE) {
+            plain.set(name, fractions);
+        }
+    }
+    plain
+}
+
 /// Without what belongs to placement groups: what is shown to people.
 pub fn without_groups(resources: &Resources) -> Resources {
     let mut plain = Resources::new();
@@ -115,6 +128,8 @@ mod tests {
         assert_eq!(group_of(&inside(group(7), Some(3), &cpus(1.0))), Some(group(7)));
         assert_eq!(group_of(&inside(group(7), None, &Resources::new())), Some(group(7)));
         assert_eq!(group_of(&cpus(1.0)), None);
+        assert_eq!(as_asked(&inside(group(7), Some(3), &cpus(1.0))), cpus(1.0));
+        assert_eq!(as_asked(&cpus(2.0)), cpus(2.0));
     }
 
     #[test]
