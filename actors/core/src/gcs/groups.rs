@@ -529,13 +529,32 @@ impl Gcs {
         let Some(node) = self.nodes.get_mut(&node).filter(|node| node.info.alive) else { return };
         let named = group::of_bundle(group, index, bundle);
         node.info.available.add(bundle);
-        if node.info.total.covers(&named) {
-            node.info.total.subtract(&named);
-            node.info.available.subtract(&named);
-            self.version += 1;
-            let info = node.info.clone();
-            self.emit(Effect::Publish(ClusterEvent::NodeChanged(info)));
+        let node = node.info.node;
+        self.take_named(node, &named);
+    }
+
+    /// The node has this room of a group no more.
+    fn take_named(&mut self, node: NodeId, named: &Resources) {
+        let Some(node) = self.nodes.get_mut(&node).filter(|node| node.info.alive) else { return };
+        if named.is_empty() || !node.info.total.covers(named) {
+            return;
         }
+        node.info.total.subtract(named);
+        node.info.available.subtract(named);
+        self.version += 1;
+        let info = node.info.clone();
+        self.emit(Effect::Publish(ClusterEvent::NodeChanged(info)));
+    }
+
+    /// The node has none of the room that bears these names.
+    fn strip(&mut self, node: NodeId, gone: impl Fn(&str) -> bool) {
+        let Some(node) = self.nodes.get(&node) else { return };
+        let mut named = Resources::new();
+        for (name, fractions) in node.info.total.iter().filter(|(name, _)| gone(name)) {
+            named.set(name, fractions);
+        }
+        let node = node.info.node;
+        self.take_named(node, &named);
     }
 }
 
@@ -549,6 +568,7 @@ impl Gcs {
             let (id, round) = (report.group, report.round);
             let Some(entry) = self.groups.get(&id) else {
                 self.give_back(id, node, None);
+                self.strip(node, |name| group::is_in(name, id));
                 continue;
             };
             let preparing = matches!(&entry.phase, Phase::Preparing { round: present, .. } if *present == round);
@@ -559,7 +579,15 @@ impl Gcs {
                     self.ask_to_commit(id, node, round);
                 }
             } else if !preparing {
+                let bundles = &entry.record.spec.bundles;
+                let mut named = Resources::new();
+                for index in report.indices.iter().filter(|_| report.committed) {
+                    if let Some(bundle) = bundles.get(*index as usize) {
+                        named.add(&group::of_bundle(id, *index, bundle));
+                    }
+                }
                 self.give_back(id, node, Some(round));
+                self.take_named(node, &named);
             }
         }
         if complete {

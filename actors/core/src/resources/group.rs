@@ -29,6 +29,11 @@ pub fn is_of_group(name: &str) -> bool {
     name.contains(MIDDLE)
 }
 
+/// Whether this is a resource of this placement group.
+pub fn is_in(name: &str, group: PlacementGroupId) -> bool {
+    is_of_group(name) && name.ends_with(&group.to_string())
+}
+
 /// Whether a task that waits lends this resource.
 pub fn is_cpu(name: &str) -> bool {
     name == CPU || name.strip_prefix(CPU).is_some_and(|rest| rest.starts_with(MIDDLE))
