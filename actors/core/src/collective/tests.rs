@@ -16,8 +16,7 @@ use super::*;
 use crate::client::{Client, ClientSetup};
 use crate::ids::JobId;
 use crate::messages::{KvKeys, KvPut};
-use crate::node::{Head, HeadConfig};
-use crate::resources::{CPU, Resources};
+use crate::node::Head;
 
 /// The patience of every wait; it only matters when something is broken.
 const WITHIN: Duration = Duration::from_secs(60);
@@ -30,14 +29,7 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        let head = Head::start(HeadConfig {
-            cluster: "test".to_owned(),
-            name: "n".to_owned(),
-            resources: Resources::new().with(CPU, 1.0).unwrap(),
-            store: crate::store::StoreConfig { capacity_bytes: Some(1 << 20), ..Default::default() },
-            network: None,
-        })
-        .unwrap();
+        let head = Head::of_one_cpu();
         let client = Client::start(ClientSetup {
             endpoint: head.endpoint().clone(),
             gcs: head.gcs(),

@@ -187,6 +187,21 @@ impl Head {
     }
 }
 
+#[cfg(test)]
+impl Head {
+    /// A cluster of one CPU in this process.
+    pub(crate) fn of_one_cpu() -> Self {
+        Self::start(HeadConfig {
+            cluster: "test".to_owned(),
+            name: "n".to_owned(),
+            resources: Resources::new().with(crate::resources::CPU, 1.0).unwrap(),
+            store: StoreConfig { capacity_bytes: Some(1 << 20), ..StoreConfig::default() },
+            network: None,
+        })
+        .unwrap()
+    }
+}
+
 impl Deref for Head {
     type Target = NodeParts;
     fn deref(&self) -> &NodeParts {

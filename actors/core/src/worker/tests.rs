@@ -9,9 +9,9 @@ use super::*;
 use crate::client::ClientSetup;
 use crate::ids::{FunctionId, JobId, NodeId};
 use crate::messages::{ActorSpec, RegisterWorker, Strategy, TaskDone, WorkerKind};
-use crate::node::{Head, HeadConfig};
+use crate::node::Head;
 use crate::registry::RemoteFunction;
-use crate::resources::{CPU, Resources};
+use crate::resources::Resources;
 
 const WITHIN: Duration = Duration::from_secs(20);
 const SLOW_MAKER: &str = "worker tests: slow maker";
@@ -63,14 +63,7 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        let head = Head::start(HeadConfig {
-            cluster: "test".to_owned(),
-            name: "n".to_owned(),
-            resources: Resources::new().with(CPU, 1.0).unwrap(),
-            store: crate::store::StoreConfig { capacity_bytes: Some(1 << 20), ..Default::default() },
-            network: None,
-        })
-        .unwrap();
+        let head = Head::of_one_cpu();
         let endpoint = head.endpoint().clone();
         let (gcs, store) = (head.gcs(), head.store().client());
         let client = Client::start(ClientSetup {
