@@ -73,6 +73,7 @@
 //! | show results to people | [`print`](mod@print) |
 //! | reserve room for several at once | [`PlacementGroup`], [`PlacementStrategy`] |
 //! | see the cluster | [`nodes`], [`cluster_resources`], [`available_resources`] |
+//! | learn why something waits, where it ran, why it failed | [`explain`] |
 //!
 //! This crate is the typed face of Mobula: it turns types into bytes and function names, and
 //! bytes into types. What it does not do itself (submitting, owning, scheduling, storing) is
@@ -96,6 +97,7 @@ mod cluster;
 pub mod collective;
 mod config;
 mod dataset;
+mod explain;
 mod object;
 mod options;
 mod placement_group;
@@ -112,6 +114,9 @@ pub use arrow;
 pub use bytes::Bytes;
 pub use mobula_core::client::PANIC_TYPE_NAME;
 pub use mobula_core::error::Error;
+pub use mobula_core::explain::{
+    ActorExplanation, BundleExplanation, NodeVerdict, PlacementGroupExplanation, TaskExplanation, Verdict,
+};
 pub use mobula_core::ids::{NodeId, PlacementGroupId};
 pub use mobula_core::messages::{Cancel, PlacementStrategy};
 pub use mobula_core::worker::is_cancelled;
@@ -130,6 +135,7 @@ pub use crate::call::{Method, Results, Signature};
 pub use crate::cluster::{Node, available_resources, cluster_resources, nodes};
 pub use crate::config::Config;
 pub use crate::dataset::{Dataset, Paths, read_parquet};
+pub use crate::explain::{Explain, explain};
 pub use crate::object::{Get, ObjectRef, Wait, Waited, cancel, cancel_with, get, get_timeout, put, wait};
 pub use crate::options::{ActorOptions, TaskOptions};
 pub use crate::placement_group::{

@@ -61,7 +61,7 @@ impl<T> ObjectRef<T> {
         }
     }
 
-    fn handle(&self) -> Result<&ObjectHandle, &Arc<Error>> {
+    pub(crate) fn handle(&self) -> Result<&ObjectHandle, &Arc<Error>> {
         match &self.inner {
             Inner::Live(handle) => Ok(handle),
             Inner::Failed(error) => Err(error),

@@ -1,7 +1,7 @@
 //! Drivers that the tests of whole clusters need: busy ones, waiting ones, and such that lose a node
 //! or the head on the way.
 
-use mobula::{Error, get, get_actor, remote};
+use mobula::{Bundle, Error, PlacementGroup, RemoteHandle, explain, get, get_actor, remote};
 
 use crate::gate::{Gate, Tally, count, folder, pass, wait_until};
 
@@ -11,6 +11,7 @@ pub(crate) fn find(name: &str) -> Option<fn() -> Result<(), Error>> {
         "busy" => busy,
         "late" => late,
         "waits" => waits,
+        "unplaced" => unplaced,
         "survives" => survives,
         "ends-actors" => ends_actors,
         _ => return None,
@@ -61,6 +62,17 @@ fn waits() -> Result<(), Error> {
     let never = needs_gpus.remote();
     println!("waiting");
     get(&never).map(drop)
+}
+
+/// Has a task, an actor and a placement group for which there is no room, and says which they are.
+fn unplaced() -> Result<(), Error> {
+    let task = needs_gpus.remote();
+    let actor = Mortal::options().num_gpus(16.0).remote();
+    let group = PlacementGroup::new([Bundle::cpus(1.0).gpus(16.0)]).create()?;
+    let call = actor.call().remote();
+    wait_until("the head to know them", || explain(&actor).is_ok() && explain(&group).is_ok());
+    println!("unplaced {task} {:?} {} end", actor.actor().id().map(|id| id.to_string()), group.id());
+    get(&task).and(get(&call)).map(drop)
 }
 
 /// Has work on every CPU when it loses a node, and gets all of its results.

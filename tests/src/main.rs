@@ -12,6 +12,7 @@ mod cancel;
 mod collectives;
 mod datasets;
 mod drivers;
+mod explain;
 mod failures;
 mod gate;
 mod many;
@@ -51,6 +52,7 @@ fn group(name: &str) -> Option<&'static [Scenario]> {
         "cancel-by-force" => cancel::BY_FORCE,
         "collectives" => collectives::SCENARIOS,
         "datasets" => datasets::SCENARIOS,
+        "explain" => explain::SCENARIOS,
         "failures" => failures::SCENARIOS,
         "lost-workers" => failures::LOST_WORKERS,
         "many" => many::SCENARIOS,

@@ -86,6 +86,16 @@ fn datasets_on_a_cluster() {
 }
 
 #[test]
+fn explaining_in_one_process() {
+    in_one_process("explain");
+}
+
+#[test]
+fn explaining_on_a_cluster() {
+    on_a_cluster("explain");
+}
+
+#[test]
 fn failures_in_one_process() {
     in_one_process("failures");
 }

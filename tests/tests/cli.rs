@@ -132,6 +132,42 @@ fn a_demand_that_nobody_can_meet_is_pending_with_its_reason() {
 }
 
 #[test]
+fn explain_says_why_something_waits() {
+    let cluster = Cluster::start(1, 1);
+    let mut command = cluster.family().command(behaviour());
+    command.args(["unplaced", "--address", cluster.address()]);
+    let mut driver = Program::start("a driver whose work has no room", command);
+    let ids = driver.wait_for_output("its ids", |output| {
+        let line = output.lines().find(|line| line.starts_with("unplaced ") && line.ends_with(" end"))?;
+        let words = line.split(' ').skip(1).take(3);
+        Some(words.map(|word| word.replace("Some(\"", "").replace("\")", "")).collect::<Vec<_>>())
+    });
+    for (kind, id) in ["task", "actor", "placement-group"].iter().zip(&ids) {
+        let said = cluster.run(&["explain", kind, id, "--format", "json"]).json();
+        assert!(said["state"].as_str().is_some_and(|state| state.starts_with("PENDING")), "{kind}: {said}");
+        let shown = cluster.run(&["explain", kind, id]).stdout;
+        for part in ["PENDING", "node head", "node node-1", "GPU 0, 16 is needed"] {
+            assert!(shown.contains(part), "no {part:?} in\n{shown}");
+        }
+    }
+    // The beginning of an id is enough, where people are shown no more.
+    cluster.run(&["explain", "actor", &ids[1][..8]]);
+    let listed = cluster.run(&["list", "tasks", "--format", "json"]).json();
+    let waits = |state: &str| listed.as_array().is_some_and(|tasks| tasks.iter().any(|task| task["state"] == state));
+    assert!(waits("PENDING_NODE_ASSIGNMENT") && waits("PENDING_ACTOR"), "{listed}");
+
+    for (arguments, hint) in [
+        (["explain", "task", "seventeen"], "1f3a2b4c-17"),
+        (["explain", "task", "00000000-1"], "list tasks"),
+        (["explain", "actor", "00000000"], "list actors"),
+        (["explain", "placement-group", "0"], "list placement-groups"),
+    ] {
+        let finished = Program::run("mobula explain", cluster.mobula(&arguments)).expect_failure("an unknown id");
+        assert!(finished.stderr.contains(hint), "{arguments:?}: {}", finished.stderr);
+    }
+}
+
+#[test]
 fn microbenchmark_speaks_json() {
     let family = Family::new();
     let mut command = family.command(binary("mobula"));

@@ -8,6 +8,7 @@
 //! | [`worker`] | runs tasks and hosts user actors |
 //! | [`client`] | submits, owns and fetches: functions by id, values as bytes |
 //! | [`collective`] | rings of actors that reduce and gather numbers |
+//! | [`explain`] | why something waits, where it ran, why it failed |
 //! | [`node`] | puts these together into a head, a node, or all of it in one process |
 //!
 //! What they say to each other is in [`messages`]; what can go wrong in [`error`].
@@ -17,6 +18,7 @@ pub mod collective;
 pub mod culprit;
 mod delivery;
 pub mod error;
+pub mod explain;
 pub mod gcs;
 pub mod ids;
 pub mod messages;

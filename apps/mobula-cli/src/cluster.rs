@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use mobula_core::explain::Explainer;
 use mobula_core::messages::{ClusterStatus, GetClusterStatus};
 use mobula_core::node::{Connection, credentials_dir, known_address, parse_address};
 use mobula_transport::{Address, Endpoint, Message, Payload, SendError};
@@ -53,6 +54,11 @@ impl Cluster {
     /// The cluster's state.
     pub(crate) fn status(&self) -> Result<ClusterStatus, CliError> {
         self.ask_gcs(GetClusterStatus)
+    }
+
+    /// One that explains what waits, runs or has failed there.
+    pub(crate) fn explainer(&self) -> Explainer {
+        Explainer::new(self.endpoint.clone(), self.gcs)
     }
 
     /// Asks the GCS.

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use clap::{Args, ValueEnum};
 use mobula_core::messages::{
-    ActorInfo, ClusterStatus, GroupInfo, ListActors, ListGroups, ListTasks, ListWorkers, NodeInfo, TaskInfo, WorkerInfo,
+    ActorInfo, ClusterStatus, GroupInfo, ListActors, ListGroups, ListPendingTasks, ListTasks, ListWorkers, NodeInfo,
+    TaskInfo, WorkerInfo,
 };
 use mobula_core::resources::Resources;
 use mobula_core::store::messages::{ListObjects, ObjectSummary, STORE_SHARD_BASE, STORE_SHARDS};
@@ -27,7 +28,7 @@ pub(crate) struct ListArgs {
     /// What to print
     #[arg(long, value_enum, default_value_t)]
     format: Format,
-    /// At most so many objects of each node
+    /// At most so many objects of each node, and tasks that wait in each process
     #[arg(long, default_value_t = 1000)]
     limit: u32,
 }
@@ -39,8 +40,8 @@ enum Kind {
     Nodes,
     /// Actors, dead ones too for a while
     Actors,
-    /// Tasks and calls that run, wait in a worker, or ended lately; with a job go its workers, and
-    /// the tasks that they remember
+    /// Tasks and calls that wait, run, or ended lately; with a job go its workers, and the tasks that
+    /// they remember
     Tasks,
     /// Objects in the nodes' stores; small values travel in messages and are not there
     Objects,
@@ -72,7 +73,7 @@ pub(crate) fn run(args: &ListArgs) -> Result<(), CliError> {
             show(args.format, &groups, group_table)
         }
         Kind::Tasks => {
-            let tasks = tasks(&cluster, &status);
+            let tasks = tasks(&cluster, &status, args.limit);
             show(args.format, &tasks, task_table)
         }
         Kind::Objects => {
@@ -112,13 +113,24 @@ fn workers(cluster: &Cluster, status: &ClusterStatus) -> Vec<WorkerInfo> {
     alive(status).flat_map(of).collect()
 }
 
-fn tasks(cluster: &Cluster, status: &ClusterStatus) -> Vec<Task> {
-    let of = |worker: &WorkerInfo| {
-        let address = Address { process: worker.process, mailbox: MailboxId::WORKER };
-        answer(&format!("worker {}", worker.pid), cluster.ask(address, ListTasks))
-    };
-    let ready = |worker: &&WorkerInfo| is_reachable(&worker.process);
-    workers(cluster, status).iter().filter(ready).flat_map(of).map(Task::new).collect()
+/// What waits at its owners, the drivers and the workers, and what the workers have.
+fn tasks(cluster: &Cluster, status: &ClusterStatus, limit: u32) -> Vec<Task> {
+    let at = |process: &ProcessAddr, mailbox| Address { process: *process, mailbox };
+    let workers = workers(cluster, status);
+    let workers: Vec<_> = workers.iter().filter(|worker| is_reachable(&worker.process)).collect();
+    let drivers = status.jobs.iter().filter(|job| job.ended_unix_s.is_none());
+    let drivers = drivers.map(|job| (format!("driver {}", job.name), job.driver));
+    let mut owners: Vec<(String, ProcessAddr)> = drivers.collect();
+    owners.extend(workers.iter().map(|worker| (format!("worker {}", worker.pid), worker.process)));
+    let mut all = Vec::new();
+    for (what, process) in &owners {
+        all.extend(answer(what, cluster.ask(at(process, MailboxId::CLIENT), ListPendingTasks { limit })));
+    }
+    for worker in &workers {
+        let what = format!("worker {}", worker.pid);
+        all.extend(answer(&what, cluster.ask(at(&worker.process, MailboxId::WORKER), ListTasks)));
+    }
+    all.into_iter().map(Task::new).collect()
 }
 
 /// A worker that has not registered yet has no address.
@@ -305,8 +317,8 @@ fn task_table(tasks: &[Task]) -> Table {
             task.task.clone(),
             task.name.clone(),
             task.state.clone(),
-            task.node.clone(),
-            task.pid.to_string(),
+            or_dash(Some(&task.node).filter(|node| !node.is_empty())),
+            or_dash(Some(task.pid).filter(|pid| *pid > 0).as_ref()),
             format!("{:.3} s", task.run_us as f64 / 1e6),
         ]);
     }

@@ -3,7 +3,8 @@
 //! ```text
 //!  mobula start --head ......... start.rs           mobula status ........... status.rs
 //!  mobula start --address ...... start.rs           mobula list KIND ........ list.rs
-//!  mobula stop ................. stop.rs            mobula token ............ token.rs
+//!  mobula stop ................. stop.rs            mobula explain KIND ID .. explain.rs
+//!  mobula token ................ token.rs
 //!  mobula microbenchmark ....... microbenchmark/
 //! ```
 //!
@@ -13,6 +14,7 @@
 mod cluster;
 mod daemon;
 mod error;
+mod explain;
 mod list;
 mod microbenchmark;
 mod output;
@@ -31,6 +33,7 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::error::CliError;
+use crate::explain::ExplainArgs;
 use crate::list::ListArgs;
 use crate::microbenchmark::MicrobenchmarkArgs;
 use crate::start::StartArgs;
@@ -57,6 +60,8 @@ enum Command {
     Status(StatusArgs),
     /// List nodes, actors, tasks, objects, workers or placement groups
     List(ListArgs),
+    /// Say why a task, actor or placement group waits, where it ran, why it failed
+    Explain(ExplainArgs),
     /// Print a new token by which nodes join
     Token(TokenArgs),
     /// Stop the nodes that you started on this machine
@@ -86,6 +91,7 @@ fn run(command: &Command) -> Result<(), CliError> {
         Command::Start(args) => start::run(args),
         Command::Status(args) => status::run(args),
         Command::List(args) => list::run(args),
+        Command::Explain(args) => explain::run(args),
         Command::Token(args) => token::run(args),
         Command::Stop(args) => stop::run(args),
         Command::Microbenchmark(args) => microbenchmark::run(args),

@@ -238,6 +238,11 @@ impl ActorQueue {
         self.inner.lock().in_flight.get(&seq).copied()
     }
 
+    /// How many calls are sent before this one, if it waits.
+    pub(crate) fn ahead_of(&self, seq: u64) -> Option<usize> {
+        self.inner.lock().waiting.iter().position(|waiting| *waiting == seq)
+    }
+
     /// This worker does not have a call. If that is where it went, nobody knows whether it ran.
     pub(crate) fn missing(&self, worker: ProcessId, seq: u64) {
         let mut inner = self.inner.lock();

@@ -64,10 +64,11 @@ impl Client {
                 Work::Task { queue, .. } => Place::Here(queue.clone()),
                 Work::Call { actor } => Place::Call(actor.clone()),
             };
-            Some((place, pending.returns.clone(), pending.function.name.to_owned(), pending.attempts.number()))
+            let error = Box::new(Error::TaskCancelled { function: pending.function.name.to_owned() });
+            self.0.failures.record(seq, pending, &error);
+            Some((place, pending.returns.clone(), error, pending.attempts.number()))
         });
-        let Some((place, returns, function, attempt)) = found.flatten() else { return };
-        let error = Box::new(Error::TaskCancelled { function });
+        let Some((place, returns, error, attempt)) = found.flatten() else { return };
         for entry in returns {
             entry.settle(Outcome::Failed(error.clone()));
         }

@@ -183,6 +183,11 @@ impl ObjectHandle {
         self.0.is_settled()
     }
 
+    /// The client that owns the object, as far as this process knows.
+    pub fn owner(&self) -> Address {
+        self.0.lender().unwrap_or_else(|| self.client().address())
+    }
+
     /// The client of the session that the handle belongs to.
     pub fn client(&self) -> &Client {
         self.0.client()

@@ -14,9 +14,9 @@ use crate::delivery::{Fate, fate};
 use crate::error::Error;
 use crate::ids::ObjectId;
 use crate::messages::{
-    CancelObject, ClusterEvent, FetchBinary, GetObject, GroupGone, LeaseGranted, LeaseLost, LeasePending,
-    LeaseRedirected, LeasesKept, ReclaimIdle, ReturnLeases, ReturnSpec, TaskDone, TaskOutcome, TasksMissing,
-    TasksReturned, WorkerOutput,
+    CancelObject, ClusterEvent, ExplainTask, FetchBinary, GetObject, GroupGone, LeaseGranted, LeaseLost, LeasePending,
+    LeaseRedirected, LeasesKept, ListPendingTasks, ReclaimIdle, ReturnLeases, ReturnSpec, TaskDone, TaskOutcome,
+    TasksMissing, TasksReturned, WorkerOutput,
 };
 use crate::resources::group;
 use crate::value::Value;
@@ -127,6 +127,14 @@ impl Client {
             if let Ok((fetch, request)) = envelope.open::<FetchBinary>() {
                 self.serve_binary(fetch, request.into_replier());
             }
+        } else if kind == ExplainTask::KIND {
+            if let Ok((question, request)) = envelope.open::<ExplainTask>() {
+                self.explain_owned(question.seq, request.into_replier());
+            }
+        } else if kind == ListPendingTasks::KIND {
+            if let Ok((question, request)) = envelope.open::<ListPendingTasks>() {
+                self.list_pending(question.limit, request.into_replier());
+            }
         } else if kind == Undelivered::KIND {
             if let Ok((what, _)) = envelope.open::<Undelivered>() {
                 tracing::debug!(to = %what.to, error = %what.error, "a message came back");
@@ -169,6 +177,7 @@ impl Client {
                 }
             }
             TaskOutcome::Failed(error) => {
+                self.0.failures.record(done.seq, &pending, &error);
                 for entry in &pending.returns {
                     entry.settle(Outcome::Failed(error.clone()));
                 }

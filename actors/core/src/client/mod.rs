@@ -19,6 +19,7 @@ mod actors;
 mod cancel;
 mod doubts;
 mod entry;
+mod explain;
 mod fetch;
 mod groups;
 #[cfg(test)]
@@ -50,6 +51,7 @@ use self::actor_queue::ActorQueue;
 use self::doubts::Doubts;
 use self::entry::Entry;
 pub(crate) use self::entry::wait_until;
+use self::explain::Failures;
 use self::pending::{Pending, PendingTable, Work};
 use self::queues::Queues;
 use crate::collective::Collectives;
@@ -116,6 +118,8 @@ pub(crate) struct Inner {
     started: Instant,
     next_seq: AtomicU64,
     pub(crate) pending: PendingTable,
+    /// Work that failed lately, for people.
+    failures: Failures,
     queues: Queues,
     /// Raylets that were asked for leases by queues that are forgotten: they may yet have granted one.
     forgotten_at: Mutex<BTreeMap<ProcessId, Address>>,
@@ -161,6 +165,7 @@ impl Client {
             started: Instant::now(),
             next_seq: AtomicU64::new(1),
             pending: PendingTable::default(),
+            failures: Failures::default(),
             queues: Queues::default(),
             forgotten_at: Mutex::default(),
             actors: Mutex::default(),
@@ -290,6 +295,7 @@ impl Client {
 
     pub(crate) fn fail_pending(&self, seq: u64, error: &Error) {
         if let Some(pending) = self.0.pending.take(seq) {
+            self.0.failures.record(seq, &pending, error);
             pending.fail(error);
         }
     }

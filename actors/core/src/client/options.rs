@@ -78,6 +78,13 @@ pub struct TaskOptions {
     pub(crate) queue: OnceLock<(u64, Arc<TaskQueue>)>,
 }
 
+impl TaskOptions {
+    /// What is asked of the nodes.
+    pub(super) fn placed_demand(&self) -> Resources {
+        within(self.group.as_ref(), &self.demand)
+    }
+}
+
 impl Default for TaskOptions {
     fn default() -> Self {
         Self {

@@ -226,15 +226,20 @@ impl PendingTable {
         self.shard(seq).lock().get_mut(&seq).map(|pending| f(pending))
     }
 
-    /// What the task with this number has submitted, in order.
-    pub(crate) fn submitted_by(&self, run: u64) -> Vec<u64> {
+    /// The numbers of what satisfies this, in order.
+    pub(crate) fn find(&self, satisfies: impl Fn(&Pending) -> bool) -> Vec<u64> {
         let mut seqs = Vec::new();
         for shard in &self.shards {
             let shard = shard.lock();
-            seqs.extend(shard.iter().filter(|(_, pending)| pending.parent == run).map(|(seq, _)| *seq));
+            seqs.extend(shard.iter().filter(|(_, pending)| satisfies(pending)).map(|(seq, _)| *seq));
         }
         seqs.sort_unstable();
         seqs
+    }
+
+    /// What the task with this number has submitted, in order.
+    pub(crate) fn submitted_by(&self, run: u64) -> Vec<u64> {
+        self.find(|pending| pending.parent == run)
     }
 
     /// Takes everything out, in the order it was submitted.

@@ -8,7 +8,6 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use super::entry::{Entry, Outcome};
-use super::options::within;
 use super::pending::{Arg, Attempts, Pending, Work};
 use super::task_queue::TaskQueue;
 use super::{ActorHandle, Client, INLINE_LIMIT_BYTES, ObjectHandle, TaskOptions, no_session};
@@ -210,7 +209,7 @@ impl Client {
         }
         let shape = Shape {
             job: self.0.job,
-            demand: within(options.group.as_ref(), &options.demand),
+            demand: options.placed_demand(),
             strategy: options.strategy.clone(),
             kind: options.kind,
             near,

@@ -452,6 +452,11 @@ impl Submitter {
         self.asked.keys().copied().collect()
     }
 
+    /// How many tasks are served before this one, if it waits for a lease.
+    pub(crate) fn ahead_of(&self, seq: u64) -> Option<usize> {
+        self.queue.iter().position(|queued| queued.seq == seq)
+    }
+
     /// How many tasks wait for a lease.
     pub(crate) fn queued(&self) -> usize {
         self.queue.len()

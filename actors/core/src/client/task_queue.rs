@@ -274,6 +274,12 @@ impl TaskQueue {
         }
     }
 
+    /// How many tasks are served before this one, and how many wait in all; if it waits for a lease.
+    pub(crate) fn standing(&self, seq: u64) -> Option<(usize, usize)> {
+        let submitter = self.submitter.lock();
+        Some((submitter.ahead_of(seq)?, submitter.queued()))
+    }
+
     /// How many tasks wait for a lease.
     pub(crate) fn queued(&self) -> usize {
         self.submitter.lock().queued()

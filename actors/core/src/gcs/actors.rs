@@ -11,7 +11,8 @@ use super::state::{ActorState, Asker, Effect, Gcs, Reply, Write};
 use crate::error::Error;
 use crate::ids::{ActorId, LeaseId, NodeId};
 use crate::messages::{
-    ActorExited, ActorInfo, ActorLease, ActorLocation, ActorSpec, FoundActor, LeaseActorError, PendingDemand, Strategy,
+    ActorDetails, ActorExited, ActorInfo, ActorLease, ActorLocation, ActorSpec, FoundActor, LeaseActorError,
+    PendingDemand, Strategy,
 };
 use crate::resources::{Resources, group};
 
@@ -226,13 +227,32 @@ impl Gcs {
         self.actors.values().map(|actor| self.describe(actor)).collect()
     }
 
+    /// An actor, and what it waits for.
+    pub fn explain_actor(&self, id: ActorId) -> Option<ActorDetails> {
+        let actor = self.actors.get(&id)?;
+        let (key, waits) = (actor.place_key(), matches!(actor.phase, Phase::Pending));
+        let queue = self.queues.get(&key).filter(|_| waits);
+        let before = |queue: &PlaceQueue| queue.waiting.iter().position(|waiting| *waiting == id);
+        Some(ActorDetails {
+            info: self.describe(actor),
+            owner: actor.spec.owner,
+            need: key.need,
+            strategy: key.strategy,
+            max_restarts: actor.spec.max_restarts,
+            ahead: queue.and_then(before).map(|ahead| ahead as u64),
+        })
+    }
+
     fn describe(&self, actor: &ActorEntry) -> ActorInfo {
         let (state, reason) = match &actor.phase {
             Phase::Pending => {
                 let reason = self.queues.get(&actor.place_key()).map(|queue| queue.reason.clone());
                 (if actor.incarnation == 0 { "PENDING" } else { "RESTARTING" }, reason)
             }
-            Phase::Leasing { .. } => (if actor.incarnation == 0 { "PENDING" } else { "RESTARTING" }, None),
+            Phase::Leasing { node, .. } => {
+                let reason = self.node_name(*node).map(|name| format!("node {name} is asked for a worker"));
+                (if actor.incarnation == 0 { "PENDING" } else { "RESTARTING" }, reason)
+            }
             Phase::Delayed { reason, .. } => ("PENDING", Some(reason.clone())),
             Phase::Starting(_) => ("STARTING", None),
             Phase::Alive(_) => ("ALIVE", None),

@@ -233,6 +233,7 @@ fn actors(table: &mut Handlers<GcsServer>) {
         gcs.act(ctx);
     });
     table.on::<ListActors>(|gcs, _, request, _| request.reply(gcs.core.list_actors()));
+    table.on::<ExplainActor>(|gcs, message, request, _| request.reply(gcs.core.explain_actor(message.actor)));
 }
 
 fn groups(table: &mut Handlers<GcsServer>) {

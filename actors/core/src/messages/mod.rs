@@ -12,6 +12,7 @@
 
 mod actor;
 mod cluster;
+mod explain;
 mod group;
 mod job;
 mod kv;
@@ -21,6 +22,7 @@ mod worker;
 
 pub use self::actor::*;
 pub use self::cluster::*;
+pub use self::explain::*;
 pub use self::group::*;
 pub use self::job::*;
 pub use self::kv::*;
