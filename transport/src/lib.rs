@@ -23,6 +23,8 @@ mod endpoint;
 mod envelope;
 mod error;
 mod frame;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod identity;
 mod inline;
 mod lane;

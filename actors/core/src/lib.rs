@@ -19,6 +19,8 @@ pub mod culprit;
 mod delivery;
 pub mod error;
 pub mod explain;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod gcs;
 pub mod ids;
 pub mod messages;

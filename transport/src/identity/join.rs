@@ -103,6 +103,14 @@ impl JoinPolicy {
         &self.authority
     }
 
+    /// The answer to a request as it came over the wire.
+    pub(crate) fn answer_bytes(&self, request: &[u8]) -> JoinAnswer {
+        match rmp_serde::from_slice::<JoinRequest>(request) {
+            Ok(request) => self.answer(&request),
+            Err(error) => JoinAnswer::Refused(JoinRefusal::Malformed(error.to_string())),
+        }
+    }
+
     fn answer(&self, request: &JoinRequest) -> JoinAnswer {
         // Every token is compared, so that time does not tell which one nearly matched.
         let known = self.tokens.lock().iter().fold(None, |found, token| {
@@ -120,13 +128,13 @@ impl JoinPolicy {
 }
 
 #[derive(Serialize, Deserialize)]
-struct JoinRequest {
-    secret: [u8; 32],
-    request_pem: String,
+pub(crate) struct JoinRequest {
+    pub(crate) secret: [u8; 32],
+    pub(crate) request_pem: String,
 }
 
 #[derive(Serialize, Deserialize)]
-enum JoinAnswer {
+pub(crate) enum JoinAnswer {
     Granted { cert_pem: String, ca_pem: String },
     Refused(JoinRefusal),
 }
@@ -217,10 +225,7 @@ pub(crate) async fn serve(policy: &JoinPolicy, connection: quinn::Connection) ->
             }
             Err(error) => return Err(left(&error)),
         };
-        let answer = match rmp_serde::from_slice::<JoinRequest>(&request) {
-            Ok(request) => policy.answer(&request),
-            Err(error) => JoinAnswer::Refused(JoinRefusal::Malformed(error.to_string())),
-        };
+        let answer = policy.answer_bytes(&request);
         let bytes = rmp_serde::to_vec(&answer).map_err(|error| left(&error))?;
         send.write_all(&bytes).await.map_err(|error| left(&error))?;
         send.finish().map_err(|error| left(&error))?;

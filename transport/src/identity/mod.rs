@@ -24,4 +24,4 @@ pub use credentials::{Credentials, IdentityError};
 pub use join::{JoinError, JoinPolicy, JoinRefusal, join};
 pub use token::{JoinToken, TokenError};
 
-pub(crate) use join::{Unjoined, serve as serve_join};
+pub(crate) use join::{JoinAnswer, JoinRequest, Unjoined, serve as serve_join};

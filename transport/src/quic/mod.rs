@@ -7,7 +7,7 @@
 mod bulk;
 mod config;
 mod connection;
-mod hello;
+pub(crate) mod hello;
 mod socket;
 
 use std::net::{Ipv4Addr, SocketAddr};
