@@ -191,8 +191,13 @@ message!(Subscribe => ClusterEvent);
 pub enum ClusterEvent {
     /// A node joined.
     NodeJoined(NodeInfo),
-    /// What a node has in all changed, with a placement group.
-    NodeChanged(NodeInfo),
+    /// A node has room of a placement group, or has it no more.
+    RoomChanged {
+        /// The node.
+        node: NodeId,
+        /// What is so named, in all and free there, in ten-thousandths; nothing where it is gone.
+        named: Vec<(String, i64, i64)>,
+    },
     /// A placement group was removed.
     GroupRemoved(PlacementGroupId),
     /// A node is dead; its processes are gone.

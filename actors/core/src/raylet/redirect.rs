@@ -99,13 +99,15 @@ impl Scheduler {
         }
     }
 
-    /// A node has other resources than before: it holds a bundle of a placement group, or no more.
-    pub fn node_changed(&mut self, info: NodeInfo, now: Duration) {
-        if info.node != self.config.node {
-            let remote = self.remotes.nodes.entry(info.node).or_insert_with(|| Remote::new(info.clone()));
-            remote.info = info;
-            self.place_all(now);
+    /// A node has other room of placement groups than before: of each name so much in all and so much
+    /// that is free.
+    pub fn room_changed(&mut self, node: NodeId, named: &[(String, i64, i64)], now: Duration) {
+        let Some(remote) = self.remotes.nodes.get_mut(&node) else { return };
+        for (name, total, available) in named {
+            remote.info.total.set(name, *total);
+            remote.info.available.set(name, *available);
         }
+        self.place_all(now);
     }
 
     /// A node died.

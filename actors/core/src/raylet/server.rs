@@ -364,7 +364,7 @@ impl RayletServer {
         tracing::trace!(node = %self.config.info.name, ?event, "heard");
         match event {
             ClusterEvent::NodeJoined(info) => self.core.node_joined(info, now),
-            ClusterEvent::NodeChanged(info) => self.core.node_changed(info, now),
+            ClusterEvent::RoomChanged { node, named } => self.core.room_changed(node, &named, now),
             ClusterEvent::GroupRemoved(group) => self.core.group_gone(group),
             ClusterEvent::NodeDied { node, why, .. } if node.node == self.config.info.node => {
                 (self.config.events)(RayletEvent::Refused(format!("the head has declared this node dead: {why}")));

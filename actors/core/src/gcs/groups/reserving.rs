@@ -10,7 +10,7 @@ use super::super::nodes::raylet;
 use super::super::state::{Effect, Gcs, Reply, Write};
 use super::{GroupEntry, Phase};
 use crate::ids::{NodeId, PlacementGroupId};
-use crate::messages::{ClusterEvent, CommitBundles, PrepareBundles, ReturnBundles};
+use crate::messages::{ClusterEvent, CommitBundles, NodeInfo, PrepareBundles, ReturnBundles};
 use crate::resources::{Resources, group};
 
 /// Waiting groups that are looked at in one go; the others have their turn at the next.
@@ -237,9 +237,9 @@ impl Gcs {
             if !node.info.total.covers(&named) {
                 node.info.total.add(&named);
                 node.info.available.add(&named);
+                let event = room_changed(&node.info, &named);
                 self.version += 1;
-                let info = node.info.clone();
-                self.emit(Effect::Publish(ClusterEvent::NodeChanged(info)));
+                self.emit(Effect::Publish(event));
             }
         }
         for (_, asker) in waiters {
@@ -271,9 +271,9 @@ impl Gcs {
         }
         node.info.total.subtract(named);
         node.info.available.subtract(named);
+        let event = room_changed(&node.info, named);
         self.version += 1;
-        let info = node.info.clone();
-        self.emit(Effect::Publish(ClusterEvent::NodeChanged(info)));
+        self.emit(Effect::Publish(event));
     }
 
     /// The node has none of the room that bears these names.
@@ -286,4 +286,12 @@ impl Gcs {
         let node = node.info.node;
         self.take_named(node, &named);
     }
+}
+
+/// What subscribers are told of a node of which these amounts have changed: not all it has, which
+/// would be more the more groups there are.
+fn room_changed(info: &NodeInfo, changed: &Resources) -> ClusterEvent {
+    let amounts =
+        changed.iter().map(|(name, _)| (name.to_owned(), info.total.fractions(name), info.available.fractions(name)));
+    ClusterEvent::RoomChanged { node: info.node, named: amounts.collect() }
 }
