@@ -38,6 +38,11 @@ pub(super) fn end(before: Option<Running>) -> Option<Running> {
     RUNNING.replace(before)
 }
 
+/// Whether the thread has the right to drain its lease's queue.
+pub(super) fn has_lease() -> bool {
+    RUNNING.with_borrow(|running| running.as_ref().is_some_and(|running| running.lease.is_some()))
+}
+
 /// The thread runs this attempt of a task or call. Returns the number of the run, which no other
 /// run of this process has.
 pub(super) fn runs(attempt: Attempt) -> u64 {

@@ -120,32 +120,36 @@ impl LeaseQueue {
     }
 }
 
+impl LeaseQueue {
+    /// The next task; without one the queue is nobody's until there is one again.
+    fn next(&self) -> Option<Call> {
+        let mut inner = self.inner.lock();
+        let task = inner.tasks.pop_front();
+        inner.active = task.is_some();
+        task
+    }
+}
+
 impl Runnable for LeaseQueue {
     fn run(self: Arc<Self>) {
+        let Some(mut task) = self.next() else { return };
+        let before = current::begin(Running {
+            slots: self.worker.slots.clone(),
+            node: self.worker.node_name.clone(),
+            lease: Some(self.clone()),
+            attempt: None,
+        });
         loop {
-            let task = {
-                let mut inner = self.inner.lock();
-                match inner.tasks.pop_front() {
-                    Some(task) => task,
-                    None => {
-                        inner.active = false;
-                        return;
-                    }
-                }
-            };
-            let running = Running {
-                slots: self.worker.slots.clone(),
-                node: self.worker.node_name.clone(),
-                lease: Some(self.clone()),
-                attempt: None,
-            };
-            let before = current::begin(running);
             self.worker.run_task(task);
-            let after = current::end(before);
             // Without the lease, another thread took the queue over while this one waited.
-            if after.is_none_or(|running| running.lease.is_none()) {
-                return;
+            if !current::has_lease() {
+                break;
+            }
+            match self.next() {
+                Some(next) => task = next,
+                None => break,
             }
         }
+        drop(current::end(before));
     }
 }
