@@ -30,5 +30,10 @@ impl BatchCall {
 
 /// Encodes the parameters of a call.
 pub fn batch_call(function: &'static str, encode: impl FnOnce() -> Result<Vec<Encoded>, Error>) -> BatchCall {
-    BatchCall { function, parameters: encode() }
+    let parameters = encode();
+    // A plan carries bytes, to wherever it runs.
+    for parameter in parameters.iter().flatten() {
+        parameter.refs.keep_for_session();
+    }
+    BatchCall { function, parameters }
 }

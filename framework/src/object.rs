@@ -20,7 +20,7 @@ use crate::value::{Array, Number, Parts, Value, decode, encode_parts};
 /// A reference to an object: the result of a task or call, or a value that was put.
 ///
 /// It is had at once, long before the value. Cloning it is cheap; the object stays while any
-/// reference to it does. Pass it as an argument and the task gets the value; put it *inside* a
+/// reference to it does, in whichever process, and is freed when the last one is dropped. Pass it as an argument and the task gets the value; put it *inside* a
 /// value and it stays a reference. Fetch the value with [`get`] or, in async code, by `.await`.
 ///
 /// What can go wrong (an argument that cannot be encoded, no session, an error or a panic in the
@@ -129,7 +129,7 @@ impl<T: Value> IntoFuture for ObjectRef<T> {
             let client = handle.client().clone();
             let encoded = client.get_future(&handle).await?;
             let _entered = client.enter();
-            decode(encoded)
+            handle.decode(|| decode(encoded))
         })
     }
 }
@@ -150,7 +150,10 @@ enum Wire {
     Failed(Error),
 }
 
-/// As a part of a value a reference stays a reference; the reader becomes a borrower.
+/// As a part of a value a reference stays a reference; the reader becomes a borrower, and the object
+/// stays while a reference to it does, anywhere. Only where it is written by other means than a
+/// value of Mobula's (with `serde_json`, say) nobody can tell who has it: then the object stays until
+/// the session ends.
 impl<T> Serialize for ObjectRef<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match &self.inner {
@@ -191,7 +194,7 @@ impl<T: Value> Get for &ObjectRef<T> {
         let encoded = client.get(std::slice::from_ref(handle), timeout)?.into_iter().next();
         let encoded = encoded.ok_or_else(|| missing(1, 0))?;
         let _entered = client.enter();
-        decode(encoded)
+        handle.decode(|| decode(encoded))
     }
 }
 
@@ -218,7 +221,7 @@ impl<T: Value> Get for &[ObjectRef<T>] {
             return Err(missing(handles.len(), encoded.len()));
         }
         let _entered = client.enter();
-        encoded.into_iter().map(decode).collect()
+        encoded.into_iter().zip(&handles).map(|(encoded, handle)| handle.decode(|| decode(encoded))).collect()
     }
 }
 

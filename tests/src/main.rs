@@ -17,7 +17,9 @@ mod failures;
 mod gate;
 mod many;
 mod placement;
+mod references;
 mod scheduling;
+mod stores;
 mod values;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -57,6 +59,7 @@ fn group(name: &str) -> Option<&'static [Scenario]> {
         "lost-workers" => failures::LOST_WORKERS,
         "many" => many::SCENARIOS,
         "placement" => placement::SCENARIOS,
+        "references" => references::SCENARIOS,
         "scheduling" => scheduling::SCENARIOS,
         "stuck" => scheduling::STUCK,
         _ => return None,

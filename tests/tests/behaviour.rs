@@ -126,6 +126,16 @@ fn placement_on_a_cluster() {
 }
 
 #[test]
+fn references_in_one_process() {
+    in_one_process("references");
+}
+
+#[test]
+fn references_on_a_cluster() {
+    on_a_cluster("references");
+}
+
+#[test]
 fn scheduling_in_one_process() {
     in_one_process("scheduling");
 }

@@ -3,6 +3,8 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::client::Refs;
+
 /// How a value's bytes are to be read.
 ///
 /// The core never looks inside; the framework's codecs and the data blocks do.
@@ -28,12 +30,15 @@ pub struct Value {
     pub encoding: Encoding,
     /// The bytes, read-only.
     pub data: Bytes,
+    /// The references that were written into the bytes, held as long as the value is; none where
+    /// the bytes came from elsewhere.
+    pub refs: Refs,
 }
 
 impl Value {
-    /// A value of these bytes.
+    /// A value of these bytes, without references inside.
     pub fn new(encoding: Encoding, data: impl Into<Bytes>) -> Self {
-        Self { encoding, data: data.into() }
+        Self { encoding, data: data.into(), refs: Refs::default() }
     }
 
     /// How many bytes it has.

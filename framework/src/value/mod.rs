@@ -17,6 +17,7 @@ use std::any::{Any, TypeId, type_name};
 use std::cell::Cell;
 
 use bytes::Bytes;
+use mobula_core::client::capture;
 use mobula_core::error::Error;
 use mobula_core::value::{Encoding, Value as Encoded};
 use mobula_data::ipc;
@@ -152,7 +153,7 @@ fn encode_through_serde<T: Serialize>(value: &T) -> Result<Encoded, Error> {
     let mut buffer = BUFFER.take();
     buffer.clear();
     let mut serializer = rmp_serde::Serializer::new(&mut buffer).with_struct_map();
-    let written = value.serialize(&mut serializer);
+    let (written, refs) = capture(|| value.serialize(&mut serializer));
     let data = match buffer.as_slice() {
         // Small numbers, flags, nothing at all: no memory to reserve.
         [byte] => {
@@ -164,7 +165,7 @@ fn encode_through_serde<T: Serialize>(value: &T) -> Result<Encoded, Error> {
     };
     BUFFER.set(buffer);
     written.map_err(|error| cannot::<T>("encoded", error))?;
-    Ok(Encoded::new(Encoding::MSGPACK, data))
+    Ok(Encoded { encoding: Encoding::MSGPACK, data, refs })
 }
 
 fn decode_through_serde<T: DeserializeOwned>(data: &[u8]) -> Result<T, Error> {

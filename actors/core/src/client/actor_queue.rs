@@ -168,6 +168,7 @@ impl ActorQueue {
                 inner.constructed = true;
                 let ready = std::mem::take(&mut inner.ready);
                 drop(inner);
+                self.client.constructed(self.actor);
                 self.send_ready();
                 for entry in ready {
                     entry.settle(Outcome::unit());
@@ -180,6 +181,7 @@ impl ActorQueue {
                 seqs.extend(inner.waiting.drain(..));
                 inner.unready.clear();
                 drop(inner);
+                self.client.forget_constructor(self.actor);
                 for entry in ready {
                     entry.settle(Outcome::Failed(error.clone()));
                 }
@@ -389,6 +391,7 @@ impl Drop for ActorQueue {
         // Handles and pending calls keep the queue alive, so here every call has ended and nobody
         // in this process can make another one.
         if *self.ends_with_handles.get_mut() && !matches!(self.inner.get_mut().state, State::Dead(_)) {
+            self.client.forget_constructor(self.actor);
             let why = "the last handle to it was dropped".to_owned();
             let kill = KillActor { actor: self.actor, no_restart: true, why };
             insist(self.client.endpoint(), MailboxId::CLIENT, self.client.gcs(), kill);

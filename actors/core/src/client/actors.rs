@@ -50,6 +50,13 @@ impl ActorHandle {
     }
 }
 
+/// What an actor is made from: held, so that the objects and the references in it live.
+pub(super) struct Constructor {
+    _args: SmallVec<[Arg; 2]>,
+    /// Whether it may be made again.
+    again: bool,
+}
+
 impl Client {
     /// Makes an actor; its handle is there at once. A constructor's error surfaces on the calls.
     pub fn create_actor(
@@ -63,6 +70,8 @@ impl Client {
         let queue = ActorQueue::new(actor, class.to_owned(), self, !options.detached);
         self.0.actors.lock().insert(actor, Arc::downgrade(&queue));
         let args = self.store_large(args);
+        let constructor_args = Constructor { _args: args.clone(), again: options.max_restarts != 0 };
+        self.0.constructors.lock().insert(actor, constructor_args);
         let dependencies = self.unsettled(&args);
         let (started, class) = (queue.clone(), class.to_owned());
         self.wait_for(dependencies, move |client| {
@@ -94,13 +103,7 @@ impl Client {
                     payload.push(value.data);
                     specs.push(ArgSpec::Inline(value.encoding));
                 }
-                Some(Outcome::Stored(stored)) => {
-                    // A restart needs the object again, so it stays as long as the session.
-                    if let Arg::Object(handle) = arg {
-                        self.export(&handle.0);
-                    }
-                    specs.push(ArgSpec::Stored(*stored));
-                }
+                Some(Outcome::Stored(stored)) => specs.push(ArgSpec::Stored(*stored)),
                 Some(Outcome::Failed(error)) => {
                     queue.located(ActorLocation::Dead(error));
                     return;
@@ -152,6 +155,20 @@ impl Client {
         });
     }
 
+    /// An actor was made: unless it may be made again, what its constructor was given is needed no
+    /// more.
+    pub(crate) fn constructed(&self, actor: ActorId) {
+        if self.0.constructors.lock().get(&actor).is_some_and(|constructor| !constructor.again) {
+            self.forget_constructor(actor);
+        }
+    }
+
+    /// An actor will not be made again.
+    pub(crate) fn forget_constructor(&self, actor: ActorId) {
+        let constructor = self.0.constructors.lock().remove(&actor);
+        drop(constructor);
+    }
+
     /// The last handle of an actor is gone.
     pub(crate) fn forget_actor(&self, actor: ActorId) {
         let mut actors = self.0.actors.lock();
@@ -162,7 +179,7 @@ impl Client {
 
     /// Resolves to unit when the actor's constructor has returned, or to its error.
     pub fn ready(&self, actor: &ActorHandle) -> ObjectHandle {
-        let entry = Entry::new(self.next_object(), None, self);
+        let entry = Entry::new(self.next_object(), self);
         actor.0.notify_ready(entry.clone());
         ObjectHandle(entry)
     }

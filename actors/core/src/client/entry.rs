@@ -1,7 +1,8 @@
 //! One object as this process knows it: pending, ready or failed, and who waits for it.
 //!
 //! An [`ObjectHandle`] is a counted reference to an [`Entry`]. When the last one in the process is
-//! dropped, an owned object that lies in a store is freed there.
+//! dropped, and no other process borrows the object, an owned object that lies in a store is freed
+//! there; a borrowed one is given back to its owner.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
@@ -12,7 +13,7 @@ use mobula_transport::Address;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
-use super::Client;
+use super::{Client, Refs};
 use crate::error::Error;
 use crate::ids::ObjectId;
 use crate::messages::StoredObject;
@@ -56,6 +57,8 @@ pub(crate) enum Waiter {
 #[derive(Default)]
 struct Inner {
     outcome: Option<Outcome>,
+    /// The references inside a stored value; those of one that is here are with it.
+    contains: Refs,
     waiters: SmallVec<[Waiter; 1]>,
     fetching: bool,
 }
@@ -65,19 +68,31 @@ pub(crate) struct Entry {
     id: ObjectId,
     /// The client to ask for it; `None` when this process owns it.
     lender: Option<Address>,
+    /// The number under which it is borrowed.
+    loan: u64,
     state: AtomicU8,
-    /// Set when a reference has left the process inside a value; such an object stays until the
-    /// session ends.
+    /// Set when a reference was written into a value, so that it may come back.
     pub(crate) exported: AtomicBool,
     inner: Mutex<Inner>,
     client: Client,
 }
 
 impl Entry {
-    pub(crate) fn new(id: ObjectId, lender: Option<Address>, client: &Client) -> Arc<Self> {
+    /// An object of this process.
+    pub(crate) fn new(id: ObjectId, client: &Client) -> Arc<Self> {
+        Self::make(id, None, 0, client)
+    }
+
+    /// An object of another process, borrowed under this number.
+    pub(crate) fn borrowed(id: ObjectId, lender: Address, loan: u64, client: &Client) -> Arc<Self> {
+        Self::make(id, Some(lender), loan, client)
+    }
+
+    fn make(id: ObjectId, lender: Option<Address>, loan: u64, client: &Client) -> Arc<Self> {
         Arc::new(Self {
             id,
             lender,
+            loan,
             state: AtomicU8::new(PENDING),
             exported: AtomicBool::new(false),
             inner: Mutex::default(),
@@ -108,11 +123,18 @@ impl Entry {
 
     /// The first outcome is kept; a later one changes nothing.
     pub(crate) fn settle(&self, outcome: Outcome) {
+        self.settle_with(outcome, Refs::default());
+    }
+
+    /// [`settle`](Self::settle) for a stored value with these references inside.
+    pub(crate) fn settle_with(&self, outcome: Outcome, contains: Refs) {
         let waiters = {
             let mut inner = self.inner.lock();
             if inner.outcome.is_some() {
-                return;
+                drop(inner);
+                return drop(contains);
             }
+            inner.contains = contains;
             let state = if matches!(outcome, Outcome::Failed(_)) { FAILED } else { READY };
             inner.outcome = Some(outcome);
             self.state.store(state, Ordering::Release);
@@ -158,9 +180,13 @@ impl Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         // Only an owner frees; a borrower's copy of the location means nothing to the store.
-        if self.lender.is_none()
-            && let Some(Outcome::Stored(stored)) = &self.inner.get_mut().outcome
-        {
+        if self.lender.is_some() {
+            return self.client.borrowed_dropped(self.id, self.loan);
+        }
+        if *self.exported.get_mut() {
+            self.client.exported_dropped(&self.id);
+        }
+        if let Some(Outcome::Stored(stored)) = &self.inner.get_mut().outcome {
             self.client.free_stored(stored);
         }
     }

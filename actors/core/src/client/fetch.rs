@@ -40,7 +40,7 @@ impl Client {
         endpoint.request_with(lender, question, Vec::new(), OWNER_DEADLINE, move |answer| match answer {
             Ok((Ok(ReturnSpec::Inline(encoding)), payload)) => {
                 let data = payload.into_iter().next().unwrap_or_default();
-                entry.settle(Outcome::Inline(Value { encoding, data }));
+                entry.settle(Outcome::Inline(Value::new(encoding, data)));
             }
             Ok((Ok(ReturnSpec::Stored(stored)), _)) => entry.settle(Outcome::Stored(Box::new(stored))),
             Ok((Err(error), _)) => entry.settle(Outcome::Failed(Box::new(error))),

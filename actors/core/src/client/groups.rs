@@ -127,7 +127,7 @@ impl Client {
 
     /// Resolves to unit when all bundles of the group are reserved, or to why they never will be.
     pub fn group_ready(&self, group: PlacementGroupId) -> ObjectHandle {
-        let entry = Entry::new(self.next_object(), None, self);
+        let entry = Entry::new(self.next_object(), self);
         self.await_group(group, Waiter::Entry(Arc::downgrade(&entry)));
         ObjectHandle(entry)
     }

@@ -4,9 +4,11 @@ use std::io::{Read, Seek, SeekFrom};
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use mobula_transport::{Address, Envelope, Mailbox, MailboxId, Message, Payload, Replier, SendError, Undelivered};
+use mobula_transport::{
+    Address, Envelope, Mailbox, MailboxId, Message, Payload, ProcessAddr, Replier, SendError, Undelivered,
+};
 
-use super::entry::{Entry, ObjectHandle, Outcome};
+use super::entry::{Entry, Outcome};
 use super::pending::Work;
 use super::{Client, Inner};
 use crate::culprit::Culprit;
@@ -14,9 +16,9 @@ use crate::delivery::{Fate, fate};
 use crate::error::Error;
 use crate::ids::ObjectId;
 use crate::messages::{
-    CancelObject, ClusterEvent, ExplainTask, FetchBinary, GetObject, GroupGone, LeaseGranted, LeaseLost, LeasePending,
-    LeaseRedirected, LeasesKept, ListPendingTasks, ReclaimIdle, ReturnLeases, ReturnSpec, TaskDone, TaskOutcome,
-    TasksMissing, TasksReturned, WorkerOutput,
+    BorrowObjects, CancelObject, ClusterEvent, ExplainTask, FetchBinary, GetObject, GroupGone, LeaseGranted, LeaseLost,
+    LeasePending, LeaseRedirected, LeasesKept, ListPendingTasks, ReclaimIdle, ResultKept, ReturnLeases, ReturnObjects,
+    ReturnSpec, StillBorrowed, StillReturning, TaskDone, TaskOutcome, TasksMissing, TasksReturned, WorkerOutput,
 };
 use crate::resources::group;
 use crate::value::Value;
@@ -38,7 +40,8 @@ impl Mailbox for ClientMailbox {
         let kind = envelope.kind();
         if kind == TaskDone::KIND {
             if let Ok((done, mut request)) = envelope.open::<TaskDone>() {
-                client.task_done(done, request.take_payload());
+                let payload = request.take_payload();
+                client.task_done(done, request.from().process, payload);
             }
         } else if kind == LeaseGranted::KIND {
             if let Ok((granted, request)) = envelope.open::<LeaseGranted>() {
@@ -150,30 +153,65 @@ impl Client {
                 }
             }
         } else {
+            self.about_references(kind, envelope);
+        }
+    }
+
+    fn about_references(&self, kind: u32, envelope: Envelope) {
+        if kind == BorrowObjects::KIND {
+            if let Ok((borrow, request)) = envelope.open::<BorrowObjects>() {
+                let unknown = self.lend_to(request.from().process, borrow.loans);
+                request.reply(unknown);
+            }
+        } else if kind == ReturnObjects::KIND {
+            if let Ok((back, request)) = envelope.open::<ReturnObjects>() {
+                self.given_back(request.from().process.id, &back.loans);
+                request.reply(());
+            }
+        } else if kind == StillBorrowed::KIND {
+            if let Ok((question, request)) = envelope.open::<StillBorrowed>() {
+                request.reply(self.not_borrowed(question.loans));
+            }
+        } else if kind == ResultKept::KIND {
+            if let Ok((kept, request)) = envelope.open::<ResultKept>() {
+                self.result_kept(request.from().process.id, &kept.attempts);
+                request.reply(());
+            }
+        } else if kind == StillReturning::KIND {
+            if let Ok((question, request)) = envelope.open::<StillReturning>() {
+                let worker = request.from().process.id;
+                request.reply(self.not_returning(worker, question.attempts));
+            }
+        } else {
             envelope.reject(SendError::UnknownMessage { kind, name: String::new() });
         }
     }
 
-    fn task_done(&self, done: TaskDone, payload: Payload) {
+    fn task_done(&self, done: TaskDone, worker: ProcessAddr, payload: Payload) {
         if let TaskOutcome::Failed(error) = &done.outcome
             && self.runs_again(&done, error)
         {
             return;
         }
         let Some(pending) = self.0.pending.take_attempt(done.seq, done.attempt) else {
-            return discard(self, done.outcome, done.attempt);
+            return discard(self, worker, done);
         };
+        let (seq, run_us) = (done.seq, done.run_us);
         let mut payload = payload.into_iter();
         match done.outcome {
-            _ if pending.cancelled => discard(self, done.outcome, done.attempt),
+            _ if pending.cancelled => discard(self, worker, done),
             TaskOutcome::Returned(specs) => {
-                for (entry, spec) in pending.returns.iter().zip(specs) {
-                    entry.settle(match spec {
+                // Before the arguments go: what the results refer to may be among them.
+                let mut contained = self.take_over(worker, done.seq, done.attempt, &done.refs);
+                for (result, (entry, spec)) in pending.returns.iter().zip(specs).enumerate() {
+                    let refs = contained.of(result);
+                    match spec {
                         ReturnSpec::Inline(encoding) => {
-                            Outcome::Inline(Value { encoding, data: payload.next().unwrap_or_default() })
+                            let data = payload.next().unwrap_or_default();
+                            entry.settle(Outcome::Inline(Value { encoding, data, refs }));
                         }
-                        ReturnSpec::Stored(stored) => Outcome::Stored(Box::new(stored)),
-                    });
+                        ReturnSpec::Stored(stored) => entry.settle_with(Outcome::Stored(Box::new(stored)), refs),
+                    }
                 }
             }
             TaskOutcome::Failed(error) => {
@@ -188,10 +226,10 @@ impl Client {
         }
         match &pending.work {
             Work::Task { queue: Some(queue), lease: Some(lease), .. } => {
-                queue.done(self, *lease, done.seq, pending.id, done.run_us);
+                queue.done(self, *lease, seq, pending.id, run_us);
             }
             Work::Task { .. } => {}
-            Work::Call { actor } => actor.done(done.seq),
+            Work::Call { actor } => actor.done(seq),
         }
     }
 
@@ -243,13 +281,11 @@ impl Client {
 
     /// Answers a borrower when the object is ready.
     fn lend(&self, object: ObjectId, replier: Replier<Result<ReturnSpec, Error>>) {
-        let entry = self.0.exported.lock().get(&object).cloned();
-        let Some(entry) = entry else {
+        let Some(handle) = self.exported(&object) else {
             let why = "its owner does not know it any more".to_owned();
             replier.reply(Err(Error::ObjectLost { object, why }));
             return;
         };
-        let handle = ObjectHandle(entry);
         let settled: Arc<Entry> = handle.0.clone();
         handle.0.on_settled(move || match settled.outcome() {
             Some(Outcome::Inline(value)) => {
@@ -285,12 +321,15 @@ impl Client {
 }
 
 /// An attempt that nobody waits for has ended: what it has stored is of no use.
-fn discard(client: &Client, outcome: TaskOutcome, attempt: u32) {
-    let TaskOutcome::Returned(specs) = outcome else { return };
+fn discard(client: &Client, worker: ProcessAddr, done: TaskDone) {
+    if !done.refs.is_empty() {
+        client.let_go(worker, done.seq, done.attempt);
+    }
+    let TaskOutcome::Returned(specs) = done.outcome else { return };
     for spec in specs {
         if let ReturnSpec::Stored(stored) = spec {
             for node in stored.nodes {
-                client.store().discard(node, [(stored.object, attempt)]);
+                client.store().discard(node, [(stored.object, done.attempt)]);
             }
         }
     }

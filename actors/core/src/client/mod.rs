@@ -16,6 +16,8 @@
 
 mod actor_queue;
 mod actors;
+mod borrowing;
+mod borrows;
 mod cancel;
 mod doubts;
 mod entry;
@@ -29,6 +31,7 @@ mod options;
 mod pending;
 mod queues;
 mod reconcile;
+mod scope;
 mod session;
 mod submit;
 mod submitter;
@@ -48,8 +51,8 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use self::actor_queue::ActorQueue;
+use self::borrowing::Borrowing;
 use self::doubts::Doubts;
-use self::entry::Entry;
 pub(crate) use self::entry::wait_until;
 use self::explain::Failures;
 use self::pending::{Pending, PendingTable, Work};
@@ -65,6 +68,8 @@ pub use self::entry::ObjectHandle;
 pub use self::mailbox::OutputLine;
 pub use self::options::{ActorOptions, DEFAULT_MAX_RETRIES, InGroup, PANIC_TYPE_NAME, RetryExceptions, TaskOptions};
 pub use self::pending::Arg;
+pub(crate) use self::scope::AttemptScope;
+pub use self::scope::{Refs, capture};
 pub use self::session::Entered;
 pub use self::wire_ref::WIRE_REF_BYTES;
 
@@ -126,8 +131,10 @@ pub(crate) struct Inner {
     actors: Mutex<HashMap<ActorId, Weak<ActorQueue>>>,
     /// Placement groups of which something is to be heard.
     groups: Mutex<groups::Groups>,
-    /// Owned objects of which a reference has left the process inside a value.
-    exported: Mutex<HashMap<ObjectId, Arc<Entry>>>,
+    /// References that other processes have, and that this one has of others.
+    borrowing: Borrowing,
+    /// What the constructors of actors were given that are not made yet, or may be made again.
+    constructors: Mutex<HashMap<ActorId, actors::Constructor>>,
     /// Work that a broken connection may have swallowed.
     doubts: Mutex<Doubts>,
     /// Processes whose connection broke and is not up again.
@@ -170,7 +177,8 @@ impl Client {
             forgotten_at: Mutex::default(),
             actors: Mutex::default(),
             groups: Mutex::default(),
-            exported: Mutex::default(),
+            borrowing: Borrowing::default(),
+            constructors: Mutex::default(),
             doubts: Mutex::default(),
             broken: Mutex::default(),
             collectives: Collectives::default(),
@@ -264,8 +272,9 @@ impl Client {
         for (_, pending) in self.0.pending.drain() {
             pending.fail(&error);
         }
-        let exported = std::mem::take(&mut *self.0.exported.lock());
-        drop(exported);
+        let constructors = std::mem::take(&mut *self.0.constructors.lock());
+        drop(constructors);
+        self.end_borrowing();
         let finish = FinishJob { job: self.0.job };
         let _ = self.0.endpoint.request_blocking(self.0.gcs, finish, Payload::new(), Duration::from_secs(5));
         self.0.endpoint.detach(MailboxId::CLIENT);
@@ -297,12 +306,6 @@ impl Client {
         if let Some(pending) = self.0.pending.take(seq) {
             self.0.failures.record(seq, &pending, error);
             pending.fail(error);
-        }
-    }
-
-    fn export(&self, entry: &Arc<Entry>) {
-        if entry.lender().is_none() && !entry.exported.swap(true, Ordering::AcqRel) {
-            self.0.exported.lock().insert(entry.id(), entry.clone());
         }
     }
 

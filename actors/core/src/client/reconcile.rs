@@ -40,9 +40,16 @@ impl Client {
     pub(super) fn peer_event(&self, event: PeerEvent) {
         self.collectives().peer_event(&event);
         match event {
-            PeerEvent::Interrupted { process, .. } => self.interrupted(process),
-            PeerEvent::Connected { process } => self.reconnected(process),
+            PeerEvent::Interrupted { process, .. } => {
+                self.borrowing_interrupted(process);
+                self.interrupted(process);
+            }
+            PeerEvent::Connected { process } => {
+                self.borrowing_connected(process);
+                self.reconnected(process);
+            }
             PeerEvent::Lost { process, why } => {
+                self.borrowing_interrupted(process);
                 self.process_unreachable(process, &why);
                 self.reach_again(process);
             }
@@ -56,6 +63,7 @@ impl Client {
         self.0.doubts.lock().lost(process);
         self.0.broken.lock().remove(&process);
         self.0.forgotten_at.lock().remove(&process);
+        self.borrower_gone(process);
         for queue in self.task_queues() {
             queue.process_gone(self, process, why, culprit);
         }

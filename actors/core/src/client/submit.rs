@@ -82,7 +82,7 @@ impl Client {
         let owner = self.0.endpoint.process().id;
         let args = self.store_large(args);
         let returns: SmallVec<[Arc<Entry>; 1]> =
-            (0..returns).map(|index| Entry::new(ObjectId { owner, seq, index }, None, self)).collect();
+            (0..returns).map(|index| Entry::new(ObjectId { owner, seq, index }, self)).collect();
         let handles = returns.iter().map(|entry| ObjectHandle(entry.clone())).collect();
         let dependencies = self.unsettled(&args);
         let pending = Pending {
@@ -110,8 +110,8 @@ impl Client {
             if let Arg::Value(value) = arg
                 && value.len() > INLINE_LIMIT_BYTES
             {
-                let stored = self.put_parts(value.encoding, &[&value.data]).unwrap_or_else(|error| {
-                    let entry = Entry::new(self.next_object(), None, self);
+                let stored = self.put(value.clone()).unwrap_or_else(|error| {
+                    let entry = Entry::new(self.next_object(), self);
                     entry.settle(Outcome::Failed(Box::new(error)));
                     ObjectHandle(entry)
                 });

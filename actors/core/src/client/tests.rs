@@ -174,7 +174,7 @@ impl Rig {
     fn done(&self, task: &TaskSpec, stored: StoredObject) {
         let specs: SmallVec<[ReturnSpec; 1]> = smallvec![ReturnSpec::Stored(stored)];
         let outcome = TaskOutcome::Returned(specs);
-        self.say(TaskDone { seq: task.seq, attempt: task.attempt, outcome, run_us: 1 });
+        self.say(TaskDone { seq: task.seq, attempt: task.attempt, outcome, run_us: 1, refs: Vec::new() });
     }
 
     fn eventually(&self, what: &str, holds: impl Fn(&Self) -> bool) {
@@ -246,7 +246,7 @@ fn queues_that_nobody_uses_are_forgotten_here_and_by_their_raylets() {
         let handle = rig.client.submit(&NOTHING, smallvec![], options).pop().unwrap();
         let task = rig.one_pushed();
         let outcome = TaskOutcome::Returned(smallvec![ReturnSpec::Inline(Encoding::RAW)]);
-        rig.say(TaskDone { seq: task.seq, attempt: task.attempt, outcome, run_us: 1 });
+        rig.say(TaskDone { seq: task.seq, attempt: task.attempt, outcome, run_us: 1, refs: Vec::new() });
         rig.client.get(&[handle], Some(WITHIN)).unwrap();
     };
     run(&kept);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 
 use super::entry::{Entry, Latch, Outcome, Waiter, wait_until};
-use super::{Client, INLINE_LIMIT_BYTES, Inner, ObjectHandle, no_session};
+use super::{Client, INLINE_LIMIT_BYTES, Inner, ObjectHandle, Refs, no_session};
 use crate::error::Error;
 use crate::value::{Encoding, Value};
 
@@ -20,7 +20,7 @@ impl Client {
         if value.len() <= INLINE_LIMIT_BYTES {
             return self.settled_object(Outcome::Inline(value));
         }
-        self.put_parts(value.encoding, &[&value.data])
+        self.put_large(value.encoding, &[&value.data], value.refs.clone())
     }
 
     /// Stores the concatenation of `parts` as one value, written once.
@@ -33,16 +33,22 @@ impl Client {
         if size <= INLINE_LIMIT_BYTES {
             return self.settled_object(Outcome::Inline(Value::new(encoding, parts.concat())));
         }
+        self.put_large(encoding, parts, Refs::default())
+    }
+
+    /// Stores a value with these references inside.
+    pub(super) fn put_large(&self, encoding: Encoding, parts: &[&[u8]], refs: Refs) -> Result<ObjectHandle, Error> {
+        self.check_open()?;
         let id = self.next_object();
         let stored = self.0.store.put(id, encoding, parts)?;
-        let entry = Entry::new(id, None, self);
-        entry.settle(Outcome::Stored(Box::new(stored)));
+        let entry = Entry::new(id, self);
+        entry.settle_with(Outcome::Stored(Box::new(stored)), refs);
         Ok(ObjectHandle(entry))
     }
 
     fn settled_object(&self, outcome: Outcome) -> Result<ObjectHandle, Error> {
         self.check_open()?;
-        let entry = Entry::new(self.next_object(), None, self);
+        let entry = Entry::new(self.next_object(), self);
         entry.settle(outcome);
         Ok(ObjectHandle(entry))
     }

@@ -5,16 +5,15 @@
 //!   | owner  | seq  | index | family | IP address  | port |    little-endian
 //! ```
 //!
-//! An owned object whose reference leaves stays until the owner's session ends, since who holds
-//! it elsewhere is not counted.
+//! Who holds the object while its reference is on its way is said in [`super::borrowing`].
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use mobula_transport::{Address, MailboxId, ProcessAddr, ProcessId};
+use mobula_transport::{ProcessAddr, ProcessId};
 use uuid::Uuid;
 
 use super::Client;
-use super::entry::{Entry, ObjectHandle};
+use super::entry::ObjectHandle;
 use crate::error::Error;
 use crate::ids::ObjectId;
 
@@ -25,7 +24,7 @@ impl ObjectHandle {
     /// The reference as it travels inside a value.
     pub fn to_wire(&self) -> [u8; WIRE_REF_BYTES] {
         let client = self.client();
-        client.export(&self.0);
+        client.export(self);
         let id = self.id();
         let owner = self.0.lender().unwrap_or_else(|| client.address()).process;
         let mut wire = [0; WIRE_REF_BYTES];
@@ -71,19 +70,12 @@ impl Client {
         index.copy_from_slice(take(24, 28));
         let owner = ProcessId(Uuid::from_bytes(array(0)));
         let id = ObjectId { owner, seq: u64::from_le_bytes(seq), index: u32::from_le_bytes(index) };
-        if owner == self.endpoint().process().id {
-            return match self.0.exported.lock().get(&id) {
-                Some(entry) => Ok(ObjectHandle(entry.clone())),
-                None => Err(Error::ObjectLost { object: id, why: "its owner does not know it any more".to_owned() }),
-            };
-        }
         let ip = match wire[28] {
             4 => IpAddr::V4(Ipv4Addr::new(wire[29], wire[30], wire[31], wire[32])),
             6 => IpAddr::V6(Ipv6Addr::from(array(29))),
             _ => return Err(broken("it has an unknown address family")),
         };
         let socket = SocketAddr::new(ip, u16::from_le_bytes([wire[45], wire[46]]));
-        let lender = Address { process: ProcessAddr { id: owner, socket }, mailbox: MailboxId::CLIENT };
-        Ok(ObjectHandle(Entry::new(id, Some(lender), self)))
+        Ok(self.handle_read(id, ProcessAddr { id: owner, socket }))
     }
 }

@@ -11,6 +11,7 @@
 //! The store's own messages are in [`crate::store`].
 
 mod actor;
+mod borrow;
 mod cluster;
 mod explain;
 mod group;
@@ -21,6 +22,7 @@ mod task;
 mod worker;
 
 pub use self::actor::*;
+pub use self::borrow::*;
 pub use self::cluster::*;
 pub use self::explain::*;
 pub use self::group::*;

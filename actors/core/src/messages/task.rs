@@ -6,6 +6,7 @@ use mobula_transport::{Address, ProcessAddr, message};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
+use super::borrow::ContainedRef;
 use crate::error::Error;
 use crate::ids::{FunctionId, JobId, LeaseId, ObjectId};
 use crate::value::Encoding;
@@ -95,6 +96,9 @@ pub struct TaskDone {
     pub outcome: TaskOutcome,
     /// How long the user's code ran.
     pub run_us: u32,
+    /// The references inside what it returned. The worker holds them until it hears
+    /// [`ResultKept`](super::ResultKept).
+    pub refs: Vec<ContainedRef>,
 }
 message!(TaskDone);
 

@@ -673,7 +673,7 @@ impl Pin {
     pub(crate) fn value(self: &Arc<Self>) -> Result<Value, Error> {
         self.mapping()?;
         let data = Bytes::from_owner(Pinned(self.clone()));
-        Ok(Value { encoding: self.located.encoding, data })
+        Ok(Value::new(self.located.encoding, data))
     }
 }
 

@@ -13,6 +13,7 @@ use super::call::{Call, Ended, wrong_kind};
 use super::current::{self, Running};
 use super::output::Label;
 use super::slots::Runnable;
+use crate::client::AttemptScope;
 use crate::culprit::{Culprit, accuse};
 use crate::delivery::insist;
 use crate::error::Error;
@@ -220,6 +221,7 @@ impl ActorCell {
         let start = Instant::now();
         self.worker.begin(client, &spec, start);
         let _accused = accuse(Culprit::Actor);
+        let scope = AttemptScope::begin();
         let ended = match self.worker.wanted(client, &spec) {
             Err(error) => Ended::Failed(error),
             Ok(function) => match function.code {
@@ -243,7 +245,7 @@ impl ActorCell {
             // Its state may be half changed: nobody may see it again.
             self.stop(&error.to_string(), true);
         }
-        self.worker.tell(client, spec, ended, start);
+        self.worker.tell_end(client, spec, ended, start, scope.still_held());
     }
 }
 

@@ -13,7 +13,7 @@ use super::cancel::CANCELLED;
 use super::history::History;
 use super::output::{self, Label};
 use super::{WorkerShared, current};
-use crate::client::INLINE_LIMIT_BYTES;
+use crate::client::{AttemptScope, INLINE_LIMIT_BYTES, ObjectHandle};
 use crate::culprit::{Culprit, accuse};
 use crate::delivery::{Fate, fate};
 use crate::error::{Error, Place};
@@ -135,6 +135,7 @@ impl WorkerShared {
         let start = Instant::now();
         self.begin(client, &spec, start);
         let _accused = accuse(Culprit::Task { owner: client.process.id, seq: spec.seq });
+        let scope = AttemptScope::begin();
         let ended = match self.wanted(client, &spec) {
             Err(error) => Ended::Failed(error),
             Ok(function) => match function.code {
@@ -145,7 +146,7 @@ impl WorkerShared {
                 _ => Ended::Failed(wrong_kind(function, "a task")),
             },
         };
-        self.tell(client, spec, ended, start);
+        self.tell_end(client, spec, ended, start, scope.still_held());
     }
 
     pub(super) fn run_values(
@@ -161,12 +162,26 @@ impl WorkerShared {
         }
     }
 
-    /// Tells the owner how a task or call ended; large results go into the store first.
+    /// Tells the owner that a task or call ended without having begun.
     pub(super) fn tell(&self, client: Address, spec: TaskSpec, ended: Ended, start: Instant) {
+        self.tell_end(client, spec, ended, start, Vec::new());
+    }
+
+    /// Tells the owner how a task or call ended; large results go into the store first. The
+    /// references that it has got and kept, and those in its results, are borrowed before.
+    pub(super) fn tell_end(
+        &self,
+        client: Address,
+        spec: TaskSpec,
+        ended: Ended,
+        start: Instant,
+        mut borrowed: Vec<ObjectHandle>,
+    ) {
         let run_us = u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX);
         let mut payload = Payload::new();
+        let mut refs = Vec::new();
         let outcome = match ended {
-            Ended::Returned(values) => match self.commit(client, &spec, values, &mut payload) {
+            Ended::Returned(values) => match self.commit(client, &spec, values, &mut payload, &mut refs) {
                 Ok(specs) => TaskOutcome::Returned(specs),
                 Err(error) => {
                     payload.clear();
@@ -176,8 +191,19 @@ impl WorkerShared {
             Ended::Failed(error) | Ended::Panicked(error) => TaskOutcome::Failed(Box::new(error)),
         };
         CANCELLED.forget(&(client, spec.seq, spec.attempt));
-        let done = TaskDone { seq: spec.seq, attempt: spec.attempt, outcome, run_us };
-        deliver(&self.endpoint, &self.store, &self.history, client, spec, done, payload);
+        let mut done = TaskDone { seq: spec.seq, attempt: spec.attempt, outcome, run_us, refs: Vec::new() };
+        if matches!(done.outcome, TaskOutcome::Returned(_)) && !refs.is_empty() {
+            done.refs = refs.iter().map(|(result, handle)| handle.contained_in(*result)).collect();
+            let held: Vec<_> = refs.into_iter().map(|(_, handle)| handle).collect();
+            borrowed.extend(held.iter().cloned());
+            self.client.hold_returned(client.process, spec.seq, spec.attempt, held);
+        }
+        if borrowed.is_empty() {
+            return deliver(&self.endpoint, &self.store, &self.history, client, spec, done, payload);
+        }
+        self.history.held_up(client, &spec);
+        let (endpoint, store, history) = (self.endpoint.clone(), self.store.clone(), self.history.clone());
+        self.client.secure(borrowed, move || deliver(&endpoint, &store, &history, client, spec, done, payload));
     }
 
     /// The values as they are told to the owner. When one cannot be stored, none is.
@@ -187,6 +213,7 @@ impl WorkerShared {
         spec: &TaskSpec,
         values: Vec<Value>,
         payload: &mut Payload,
+        refs: &mut Vec<(u32, ObjectHandle)>,
     ) -> Result<SmallVec<[ReturnSpec; 1]>, Error> {
         if values.len() != spec.returns as usize {
             let what = format!("the function returned {} values, {} were expected", values.len(), spec.returns);
@@ -195,6 +222,7 @@ impl WorkerShared {
         let mut inline_bytes = 0;
         let mut specs: SmallVec<[ReturnSpec; 1]> = SmallVec::with_capacity(values.len());
         for (index, value) in values.into_iter().enumerate() {
+            refs.extend(value.refs.iter().map(|handle| (index as u32, handle.clone())));
             inline_bytes += value.len();
             if inline_bytes <= INLINE_LIMIT_BYTES {
                 specs.push(ReturnSpec::Inline(value.encoding));

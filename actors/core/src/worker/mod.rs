@@ -39,7 +39,7 @@ use self::history::History;
 use self::lease::LeaseQueue;
 use self::output::Label;
 use self::slots::{Runnable, Slots};
-use crate::client::Client;
+use crate::client::{AttemptScope, Client};
 use crate::culprit::{Culprit, accuse};
 use crate::error::Error;
 use crate::ids::{ActorId, LeaseId};
@@ -275,7 +275,7 @@ impl WorkerShared {
             let mut inline = inline.into_iter();
             for (position, arg) in spec.args.iter().enumerate() {
                 if let ArgSpec::Inline(encoding) = arg {
-                    values[position] = Some(Value { encoding: *encoding, data: inline.next().unwrap_or_default() });
+                    values[position] = Some(Value::new(*encoding, inline.next().unwrap_or_default()));
                 }
             }
         }
@@ -407,6 +407,7 @@ impl Runnable for Construction {
         let worker = &self.worker;
         let accused = accuse(Culprit::Actor);
         let label = Label::of_actor(&start.spec.class);
+        let scope = AttemptScope::begin();
         let built = worker.function(start.spec.constructor).and_then(|function| match function.code {
             Code::Constructor(code) => {
                 worker.run_code(function, label.clone(), || code(args)).map_err(|(error, _)| error)
@@ -414,6 +415,7 @@ impl Runnable for Construction {
             _ => Err(wrong_kind(function, "a constructor")),
         });
         drop(accused);
+        let borrowed = scope.still_held();
         let (spec, incarnation) = (start.spec, start.incarnation);
         let actor = spec.actor;
         // Held until it is among the actors, so that who stops it finds it in one place or the other.
@@ -434,7 +436,8 @@ impl Runnable for Construction {
             }
         };
         drop(constructing);
-        replier.reply(outcome);
+        // Who made the actor holds its constructor's references until it hears that it is made.
+        worker.client.secure(borrowed, move || replier.reply(outcome));
     }
 }
 
@@ -451,7 +454,7 @@ fn inline_values(spec: &TaskSpec, parts: Vec<bytes::Bytes>) -> Vec<Value> {
     spec.args
         .iter()
         .map(|arg| match arg {
-            ArgSpec::Inline(encoding) => Value { encoding: *encoding, data: parts.next().unwrap_or_default() },
+            ArgSpec::Inline(encoding) => Value::new(*encoding, parts.next().unwrap_or_default()),
             // The callers have checked that every argument is inline.
             ArgSpec::Stored(_) => unreachable!("a stored argument among inline ones"),
         })
