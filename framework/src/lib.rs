@@ -65,6 +65,7 @@
 //! | make a function a task, a struct an actor | [`macro@remote`] |
 //! | pass results on without fetching them | [`ObjectRef`] |
 //! | fetch, wait, share | [`get`], [`wait`], [`put`] |
+//! | know which GPUs a task or actor has | [`gpu_ids`] |
 //! | give up on work | [`cancel`], [`is_cancelled`] |
 //! | read large values in place | [`Array`], [`Batch`], [`Bytes`] |
 //! | reduce and gather numbers over many actors or tasks | [`collective`] |
@@ -119,7 +120,7 @@ pub use mobula_core::explain::{
 };
 pub use mobula_core::ids::{NodeId, PlacementGroupId};
 pub use mobula_core::messages::{Cancel, PlacementStrategy};
-pub use mobula_core::worker::is_cancelled;
+pub use mobula_core::worker::{gpu_ids, is_cancelled};
 pub use mobula_data::execute::OperatorReport;
 pub use mobula_data::executor::{RunError, RunProgress, RunReport};
 pub use mobula_data::expr::ValueType;

@@ -18,7 +18,8 @@ use crate::placement_group::PlacementGroup;
 /// trait, so that a user needs no import to call their methods.
 macro_rules! common_options {
     ($Options:ty) => {
-        /// GPUs it needs while it lives; a fraction shares one.
+        /// GPUs it needs while it lives; a fraction shares one. On a cluster it runs in a process of
+        /// its own, which sees these GPUs and no others; [`gpu_ids`](crate::gpu_ids) names them.
         #[must_use]
         pub fn num_gpus(self, gpus: impl Into<f64>) -> Self {
             self.resource(GPU, gpus)

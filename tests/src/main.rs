@@ -15,6 +15,7 @@ mod drivers;
 mod explain;
 mod failures;
 mod gate;
+mod gpus;
 mod many;
 mod placement;
 mod references;
@@ -56,6 +57,7 @@ fn group(name: &str) -> Option<&'static [Scenario]> {
         "datasets" => datasets::SCENARIOS,
         "explain" => explain::SCENARIOS,
         "failures" => failures::SCENARIOS,
+        "gpus" => gpus::SCENARIOS,
         "lost-workers" => failures::LOST_WORKERS,
         "many" => many::SCENARIOS,
         "placement" => placement::SCENARIOS,
@@ -88,7 +90,7 @@ fn main() -> ExitCode {
     }
     let config = match address {
         Some(address) => Config::default().address(address),
-        None => Config::default().num_cpus(LOCAL_CPUS),
+        None => Config::default().num_cpus(LOCAL_CPUS).num_gpus(if name == "gpus" { gpus::GPUS } else { 0.0 }),
     };
     let session = match mobula::init(config) {
         Ok(session) => session,

@@ -14,7 +14,10 @@ fn in_one_process(group: &str) {
 }
 
 fn on_a_cluster(group: &str) {
-    let cluster = Cluster::start(2, 2);
+    on(&Cluster::start(2, 2), group);
+}
+
+fn on(cluster: &Cluster, group: &str) {
     let mut command = cluster.family().command(behaviour());
     command.args([group, "--address", cluster.address()]);
     Program::run(group, command).expect_success(group);
@@ -103,6 +106,16 @@ fn failures_in_one_process() {
 #[test]
 fn failures_on_a_cluster() {
     on_a_cluster("failures");
+}
+
+#[test]
+fn gpus_in_one_process() {
+    in_one_process("gpus");
+}
+
+#[test]
+fn gpus_on_a_cluster() {
+    on(&Cluster::start_with(0, 4, &["--num-gpus", "4"]), "gpus");
 }
 
 #[test]

@@ -260,6 +260,7 @@ struct Worker {
     kind: String,
     state: String,
     leases: u32,
+    gpus: Vec<String>,
     job: Option<String>,
     address: String,
 }
@@ -272,6 +273,7 @@ impl Worker {
             kind: worker.kind.clone(),
             state: worker.state.clone(),
             leases: worker.leases,
+            gpus: worker.gpus.clone(),
             job: worker.job.map(|job| job.to_string()),
             address: worker.process.socket.to_string(),
         }
@@ -279,7 +281,7 @@ impl Worker {
 }
 
 fn worker_table(workers: &[Worker]) -> Table {
-    let mut rows = table(&["node", ">pid", "kind", "state", ">leases", "job"]);
+    let mut rows = table(&["node", ">pid", "kind", "state", ">leases", "GPUs", "job"]);
     for worker in workers {
         rows.add_row([
             worker.node.clone(),
@@ -287,6 +289,7 @@ fn worker_table(workers: &[Worker]) -> Table {
             worker.kind.clone(),
             worker.state.clone(),
             worker.leases.to_string(),
+            or_dash(Some(worker.gpus.join(",")).filter(|gpus| !gpus.is_empty()).as_ref()),
             worker.job.as_deref().map_or_else(|| "-".to_owned(), short),
         ]);
     }

@@ -66,7 +66,7 @@ pub(crate) struct StartArgs {
     /// How many CPUs tasks may use; those of the machine by default
     #[arg(long, value_name = "AMOUNT")]
     num_cpus: Option<f64>,
-    /// How many GPUs tasks may use; those of the machine by default
+    /// How many GPUs tasks may use; those of CUDA_VISIBLE_DEVICES, or of the machine, by default
     #[arg(long, value_name = "AMOUNT")]
     num_gpus: Option<f64>,
     /// How much memory tasks may ask for, in bytes (or 512M, 4G); the machine's by default

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::actor_queue::ActorQueue;
 use super::entry::{Entry, Outcome};
-use super::options::within;
+use super::options::{kind_for, within};
 use super::{ActorOptions, Arg, Client, GCS_DEADLINE, ObjectHandle};
 use crate::delivery::insist;
 use crate::error::Error;
@@ -124,7 +124,7 @@ impl Client {
             demand: within(options.group.as_ref(), &options.demand),
             placement_demand: within(options.group.as_ref(), &options.placement_demand),
             strategy: options.strategy,
-            kind: options.kind,
+            kind: kind_for(options.kind, &options.demand),
             max_concurrency: options.max_concurrency.max(1),
             max_restarts: options.max_restarts,
             detached: options.detached,

@@ -108,7 +108,9 @@ impl Client {
         let (mut task, place, unready) = self.0.pending.with(seq, |pending| {
             let (name, attempts, actor) = common(pending);
             let (demand, strategy, kind) = match &pending.work {
-                Work::Task { options, .. } => (options.placed_demand(), options.strategy.clone(), options.kind),
+                Work::Task { options, .. } => {
+                    (options.placed_demand(), options.strategy.clone(), options.placed_kind())
+                }
                 Work::Call { .. } => (Resources::new(), Strategy::Default, WorkerKind::Shared),
             };
             let place = match &pending.work {

@@ -7,7 +7,7 @@ use super::task_queue::TaskQueue;
 use crate::error::Error;
 use crate::ids::PlacementGroupId;
 use crate::messages::{Strategy, WorkerKind};
-use crate::resources::{CPU, FRACTIONS_PER_UNIT, Resources, group};
+use crate::resources::{CPU, FRACTIONS_PER_UNIT, GPU, Resources, group};
 
 /// How often a task lost with its worker or node is run again, unless told otherwise.
 pub const DEFAULT_MAX_RETRIES: u32 = 3;
@@ -79,6 +79,11 @@ pub struct TaskOptions {
 }
 
 impl TaskOptions {
+    /// In which kind of process it runs: what has GPUs, in one that sees no others.
+    pub(super) fn placed_kind(&self) -> WorkerKind {
+        kind_for(self.kind, &self.demand)
+    }
+
     /// What is asked of the nodes.
     pub(super) fn placed_demand(&self) -> Resources {
         within(self.group.as_ref(), &self.demand)
@@ -198,6 +203,11 @@ pub(super) fn within(group: Option<&InGroup>, demand: &Resources) -> Resources {
         Some(inside) => group::inside(inside.group, inside.index, demand),
         None => demand.clone(),
     }
+}
+
+/// Which kind of process work with this demand needs.
+pub(super) fn kind_for(kind: WorkerKind, demand: &Resources) -> WorkerKind {
+    if demand.fractions(GPU) > 0 { WorkerKind::Process } else { kind }
 }
 
 fn one_cpu() -> Resources {

@@ -211,7 +211,7 @@ impl Client {
             job: self.0.job,
             demand: options.placed_demand(),
             strategy: options.strategy.clone(),
-            kind: options.kind,
+            kind: options.placed_kind(),
             near,
         };
         let home = near.map_or(self.0.raylet, |process| Address { process, mailbox: MailboxId::RAYLET });

@@ -102,6 +102,17 @@ pub struct LeaseGranted {
 }
 message!(LeaseGranted);
 
+/// Raylet to the worker in its own process, one way: the GPUs of a lease; none when it is over. A
+/// worker process of one lease is started with its GPUs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseGpus {
+    /// The lease.
+    pub lease: LeaseId,
+    /// Their ids.
+    pub ids: Vec<String>,
+}
+message!(LeaseGpus);
+
 /// Raylet to client, one way: ask that other raylet for `count` of your leases of this shape.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LeaseRedirected {

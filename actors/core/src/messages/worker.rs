@@ -88,6 +88,8 @@ pub struct WorkerInfo {
     pub job: Option<JobId>,
     /// Leases it serves.
     pub leases: u32,
+    /// The ids of their GPUs.
+    pub gpus: Vec<String>,
     /// `STARTING`, `READY`, `STOPPING`.
     pub state: String,
 }

@@ -9,14 +9,15 @@ use mobula_transport::{Address, Credentials, Endpoint, Payload};
 use parking_lot::Mutex;
 
 use super::NodeError;
-use super::resources::bytes_as_fractions;
+use super::resources::{bytes_as_fractions, gpu_ids};
 use crate::ids::NodeId;
 use crate::messages::{DrainNode, NodeInfo, NodeLeaves};
 use crate::raylet::server::{RayletConfig, RayletEvent};
 use crate::raylet::spawn::{Spawn, SpawnConfig};
 use crate::raylet::workers::Launcher;
-use crate::resources::{OBJECT_STORE_MEMORY, Resources};
+use crate::resources::{GPU, OBJECT_STORE_MEMORY, Resources};
 use crate::store::{Store, StoreConfig, StoreHandle};
+use crate::worker::VISIBLE_GPUS_VARIABLE;
 
 /// How long a node may take to be taken in by the head.
 const REGISTERED_WITHIN: Duration = Duration::from_secs(20);
@@ -65,6 +66,7 @@ impl NodeParts {
         let endpoint = plan.endpoint;
         let store = Store::start(&endpoint, node, plan.store)?;
         let mut total = plan.resources;
+        let gpus = gpu_ids(total.units(GPU), std::env::var(VISIBLE_GPUS_VARIABLE).ok().as_deref())?;
         total.set(OBJECT_STORE_MEMORY, bytes_as_fractions(store.stats().capacity_bytes));
         let info = NodeInfo {
             node,
@@ -94,6 +96,7 @@ impl NodeParts {
                 info: info.clone(),
                 gcs: plan.gcs,
                 launcher: launcher.clone().map(|launcher| launcher as Arc<dyn Launcher>),
+                gpus,
                 heartbeat: HEARTBEAT,
                 deaths: Arc::new(move |process| of_dead.process_died(process)),
                 store_used_bytes: Arc::new(move || of_use.stats().used_bytes),

@@ -128,6 +128,17 @@ pub enum NodeError {
     /// A resource is not an amount.
     #[error(transparent)]
     Resource(#[from] InvalidAmount),
+    /// More GPUs are offered than this process sees.
+    #[error(
+        "{asked} GPUs were asked for, but CUDA_VISIBLE_DEVICES names only {names}; unset it, name more there, or give \
+         a smaller --num-gpus", names = if visible.is_empty() { "none".to_owned() } else { visible.join(",") }
+    )]
+    Gpus {
+        /// How many were asked for.
+        asked: f64,
+        /// Those that are visible.
+        visible: Vec<String>,
+    },
     /// The head refused the job, or the store could not be started.
     #[error(transparent)]
     Core(#[from] Error),

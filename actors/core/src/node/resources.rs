@@ -2,14 +2,17 @@
 
 use std::path::Path;
 
+use super::NodeError;
 use crate::resources::{CPU, FRACTIONS_PER_UNIT, GPU, InvalidAmount, MEMORY, Resources};
+use crate::worker::VISIBLE_GPUS_VARIABLE;
 
 /// What a node is to offer; what is not given is detected.
 #[derive(Clone, Debug, Default)]
 pub struct Offer {
     /// CPUs; those this process may use unless given.
     pub num_cpus: Option<f64>,
-    /// GPUs; the devices `/dev/nvidia*` unless given.
+    /// GPUs; unless given, those of `CUDA_VISIBLE_DEVICES`, or where that is not set the devices
+    /// `/dev/nvidia*`.
     pub num_gpus: Option<f64>,
     /// Heap memory in bytes; the machine's, or the control group's where that is less.
     pub memory_bytes: Option<u64>,
@@ -26,7 +29,7 @@ impl Offer {
         let cpus =
             self.num_cpus.unwrap_or_else(|| std::thread::available_parallelism().map_or(1.0, |cpus| cpus.get() as f64));
         let mut resources = Resources::new().with(CPU, cpus)?;
-        resources = resources.with(GPU, self.num_gpus.unwrap_or_else(|| count_gpus(Path::new("/dev")) as f64))?;
+        resources = resources.with(GPU, self.num_gpus.unwrap_or_else(|| detect_gpus() as f64))?;
         let memory = self.memory_bytes.or_else(memory_bytes).unwrap_or(0);
         resources.set(MEMORY, bytes_as_fractions(memory));
         for (name, amount) in &self.custom {
@@ -39,6 +42,31 @@ impl Offer {
 /// Bytes as an amount of a resource whose unit is one byte.
 pub(super) fn bytes_as_fractions(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX).saturating_mul(FRACTIONS_PER_UNIT)
+}
+
+/// The GPUs that this process may use.
+fn detect_gpus() -> usize {
+    match std::env::var(VISIBLE_GPUS_VARIABLE) {
+        Ok(visible) => visible_ids(&visible).len(),
+        Err(_) => count_gpus(Path::new("/dev")),
+    }
+}
+
+/// The ids of so many GPUs: those that `CUDA_VISIBLE_DEVICES` names, or numbers where it is not set.
+pub(super) fn gpu_ids(gpus: f64, visible: Option<&str>) -> Result<Vec<String>, NodeError> {
+    let devices = gpus.ceil() as usize;
+    let ids = match visible {
+        Some(visible) if devices > 0 => visible_ids(visible),
+        _ => (0..devices).map(|number| number.to_string()).collect(),
+    };
+    if ids.len() < devices {
+        return Err(NodeError::Gpus { asked: gpus, visible: ids });
+    }
+    Ok(ids.into_iter().take(devices).collect())
+}
+
+fn visible_ids(visible: &str) -> Vec<String> {
+    visible.split(',').map(|id| id.trim().to_owned()).filter(|id| !id.is_empty()).collect()
 }
 
 /// The devices `nvidia0`, `nvidia1`, ...; `nvidiactl` and its like are not GPUs.
@@ -89,6 +117,15 @@ mod tests {
     fn a_machine_is_detected() {
         let resources = Offer::default().resources().unwrap();
         assert!(resources.units(CPU) >= 1.0 && resources.units(MEMORY) > 1e6, "{resources}");
+    }
+
+    #[test]
+    fn gpus_have_the_ids_that_are_visible() {
+        assert_eq!(gpu_ids(1.5, None).unwrap(), ["0", "1"]);
+        assert_eq!(gpu_ids(2.0, Some("3, GPU-abc,7")).unwrap(), ["3", "GPU-abc"]);
+        assert!(gpu_ids(0.0, Some("")).unwrap().is_empty());
+        let error = gpu_ids(2.0, Some("5")).unwrap_err().to_string();
+        assert!(error.contains("2 GPUs") && error.contains("CUDA_VISIBLE_DEVICES") && error.contains("5"), "{error}");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::messages::{RegisterWorker, WorkerConfig, WorkerKind};
 use crate::printed::Mark;
 use crate::registry::Registry;
 use crate::store::StoreClient;
-use crate::worker::{Worker, WorkerSetup, output};
+use crate::worker::{self, Worker, WorkerSetup, output};
 
 /// The environment variable by which a process knows that it is a worker.
 pub const WORKER_VARIABLE: &str = "MOBULA_WORKER";
@@ -54,6 +54,8 @@ pub struct WorkerEnv {
     pub namespace: String,
     /// The node, for the worker.
     pub config: WorkerConfig,
+    /// The GPUs that it may use.
+    pub gpus: Vec<String>,
 }
 
 /// Runs as a worker and never returns, if a raylet has started this process. To be called before
@@ -90,6 +92,7 @@ pub fn worker_process_main(env: WorkerEnv) -> Result<(), NodeError> {
     if let Err(error) = culprit::watch(&env.last_words) {
         tracing::warn!(%error, "should a task end this process, nobody will know which one it was");
     }
+    worker::set_process_gpus(env.gpus);
     let registry = Registry::global().map_err(|error| Error::Invalid { what: error.to_string() })?;
     let endpoint = Endpoint::bind(EndpointConfig {
         listen: Some(SocketAddr::new(env.raylet.socket.ip(), 0)),
@@ -125,7 +128,7 @@ pub fn worker_process_main(env: WorkerEnv) -> Result<(), NodeError> {
         gcs,
         own_process: true,
     };
-    let worker = Worker::start(setup).map_err(|error| Error::Invalid { what: error.to_string() })?;
+    let serving = Worker::start(setup).map_err(|error| Error::Invalid { what: error.to_string() })?;
     Client::set_process(Some(client.clone()));
     events::follow(&endpoint, gcs);
     // Last: the first task may arrive right behind the answer.
@@ -133,12 +136,12 @@ pub fn worker_process_main(env: WorkerEnv) -> Result<(), NodeError> {
     answer.map_err(Error::from)?.0.map_err(|why| NodeError::Refused { why })?;
     let why = endpoint.runtime().block_on(async {
         tokio::select! {
-            why = worker.told_to_stop() => why,
+            why = serving.told_to_stop() => why,
             why = gone => why.unwrap_or_else(|_| "the endpoint is gone".to_owned()),
         }
     });
     tracing::debug!(%why, "the worker leaves");
-    worker.shutdown();
+    serving.shutdown();
     client.shutdown();
     endpoint.shutdown(FLUSH_WITHIN);
     Ok(())

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use mobula_transport::Address;
 
+use super::gpus::{Gpus, Share};
 use super::scheduler::{Effect, Scheduler};
 use crate::ids::PlacementGroupId;
 use crate::messages::{CommitBundles, GroupGone, HeldBundles, PrepareBundles, ReturnBundles, Shape};
-use crate::resources::{Resources, group};
+use crate::resources::{GPU, Resources, group};
 
 /// Groups whose end is remembered, so that whoever asks late for room in one hears of it.
 pub(super) const GONE_GROUPS_KEPT: usize = 10_000;
@@ -18,7 +19,10 @@ pub(super) const GONE_GROUPS_KEPT: usize = 10_000;
 #[derive(Clone, Debug)]
 pub(super) struct Bundle {
     pub(super) demand: Resources,
-    round: u64,
+    /// The GPUs that were taken for it, and what of them is free for those in it.
+    taken: Vec<Share>,
+    pub(super) gpus: Gpus,
+    pub(super) round: u64,
     committed: bool,
 }
 
@@ -41,11 +45,23 @@ impl Scheduler {
             self.ask_for_idle_of(&sum, now);
             return Err(self.available.clone());
         }
+        let Some(taken) = self.take_gpus_of_bundles(&request.bundles) else { return Err(self.available.clone()) };
         self.available.subtract(&sum);
-        for (index, demand) in &request.bundles {
-            self.bundles.insert((group, *index), Bundle { demand: demand.clone(), round, committed: false });
+        for ((index, demand), taken) in request.bundles.iter().zip(taken) {
+            let (demand, gpus) = (demand.clone(), Gpus::of(&taken));
+            self.bundles.insert((group, *index), Bundle { demand, taken, gpus, round, committed: false });
         }
         Ok(())
+    }
+
+    /// Devices for each of these, or for none.
+    fn take_gpus_of_bundles(&mut self, bundles: &[(u32, Resources)]) -> Option<Vec<Vec<Share>>> {
+        let before = self.gpus.clone();
+        let taken: Option<_> = bundles.iter().map(|(_, demand)| self.gpus.take(demand.fractions(GPU))).collect();
+        if taken.is_none() {
+            self.gpus = before;
+        }
+        taken
     }
 
     /// What was set aside in this round may be used. False when there is nothing.
@@ -90,6 +106,7 @@ impl Scheduler {
                 self.available.subtract(&named);
             }
             self.available.add(&bundle.demand);
+            self.gpus.give_back(&bundle.taken);
         }
         self.place_all(now);
     }

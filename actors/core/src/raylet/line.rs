@@ -110,6 +110,8 @@ impl ActorWant {
 pub(super) enum Waiting {
     /// Too little of this resource is free.
     Busy(String, i64, i64),
+    /// Enough of GPUs is free, but not of single ones.
+    Scattered,
     /// Too many leases that need nothing are out.
     TooMany,
     /// Its worker is starting.
@@ -128,6 +130,10 @@ impl Waiting {
             Self::Busy(name, needed, free) => {
                 (false, format!("{name} {} is needed, {} is free", units(needed), units(free.max(0))))
             }
+            Self::Scattered => (
+                false,
+                "enough of its GPUs is free together, but in parts of several: it waits for whole ones".to_owned(),
+            ),
             Self::TooMany => {
                 (false, format!("{MAX_ZERO_DEMAND_LEASES} leases without resources are out, the limit of a node"))
             }
@@ -269,6 +275,7 @@ impl Scheduler {
             return Served::Waits;
         }
         if !self.fits(&shape.demand, kept_free)
+            || !self.has_gpus_for(&shape.demand)
             || (shape.demand.is_empty() && self.zero_leases >= MAX_ZERO_DEMAND_LEASES)
         {
             return Served::NoRoom;
@@ -296,7 +303,7 @@ impl Scheduler {
     fn serve_actor(&mut self, key: (ActorId, u32), kept_free: &Resources, now: Duration) -> Served {
         let Some(want) = self.actor_wants.get(&key) else { return Served::Done };
         let (client, shape, asker) = (want.client, want.shape.clone(), want.asker);
-        if self.draining || !self.fits(&want.need, kept_free) {
+        if self.draining || !self.fits(&want.need, kept_free) || !self.has_gpus_for(&shape.demand) {
             return Served::NoRoom;
         }
         match self.worker_for(&shape, now) {
@@ -332,7 +339,7 @@ impl Scheduler {
             Supply::Ready(worker) => Some(Some(worker)),
             Supply::Missing if shape.kind == WorkerKind::Shared => {
                 let start = self.pool.start(shape.job, shape.kind, None);
-                self.effects.push(Effect::StartWorker { start, job: shape.job, kind: shape.kind });
+                self.effects.push(Effect::StartWorker { start, job: shape.job, kind: shape.kind, gpus: Vec::new() });
                 None
             }
             Supply::Missing if self.pool.starting(shape.job) < MAX_STARTING_PROCESSES => Some(None),
@@ -350,14 +357,18 @@ impl Scheduler {
         self.next_lease += 1;
         let seq = self.next_lease;
         self.available.subtract(&shape.demand);
+        let gpus = self.take_gpus(&shape.demand);
         match worker {
-            Some(worker) => self.pool.attach(worker.id, seq),
+            Some(worker) => {
+                self.pool.attach(worker.id, seq);
+                self.tell_gpus(seq, worker, &gpus, &gpus);
+            }
             None => {
-                let start = self.pool.start(shape.job, shape.kind, Some(seq));
-                self.effects.push(Effect::StartWorker { start, job: shape.job, kind: shape.kind });
+                let (start, gpus) = (self.pool.start(shape.job, shape.kind, Some(seq)), gpus.ids());
+                self.effects.push(Effect::StartWorker { start, job: shape.job, kind: shape.kind, gpus });
             }
         }
-        let lease = Lease { client, shape, actor, worker, lent: false, doubtful: false };
+        let lease = Lease { client, shape, actor, worker, gpus, lent: false, doubtful: false };
         self.count_zero(&lease, 1);
         if let Some(actor) = actor {
             self.actor_leases.insert(actor, seq);
@@ -398,7 +409,9 @@ impl Scheduler {
             .actor_wants
             .iter()
             .filter(|(_, want)| !want.starting && now.saturating_sub(want.since) >= ACTOR_WAITS)
-            .filter(|(_, want)| self.draining || !self.available.covers(&want.need))
+            .filter(|(_, want)| {
+                self.draining || !self.available.covers(&want.need) || !self.has_gpus_for(&want.shape.demand)
+            })
             .map(|(key, _)| *key)
             .collect();
         for key in expired {
@@ -416,6 +429,9 @@ impl Scheduler {
         }
         if let Some(name) = self.available.first_missing(need) {
             return Waiting::Busy(name.to_owned(), need.fractions(name), self.available.fractions(name));
+        }
+        if !self.has_gpus_for(need) {
+            return Waiting::Scattered;
         }
         if need.is_empty() && self.zero_leases >= MAX_ZERO_DEMAND_LEASES {
             return Waiting::TooMany;

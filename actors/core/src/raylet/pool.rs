@@ -231,6 +231,7 @@ impl Pool {
                 .to_owned(),
                 job: slot.job,
                 leases: slot.leases.len() as u32,
+                gpus: Vec::new(),
                 state: if slot.stopping { "STOPPING" } else { "READY" }.to_owned(),
             })
             .collect()

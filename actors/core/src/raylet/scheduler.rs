@@ -9,17 +9,19 @@ use std::time::Duration;
 use mobula_transport::{Address, ProcessAddr, ProcessId};
 
 use super::bundles::{Bundle, GONE_GROUPS_KEPT};
+use super::gpus::{Gpus, Held};
 use super::line::{ActorWant, Ticket, Want};
 use super::pool::{Pool, WorkerSlot};
 use super::redirect::Remotes;
 use crate::culprit::Culprit;
 use crate::ids::{ActorId, JobId, LeaseId, NodeId, PlacementGroupId};
 use crate::messages::{
-    ActorLease, ForgetQueue, GroupGone, HeldLeases, HostedActor, LeaseActor, LeaseActorError, LeaseGranted, LeaseLost,
-    LeasePending, LeaseRedirected, LeasesDone, LeasesKept, PendingDemand, Shape, WantLeases, WorkerInfo, WorkerKind,
+    ActorLease, ForgetQueue, GroupGone, HeldLeases, HostedActor, LeaseActor, LeaseActorError, LeaseGpus, LeaseGranted,
+    LeaseLost, LeasePending, LeaseRedirected, LeasesDone, LeasesKept, PendingDemand, Shape, WantLeases, WorkerInfo,
+    WorkerKind,
 };
 use crate::recent::Recent;
-use crate::resources::{Resources, group};
+use crate::resources::{GPU, Resources, group};
 
 /// Task leases that need nothing: a node holds so many of them at once.
 pub(super) const MAX_ZERO_DEMAND_LEASES: usize = 256;
@@ -42,6 +44,8 @@ pub struct SchedulerConfig {
     pub process: ProcessAddr,
     /// What it has.
     pub total: Resources,
+    /// The ids of its GPUs; numbers where there are none.
+    pub gpus: Vec<String>,
     /// Whether tasks run in the raylet's own process, once a worker there has registered.
     pub in_process: bool,
 }
@@ -76,7 +80,11 @@ pub enum Effect {
         job: JobId,
         /// Of which kind.
         kind: WorkerKind,
+        /// The GPUs that it may use.
+        gpus: Vec<String>,
     },
+    /// Tell a worker that several leases share which GPUs one of them has.
+    LeaseGpus(ProcessAddr, LeaseGpus),
     /// End a worker process, gently or not.
     StopWorker {
         /// The worker.
@@ -98,6 +106,8 @@ pub(super) struct Lease {
     pub(super) actor: Option<(ActorId, u32)>,
     /// None while its process starts.
     pub(super) worker: Option<ProcessAddr>,
+    /// Its GPUs.
+    pub(super) gpus: Held,
     /// Its task waits in `get`: its CPU is free for others.
     pub(super) lent: bool,
     /// The connection to its client broke: the client may not know that it holds it.
@@ -130,6 +140,7 @@ impl Lease {
 pub struct Scheduler {
     pub(super) config: SchedulerConfig,
     pub(super) available: Resources,
+    pub(super) gpus: Gpus,
     pub(super) wants: BTreeMap<(Address, Arc<Shape>), Want>,
     pub(super) actor_wants: BTreeMap<(ActorId, u32), ActorWant>,
     pub(super) line: VecDeque<Ticket>,
@@ -166,6 +177,7 @@ impl Scheduler {
     pub fn new(config: SchedulerConfig) -> Self {
         Self {
             available: config.total.clone(),
+            gpus: Gpus::new(&config.gpus, config.total.fractions(GPU)),
             pool: Pool::new(config.in_process),
             remotes: Remotes::default(),
             draining: false,
@@ -604,7 +616,13 @@ impl Scheduler {
 
     /// The workers, for people.
     pub fn list_workers(&self) -> Vec<WorkerInfo> {
-        self.pool.describe(&self.config.name)
+        let mut workers = self.pool.describe(&self.config.name);
+        for (worker, slot) in workers.iter_mut().zip(self.pool.workers()) {
+            let leases = slot.leases.iter().filter_map(|seq| self.leases.get(seq));
+            let gpus: BTreeSet<String> = leases.flat_map(|lease| lease.gpus.ids()).collect();
+            worker.gpus = gpus.into_iter().collect();
+        }
+        workers
     }
 
     pub(super) fn lease_id(&self, seq: u64) -> LeaseId {
@@ -625,6 +643,7 @@ impl Scheduler {
     fn remove_lease(&mut self, seq: u64) -> Option<Lease> {
         let lease = self.leases.remove(&seq)?;
         self.available.add(&lease.charged());
+        self.give_back_gpus(&lease.gpus);
         self.count_zero(&lease, -1);
         if let Some(actor) = lease.actor {
             self.actor_leases.remove(&actor);
@@ -643,6 +662,7 @@ impl Scheduler {
             return;
         };
         self.pool.detach(worker.id, seq);
+        self.tell_gpus(seq, worker, &Held::default(), &lease.gpus);
         let own_process = lease.shape.kind == WorkerKind::Process;
         let unused = self.pool.lease_count(worker.id) == 0;
         if unused && (own_process || self.ended_jobs.contains(&lease.shape.job)) {

@@ -45,6 +45,8 @@ pub struct RayletConfig {
     /// Starts worker processes; none when work runs in this process, by a worker that registers
     /// itself.
     pub launcher: Option<Arc<dyn Launcher>>,
+    /// The ids of the node's GPUs.
+    pub gpus: Vec<String>,
     /// Between heartbeats.
     pub heartbeat: Duration,
     /// Told of every process that is known to be dead.
@@ -74,6 +76,7 @@ pub fn start(endpoint: &Endpoint, config: RayletConfig) -> Address {
             name: config.info.name.clone(),
             process: config.info.process,
             total: config.info.total.clone(),
+            gpus: config.gpus.clone(),
             in_process: config.launcher.is_none(),
         });
         RayletServer {
@@ -423,11 +426,11 @@ impl RayletServer {
         Ok(worker_config(&self.config.info))
     }
 
-    fn start_worker(&mut self, start: u64, job: JobId, kind: WorkerKind, ctx: &mut Context<Self>) {
+    fn start_worker(&mut self, start: u64, job: JobId, kind: WorkerKind, gpus: Vec<String>, ctx: &mut Context<Self>) {
         self.starts.insert(start, Started { digest: None, process: None, spawned: false });
         ctx.request(self.config.gcs, GetJob { job }, Vec::new(), GCS_WITHIN, move |raylet, answer, ctx| {
             let (why, for_good) = match answer {
-                Ok((Some(info), _)) => return raylet.launch(Launch { start, job: info, kind }, ctx),
+                Ok((Some(info), _)) => return raylet.launch(Launch { start, job: info, kind, gpus }, ctx),
                 Ok((None, _)) => (format!("the head does not know job {job}"), true),
                 Err(error) => (format!("the head did not say what job {job} runs: {error}"), false),
             };
@@ -562,7 +565,11 @@ impl RayletServer {
                     }
                 }
                 Effect::ForgetAsker(asker) => drop(self.askers.remove(&asker)),
-                Effect::StartWorker { start, job, kind } => self.start_worker(start, job, kind, ctx),
+                Effect::StartWorker { start, job, kind, gpus } => self.start_worker(start, job, kind, gpus, ctx),
+                // Arrives before the grant does: the worker is in this very process.
+                Effect::LeaseGpus(worker, told) => {
+                    ctx.send(Address { process: worker, mailbox: MailboxId::WORKER }, told);
+                }
                 Effect::StopWorker { worker, why, kill } => self.stop_worker(worker, why, kill, ctx),
                 Effect::AbortStart(start) => {
                     self.kill(start);

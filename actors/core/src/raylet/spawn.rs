@@ -27,6 +27,7 @@ use crate::culprit;
 use crate::messages::WorkerConfig;
 use crate::node::{WORKER_VARIABLE, WorkerEnv};
 use crate::printed::Mark;
+use crate::worker::VISIBLE_GPUS_VARIABLE;
 
 /// How long a dead worker's last lines may take to be read.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -211,11 +212,14 @@ async fn launch_one(shared: &Shared, launch: &Launch, mark: &Mark) -> Result<Chi
         job: launch.job.job,
         namespace: launch.job.namespace.clone(),
         config: config.worker.clone(),
+        gpus: launch.gpus.clone(),
     };
     let env = serde_json::to_string(&env).map_err(|error| for_now(error.to_string()))?;
     let mut command = Command::new(&binary);
     command
         .env(WORKER_VARIABLE, env)
+        // Nobody sees devices that are not its own.
+        .env(VISIBLE_GPUS_VARIABLE, launch.gpus.join(","))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -90,7 +90,14 @@ impl Env {
     }
 
     fn empty(total: Resources, in_process: bool) -> Self {
-        let config = SchedulerConfig { node: node(1), name: "n1".to_owned(), process: process(1), total, in_process };
+        let config = SchedulerConfig {
+            node: node(1),
+            name: "n1".to_owned(),
+            process: process(1),
+            total,
+            gpus: Vec::new(),
+            in_process,
+        };
         Self {
             core: Scheduler::new(config),
             queue: 1,
@@ -199,7 +206,8 @@ impl Env {
                 Effect::ForgetAsker(asker) => {
                     assert!(self.askers.remove(&asker), "a forgotten asker was waiting");
                 }
-                Effect::StartWorker { start, job, kind } => {
+                Effect::LeaseGpus(worker, _) => assert!(self.core.config.in_process && worker == process(1)),
+                Effect::StartWorker { start, job, kind, .. } => {
                     assert!(self.starts.insert(start, (job, kind)).is_none());
                 }
                 Effect::StopWorker { worker, .. } => {
@@ -218,6 +226,7 @@ impl Env {
             self.core.actor_leases.len(),
             self.core.leases.values().filter(|lease| lease.actor.is_some()).count()
         );
+        self.core.check_gpus();
         let zero = self.held.values().filter(|(_, shape)| shape.demand.is_empty()).count();
         assert!(zero <= MAX_ZERO_DEMAND_LEASES);
         for (at, ticket) in self.core.line.iter().enumerate() {

@@ -17,6 +17,8 @@ pub struct Launch {
     pub job: JobInfo,
     /// Of which kind.
     pub kind: WorkerKind,
+    /// The GPUs that it may use.
+    pub gpus: Vec<String>,
 }
 
 /// What became of a [`Launch`].

@@ -69,6 +69,14 @@ pub fn group_of(demand: &Resources) -> Option<PlacementGroupId> {
     PlacementGroupId::from_str(id).ok()
 }
 
+/// The bundle in which work with this demand runs; none when any will do.
+pub fn index_of(demand: &Resources) -> Option<u32> {
+    demand.iter().find_map(|(name, _)| {
+        let (index, _) = name.strip_prefix(BUNDLE)?.strip_prefix(MIDDLE)?.split_once('_')?;
+        index.parse().ok()
+    })
+}
+
 /// What work in a group needs, as it was asked for: for people.
 pub fn as_asked(demand: &Resources) -> Resources {
     let mut plain = Resources::new();
@@ -133,6 +141,8 @@ mod tests {
         assert_eq!(group_of(&inside(group(7), Some(3), &cpus(1.0))), Some(group(7)));
         assert_eq!(group_of(&inside(group(7), None, &Resources::new())), Some(group(7)));
         assert_eq!(group_of(&cpus(1.0)), None);
+        assert_eq!(index_of(&inside(group(7), Some(3), &cpus(1.0))), Some(3));
+        assert_eq!(index_of(&inside(group(7), None, &cpus(1.0))), None);
         assert_eq!(as_asked(&inside(group(7), Some(3), &cpus(1.0))), cpus(1.0));
         assert_eq!(as_asked(&cpus(2.0)), cpus(2.0));
     }

@@ -11,6 +11,7 @@ use parking_lot::{Mutex, RwLock};
 use super::WorkerShared;
 use super::call::{Call, Ended, wrong_kind};
 use super::current::{self, Running};
+use super::gpus::{self, Ids};
 use super::output::Label;
 use super::slots::Runnable;
 use crate::client::AttemptScope;
@@ -54,6 +55,7 @@ pub(super) struct ActorCell {
     pub(super) incarnation: u32,
     max_concurrency: u32,
     label: Label,
+    gpus: Option<Ids>,
     worker: Arc<WorkerShared>,
     state: RwLock<Option<Instance>>,
     inner: Mutex<Inner>,
@@ -65,6 +67,7 @@ impl ActorCell {
         incarnation: u32,
         max_concurrency: u32,
         label: Label,
+        gpus: Option<Ids>,
         instance: Instance,
         worker: Arc<WorkerShared>,
     ) -> Arc<Self> {
@@ -73,6 +76,7 @@ impl ActorCell {
             incarnation,
             max_concurrency: max_concurrency.max(1),
             label,
+            gpus,
             worker,
             state: RwLock::new(Some(instance)),
             inner: Mutex::new(Inner {
@@ -222,6 +226,7 @@ impl ActorCell {
         self.worker.begin(client, &spec, start);
         let _accused = accuse(Culprit::Actor);
         let scope = AttemptScope::begin();
+        let _holding = gpus::hold(&self.gpus);
         let ended = match self.worker.wanted(client, &spec) {
             Err(error) => Ended::Failed(error),
             Ok(function) => match function.code {

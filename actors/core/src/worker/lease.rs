@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use super::WorkerShared;
 use super::call::Call;
 use super::current::{self, Running};
+use super::gpus::{self, Ids};
 use super::slots::Runnable;
 use crate::ids::LeaseId;
 use crate::messages::{LeaseBlocked, TaskInfo};
@@ -25,6 +26,7 @@ struct Inner {
 pub(crate) struct LeaseQueue {
     lease: LeaseId,
     raylet: Address,
+    gpus: Option<Ids>,
     worker: Arc<WorkerShared>,
     inner: Mutex<Inner>,
 }
@@ -34,6 +36,7 @@ impl LeaseQueue {
         Arc::new(Self {
             lease,
             raylet,
+            gpus: worker.leased_gpus.of(lease),
             worker,
             inner: Mutex::new(Inner { tasks: VecDeque::new(), active: false, lent: 0 }),
         })
@@ -139,6 +142,7 @@ impl Runnable for LeaseQueue {
             lease: Some(self.clone()),
             attempt: None,
         });
+        let holding = gpus::hold(&self.gpus);
         loop {
             self.worker.run_task(task);
             // Without the lease, another thread took the queue over while this one waited.
@@ -150,6 +154,7 @@ impl Runnable for LeaseQueue {
                 None => break,
             }
         }
+        drop(holding);
         drop(current::end(before));
     }
 }

@@ -17,6 +17,7 @@ mod actor;
 mod call;
 mod cancel;
 mod current;
+mod gpus;
 mod history;
 mod lease;
 mod missing;
@@ -35,6 +36,7 @@ use parking_lot::Mutex;
 
 use self::actor::{ActorCell, drop_state};
 use self::call::{Call, Ended, wrong_kind};
+use self::gpus::LeasedGpus;
 use self::history::History;
 use self::lease::LeaseQueue;
 use self::output::Label;
@@ -44,8 +46,8 @@ use crate::culprit::{Culprit, accuse};
 use crate::error::Error;
 use crate::ids::{ActorId, LeaseId};
 use crate::messages::{
-    ArgSpec, CancelTask, ListTasks, PushCalls, PushTasks, ReclaimTasks, StartActor, StillHave, StopActor, StopWorker,
-    TaskInfo, TaskSpec, TasksReturned, WorkerConfig,
+    ArgSpec, CancelTask, LeaseGpus, ListTasks, PushCalls, PushTasks, ReclaimTasks, StartActor, StillHave, StopActor,
+    StopWorker, TaskInfo, TaskSpec, TasksReturned, WorkerConfig,
 };
 use crate::registry::{Code, DuplicateFunction, Registry};
 use crate::store::StoreClient;
@@ -54,6 +56,8 @@ use crate::value::Value;
 pub use self::cancel::is_cancelled;
 pub use self::current::{block_on, node_name};
 pub(crate) use self::current::{current_run, lend_cpu};
+pub(crate) use self::gpus::set_process_gpus;
+pub use self::gpus::{VISIBLE_GPUS_VARIABLE, gpu_ids};
 
 /// How long bringing an argument to this node may take; its progress is watched below this.
 const ARGUMENT_DEADLINE: Duration = Duration::from_secs(600);
@@ -91,6 +95,7 @@ pub(crate) struct WorkerShared {
     registry: &'static Registry,
     slots: Slots,
     leases: Mutex<HashMap<LeaseId, Arc<LeaseQueue>>>,
+    leased_gpus: LeasedGpus,
     actors: Mutex<HashMap<ActorId, Arc<ActorCell>>>,
     /// Actors that are being made, and why not any more, if they were told to stop meanwhile. Only
     /// looked up by key; locked before `actors`.
@@ -119,6 +124,7 @@ impl Worker {
             gcs: setup.gcs,
             own_process: setup.own_process,
             leases: Mutex::default(),
+            leased_gpus: LeasedGpus::default(),
             actors: Mutex::default(),
             constructing: Mutex::default(),
             bringing: Mutex::default(),
@@ -186,6 +192,10 @@ impl Mailbox for WorkerMailbox {
             if let Ok((stop, request)) = envelope.open::<StopActor>() {
                 worker.stop_actor(stop);
                 request.reply(());
+            }
+        } else if kind == LeaseGpus::KIND {
+            if let Ok((told, _)) = envelope.open::<LeaseGpus>() {
+                worker.leased_gpus.told(told);
             }
         } else if kind == StopWorker::KIND {
             if let Ok((stop, _)) = envelope.open::<StopWorker>() {
@@ -406,6 +416,8 @@ impl Runnable for Construction {
         };
         let worker = &self.worker;
         let accused = accuse(Culprit::Actor);
+        let gpus = worker.leased_gpus.of(start.lease);
+        let holding = gpus::hold(&gpus);
         let label = Label::of_actor(&start.spec.class);
         let scope = AttemptScope::begin();
         let built = worker.function(start.spec.constructor).and_then(|function| match function.code {
@@ -414,7 +426,7 @@ impl Runnable for Construction {
             }
             _ => Err(wrong_kind(function, "a constructor")),
         });
-        drop(accused);
+        drop((accused, holding));
         let borrowed = scope.still_held();
         let (spec, incarnation) = (start.spec, start.incarnation);
         let actor = spec.actor;
@@ -430,7 +442,8 @@ impl Runnable for Construction {
                 return replier.reply(Err(Error::ActorDied { actor, why }));
             }
             (Ok(instance), None) => {
-                let cell = ActorCell::new(actor, incarnation, spec.max_concurrency, label, instance, worker.clone());
+                let cell =
+                    ActorCell::new(actor, incarnation, spec.max_concurrency, label, gpus, instance, worker.clone());
                 worker.actors.lock().insert(actor, cell);
                 Ok(())
             }

@@ -201,6 +201,7 @@ impl Cluster {
                     name: format!("n{n}"),
                     process: raylet(n).process,
                     total: total.clone(),
+                    gpus: Vec::new(),
                     in_process: false,
                 };
                 let mut scheduler = Scheduler::new(config);

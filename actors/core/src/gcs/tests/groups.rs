@@ -100,6 +100,7 @@ impl World {
             name: format!("n{n}"),
             process: process(n),
             total: cpus(CPUS),
+            gpus: Vec::new(),
             in_process: false,
         };
         self.raylets.insert(node(n), Scheduler::new(config));

@@ -35,8 +35,8 @@ fn group(n: u128) -> PlacementGroupId {
 }
 
 fn shapes() -> Vec<Shape> {
-    let gpu = Resources::new().with(GPU, 0.5).unwrap();
-    let demands = [cpus(1.0), cpus(0.5), cpus(3.0), cpus(9.0), Resources::new(), gpu];
+    let gpus = |amount: f64| Resources::new().with(GPU, amount).unwrap();
+    let demands = [cpus(1.0), cpus(0.5), cpus(3.0), cpus(9.0), Resources::new(), gpus(0.5), gpus(1.0), gpus(0.2)];
     let mut shapes: Vec<Shape> = demands.into_iter().map(shape_of).collect();
     shapes[1].job = job(2);
     shapes.push(Shape { kind: WorkerKind::Process, ..shape_of(cpus(1.0)) });
@@ -45,6 +45,8 @@ fn shapes() -> Vec<Shape> {
     shapes.push(shape_of(inside(group(1), Some(0), &cpus(1.0))));
     shapes.push(shape_of(inside(group(2), None, &cpus(0.5))));
     shapes.push(Shape { kind: WorkerKind::Process, ..shape_of(inside(group(1), None, &Resources::new())) });
+    shapes.push(Shape { kind: WorkerKind::Process, ..shape_of(inside(group(1), None, &gpus(0.5))) });
+    shapes.push(shape_of(inside(group(2), Some(0), &gpus(1.0))));
     shapes.push(Shape { strategy: elsewhere, near: Some(process(1)), ..shape_of(cpus(1.0)) });
     shapes
 }
@@ -137,7 +139,8 @@ fn play(env: &mut Env, targets: &mut BTreeMap<(u128, usize), u64>, step: Step) {
         Step::NodeDies(n) => env.core.node_died(node(n), env.now),
         Step::Prepare { group: n, round, bundles } => {
             let bundles: BTreeMap<u32, u8> = bundles.into_iter().collect();
-            let bundles = bundles.into_iter().map(|(index, size)| (index, cpus(f64::from(size)))).collect();
+            let demand = |size: u8| cpus(f64::from(size)).with(GPU, f64::from(size - 1)).unwrap();
+            let bundles = bundles.into_iter().map(|(index, size)| (index, demand(size))).collect();
             let _ = env.core.prepare_bundles(&PrepareBundles { group: group(n), round, bundles }, env.now);
         }
         Step::Commit { group: n, round } => {
@@ -192,7 +195,7 @@ proptest! {
 
     #[test]
     fn random_histories_keep_the_invariants(in_process: bool, steps in prop::collection::vec(step(), 1..80)) {
-        let total = cpus(4.0).with(GPU, 1.0).unwrap();
+        let total = cpus(4.0).with(GPU, 2.0).unwrap();
         let mut env = if in_process { Env::new(total) } else { Env::empty(total, false) };
         let mut targets = BTreeMap::new();
         for step in steps {
