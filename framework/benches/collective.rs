@@ -88,6 +88,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         name: "head".to_owned(),
         resources: Offer::default().resources()?,
         store: StoreConfig { capacity_bytes: Some(64 << 20), ..StoreConfig::default() },
+        traits: Default::default(),
         network: Some(HeadNetwork {
             listen: ([127, 0, 0, 1], 0).into(),
             advertise: None,

@@ -19,6 +19,8 @@ pub struct Node {
     pub name: String,
     /// Whether it is the head.
     pub head: bool,
+    /// Its labels, for `options().node_labels(..)`.
+    pub labels: BTreeMap<String, String>,
     /// Whether it is alive; dead ones are remembered for a while.
     pub alive: bool,
     /// Why it is dead.
@@ -35,6 +37,7 @@ impl From<NodeInfo> for Node {
             id: info.node,
             name: info.name,
             head: info.head,
+            labels: info.labels,
             alive: info.alive,
             death_reason: info.death_reason,
             resources: info.total.to_units(),

@@ -21,6 +21,7 @@ pub struct Config {
     pub(crate) address: Option<String>,
     pub(crate) credentials: Option<PathBuf>,
     pub(crate) resources: BTreeMap<String, f64>,
+    pub(crate) labels: BTreeMap<String, String>,
     pub(crate) object_store_memory_bytes: Option<u64>,
     pub(crate) namespace: Option<String>,
     pub(crate) name: Option<String>,
@@ -96,6 +97,12 @@ impl Config {
     /// An amount of any resource of the local cluster, for tasks and actors to ask for by name.
     pub fn resource(mut self, name: impl Into<String>, amount: impl Into<f64>) -> Self {
         self.resources.insert(name.into(), amount.into());
+        self
+    }
+
+    /// A label of the local cluster's node, for tasks and actors to ask for.
+    pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.labels.insert(key.into(), value.into());
         self
     }
 

@@ -119,6 +119,7 @@ pub use mobula_core::explain::{
     ActorExplanation, BundleExplanation, NodeVerdict, PlacementGroupExplanation, TaskExplanation, Verdict,
 };
 pub use mobula_core::ids::{NodeId, PlacementGroupId};
+pub use mobula_core::labels::NodeLabel;
 pub use mobula_core::messages::{Cancel, PlacementStrategy};
 pub use mobula_core::worker::{gpu_ids, is_cancelled};
 pub use mobula_data::execute::OperatorReport;

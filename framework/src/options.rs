@@ -7,6 +7,7 @@ use std::sync::Arc;
 use mobula_core::client::{self, RetryExceptions};
 use mobula_core::error::Error;
 use mobula_core::ids::NodeId;
+use mobula_core::labels::NodeLabel;
 use mobula_core::messages::{Strategy, WorkerKind};
 use mobula_core::registry::RemoteFunction;
 use mobula_core::resources::{CPU, GPU, MEMORY, Resources, group};
@@ -47,6 +48,34 @@ macro_rules! common_options {
         #[must_use]
         pub fn prefer_node(self, node: NodeId) -> Self {
             self.set(|options| options.strategy = Strategy::NodeAffinity { node, soft: true })
+        }
+
+        /// On a node whose labels satisfy all of these, and nowhere else; nodes get labels with
+        /// `mobula start --labels zone=a,disk=ssd`.
+        ///
+        /// ```
+        /// use mobula::{NodeLabel, remote};
+        /// #[remote]
+        /// fn near(x: i64) -> i64 {
+        ///     x
+        /// }
+        ///
+        /// let there = near
+        ///     .options()
+        ///     .node_labels([NodeLabel::is_in("zone", ["a", "b"]), NodeLabel::not_exists("spot")])
+        ///     .prefer_node_labels([NodeLabel::exists("disk")]);
+        /// ```
+        #[must_use]
+        pub fn node_labels(self, labels: impl IntoIterator<Item = NodeLabel>) -> Self {
+            let labels = labels.into_iter().collect();
+            self.set(|options| add_labels(&mut options.strategy, labels, Vec::new()))
+        }
+
+        /// On a node whose labels satisfy all of these while one has room, elsewhere otherwise.
+        #[must_use]
+        pub fn prefer_node_labels(self, labels: impl IntoIterator<Item = NodeLabel>) -> Self {
+            let labels = labels.into_iter().collect();
+            self.set(|options| add_labels(&mut options.strategy, Vec::new(), labels))
         }
 
         /// In the room of this placement group, in any of its bundles.
@@ -281,6 +310,17 @@ impl<C, F> fmt::Debug for ActorOptions<C, F> {
         write!(f, "ActorOptions of {}: ", self.constructor.name)?;
         fmt::Debug::fmt(&self.options, f)
     }
+}
+
+/// Demands and prefers labels besides those that the strategy has; another strategy gives way.
+fn add_labels(strategy: &mut Strategy, demanded: Vec<NodeLabel>, preferred: Vec<NodeLabel>) {
+    let (mut hard, mut soft) = match std::mem::take(strategy) {
+        Strategy::NodeLabels { hard, soft } => (hard, soft),
+        _ => (Vec::new(), Vec::new()),
+    };
+    hard.extend(demanded);
+    soft.extend(preferred);
+    *strategy = Strategy::NodeLabels { hard, soft };
 }
 
 pub(crate) fn set_resource(demand: &mut Resources, name: &str, amount: f64) -> Result<(), Error> {

@@ -58,6 +58,7 @@ fn group(name: &str) -> Option<&'static [Scenario]> {
         "explain" => explain::SCENARIOS,
         "failures" => failures::SCENARIOS,
         "gpus" => gpus::SCENARIOS,
+        "labels" => scheduling::LABELS,
         "lost-workers" => failures::LOST_WORKERS,
         "many" => many::SCENARIOS,
         "placement" => placement::SCENARIOS,

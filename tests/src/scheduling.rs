@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use mobula::{Error, ObjectRef, TaskOptions, get, get_timeout, remote};
+use mobula::{Error, NodeLabel, ObjectRef, TaskOptions, Verdict, explain, get, get_timeout, remote};
 
 use crate::gate::{Gate, Tally, count, pass, tally_of, wait_until};
 use crate::{Scenario, everywhere, on_cluster};
@@ -13,6 +13,15 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     on_cluster("work runs on more than one node", more_than_one_node),
     on_cluster("a task runs on the node it is pinned to", pinned),
     on_cluster("all CPUs are free after the work", free_again),
+    everywhere("labels that no node has are explained", no_such_label),
+];
+
+/// Scenarios of nodes that are labelled `zone=head` and `zone=node, disk=ssd`.
+pub(crate) const LABELS: &[Scenario] = &[
+    on_cluster("a task runs where its labels are", labels_demanded),
+    on_cluster("preferred labels are left when their nodes are full", labels_preferred),
+    on_cluster("an actor lives where its labels are", labelled_actor),
+    on_cluster("labels that no node has are explained", no_such_label),
 ];
 
 /// Scenarios of short tasks that turn long: none may stay stuck behind another.
@@ -127,6 +136,53 @@ fn free_again() {
     wait_until("all CPUs to be free", || {
         mobula::available_resources().expect("the cluster answers").get("CPU") == all.get("CPU")
     });
+}
+
+fn labels_demanded() {
+    let here = |label: NodeLabel| nodes_used(&where_am_i.options().node_labels([label]), 3, 1);
+    assert_eq!(here(NodeLabel::is_in("zone", ["node"])).into_keys().collect::<Vec<_>>(), ["node-1"]);
+    assert_eq!(here(NodeLabel::not_in("zone", ["node"])).into_keys().collect::<Vec<_>>(), ["head"]);
+    assert_eq!(here(NodeLabel::exists("disk")).into_keys().collect::<Vec<_>>(), ["node-1"]);
+    assert_eq!(here(NodeLabel::not_exists("disk")).into_keys().collect::<Vec<_>>(), ["head"]);
+    let all: Vec<_> = mobula::nodes().expect("the cluster answers").into_iter().map(|node| node.labels).collect();
+    assert!(all.iter().any(|labels| labels.get("disk").is_some_and(|disk| disk == "ssd")), "{all:?}");
+}
+
+fn labels_preferred() {
+    let preferred = where_am_i.options().prefer_node_labels([NodeLabel::exists("disk")]);
+    // What was sent there a moment ago counts for a while.
+    wait_until("a task on the preferred node", || nodes_used(&preferred, 1, 1).contains_key("node-1"));
+    // All CPUs of the cluster at once: some of it has to run elsewhere.
+    let used = nodes_used(&preferred, total_cpus(), total_cpus());
+    assert_eq!(used.len(), 2, "{used:?}");
+}
+
+struct Resident;
+
+#[remote]
+impl Resident {
+    fn new() -> Self {
+        Self
+    }
+
+    fn stay(&mut self) {}
+}
+
+fn labelled_actor() {
+    for (zone, node) in [("head", "head"), ("node", "node-1")] {
+        let actor = Resident::options().node_labels([NodeLabel::is_in("zone", [zone])]).remote();
+        get(&actor.stay().remote()).expect("it lives");
+        assert_eq!(explain(&actor).expect("it is explained").node.as_deref(), Some(node));
+    }
+}
+
+fn no_such_label() {
+    let nowhere = answer.options().node_labels([NodeLabel::exists("unicorn")]).remote(1);
+    let said = explain(&nowhere).expect("it is explained");
+    assert!(!said.nodes.is_empty(), "{said}");
+    for node in &said.nodes {
+        assert!(node.verdict == Verdict::Never && node.why.contains("unicorn exists"), "{said}");
+    }
 }
 
 /// How long tasks that wait for each other are given to meet.

@@ -119,6 +119,18 @@ fn gpus_on_a_cluster() {
 }
 
 #[test]
+fn labels_on_a_cluster() {
+    let mut cluster = Cluster::start_with(0, 2, &["--labels", "zone=head"]);
+    cluster.join_with(2, &["--labels", "zone=node,disk=ssd"]);
+    cluster.wait_for_nodes(2);
+    on(&cluster, "labels");
+    let shown = cluster.run(&["status"]).stdout;
+    assert!(shown.contains("node-1 is labelled disk=ssd, zone=node"), "{shown}");
+    let listed = cluster.run(&["list", "nodes", "--format", "json"]).json();
+    assert!(listed[0]["labels"]["zone"].is_string(), "{listed}");
+}
+
+#[test]
 fn many_in_one_process() {
     in_one_process("many");
 }

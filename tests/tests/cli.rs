@@ -69,9 +69,13 @@ fn an_interrupted_benchmark_leaves_nothing_behind() {
 #[test]
 fn wrong_arguments_are_refused_with_a_hint() {
     let family = Family::new();
-    for arguments in
-        [&["start"][..], &["start", "--head", "--num-cpus", "many"], &["list", "secrets"], &["no-such-command"]]
-    {
+    for arguments in [
+        &["start"][..],
+        &["start", "--head", "--num-cpus", "many"],
+        &["start", "--head", "--labels", "zone"],
+        &["list", "secrets"],
+        &["no-such-command"],
+    ] {
         let mut command = family.command(binary("mobula"));
         command.args(arguments);
         Program::run("mobula", command).expect_failure(&arguments.join(" "));

@@ -23,6 +23,7 @@ pub mod explain;
 pub mod fuzzing;
 pub mod gcs;
 pub mod ids;
+pub mod labels;
 pub mod messages;
 pub mod node;
 mod printed;

@@ -19,9 +19,10 @@ use std::time::Duration;
 
 use clap::Args;
 use mobula_core::gcs::storage::StorageError;
+use mobula_core::labels::{self, Labels};
 use mobula_core::messages::NodeInfo;
 use mobula_core::node::{
-    DEFAULT_PORT, Head, HeadConfig, HeadNetwork, Node, NodeConfig, NodeError, Offer, credentials_dir, join,
+    DEFAULT_PORT, Head, HeadConfig, HeadNetwork, Node, NodeConfig, NodeError, NodeTraits, Offer, credentials_dir, join,
     parse_address, state_dir,
 };
 use mobula_core::raylet::server::RayletEvent;
@@ -75,6 +76,9 @@ pub(crate) struct StartArgs {
     /// Resources of your own, as JSON: '{"license": 2}'
     #[arg(long, value_name = "JSON", value_parser = parse_resources)]
     resources: Option<Custom>,
+    /// Labels that tasks and actors can ask for
+    #[arg(long, value_name = "KEY=VALUE,..", value_parser = parse_labels)]
+    labels: Option<Labelled>,
     /// The size of the object store, in bytes (or 512M, 4G); 30 % of the machine's memory by default
     #[arg(long, value_name = "BYTES", value_parser = parse::bytes)]
     object_store_memory: Option<u64>,
@@ -102,6 +106,7 @@ pub(crate) struct StartArgs {
 }
 
 type Custom = Arc<BTreeMap<String, f64>>;
+type Labelled = Arc<Labels>;
 
 /// What a node says when it is ready; one line of JSON with `--format json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -191,6 +196,7 @@ fn start_head(args: &StartArgs, dir: &Path) -> Result<Running, CliError> {
         name: name(args),
         resources: offer(args).resources().map_err(NodeError::from)?,
         store: store(args),
+        traits: traits(args),
         network: Some(HeadNetwork {
             listen: SocketAddr::new(args.host, args.port.unwrap_or(DEFAULT_PORT)),
             advertise: None,
@@ -234,6 +240,7 @@ fn start_node(args: &StartArgs, dir: &Path) -> Result<Running, CliError> {
         name: name(args),
         resources: offer(args).resources().map_err(NodeError::from)?,
         store: store(args),
+        traits: traits(args),
         listen: Some(SocketAddr::new(args.host, args.port.unwrap_or(0))),
         advertise: None,
         dir: dir.to_owned(),
@@ -308,6 +315,14 @@ fn offer(args: &StartArgs) -> Offer {
 
 fn store(args: &StartArgs) -> StoreConfig {
     StoreConfig { capacity_bytes: args.object_store_memory, ..StoreConfig::default() }
+}
+
+fn traits(args: &StartArgs) -> NodeTraits {
+    NodeTraits { labels: args.labels.as_deref().cloned().unwrap_or_default() }
+}
+
+fn parse_labels(text: &str) -> Result<Labelled, String> {
+    labels::parse(text).map(Arc::new).map_err(|error| error.to_string())
 }
 
 fn parse_resources(text: &str) -> Result<Custom, String> {

@@ -129,6 +129,7 @@ pub(crate) struct Node {
     node: String,
     name: String,
     head: bool,
+    labels: BTreeMap<String, String>,
     state: &'static str,
     reason: Option<String>,
     address: String,
@@ -201,6 +202,7 @@ fn describe(node: &NodeInfo, told: Told) -> Node {
         node: node.node.to_string(),
         name: node.name.clone(),
         head: node.head,
+        labels: node.labels.clone(),
         state: if node.alive { ALIVE } else { DEAD },
         reason: node.death_reason.clone(),
         address: node.process.socket.to_string(),
@@ -262,7 +264,7 @@ fn human(report: &Report) -> String {
         resources.add_row([name.clone(), used(name, *amounts), quantity(name, amounts.total)]);
     }
     text.push_str(&format!("{resources}\n\n{}\n", resource_table(&report.nodes)));
-    for line in others(&report.nodes).chain(reasons(&report.nodes)) {
+    for line in others(&report.nodes).chain(labelled(&report.nodes)).chain(reasons(&report.nodes)) {
         text.push_str(&format!("\n{line}"));
     }
     for line in report.nodes.iter().filter_map(|node| node.refused.in_words(&node.name)) {
@@ -306,6 +308,12 @@ fn others(nodes: &[Node]) -> impl Iterator<Item = String> {
     })
 }
 
+/// The labels of living nodes, a line each.
+fn labelled(nodes: &[Node]) -> impl Iterator<Item = String> {
+    let labelled = nodes.iter().filter(|node| node.state == ALIVE && !node.labels.is_empty());
+    labelled.map(|node| format!("{} is labelled {}\n", node.name, node.shown_labels()))
+}
+
 /// Why dead nodes are dead, a line each.
 fn reasons(nodes: &[Node]) -> impl Iterator<Item = String> {
     let dead = nodes.iter().filter(|node| node.state == DEAD);
@@ -322,16 +330,22 @@ fn waiting(demand: &Pending) -> String {
 
 /// The nodes for people: where they are. What they have is in the status.
 pub(crate) fn node_table(nodes: &[Node]) -> Table {
-    let mut rows = table(&["node", "state", "address", ">pid", ">objects", "reason"]);
+    // A column that would be empty is left out.
+    let labelled = nodes.iter().any(|node| !node.labels.is_empty());
+    let mut heads = vec!["node", "state", "address", ">pid", ">objects", "reason"];
+    heads.extend(labelled.then_some("labels"));
+    let mut rows = table(&heads);
     for node in nodes {
-        rows.add_row([
+        let mut row = vec![
             node.shown_name(),
             node.state.to_owned(),
             node.address.clone(),
             node.pid.to_string(),
             node.objects.map_or_else(|| "-".to_owned(), |objects| objects.to_string()),
             node.reason.clone().unwrap_or_default(),
-        ]);
+        ];
+        row.extend(labelled.then(|| node.shown_labels()));
+        rows.add_row(row);
     }
     rows
 }
@@ -343,6 +357,11 @@ impl Node {
             Some(amounts) if amounts.used.is_some() => of_total(name, *amounts),
             _ => "-".to_owned(),
         }
+    }
+
+    fn shown_labels(&self) -> String {
+        let labels: Vec<_> = self.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        labels.join(", ")
     }
 
     fn shown_name(&self) -> String {
@@ -399,6 +418,7 @@ mod tests {
             head: name == "a",
             available: total.clone().with(CPU, 2.5).unwrap(),
             total,
+            labels: [("zone".to_owned(), name.to_owned())].into(),
             alive,
             death_reason: (!alive).then(|| "it was silent for 5 s".to_owned()),
             store_dir: String::new(),
@@ -447,6 +467,7 @@ mod tests {
         for part in [
             "cluster rays at h:1, up 1 min 1 s\n2 nodes alive, 1 dead, 0 jobs running",
             "c is dead: it was silent for 5 s",
+            "a is labelled zone=a\n",
             "1.5/4",
             "1.0/4.0 KiB",
             "3 x train, needs GPU 1, asked of a",

@@ -14,9 +14,9 @@ use crate::config::Config;
 
 /// Connects to the head at `address` and registers the program as a job.
 pub(super) fn start(address: &str, config: &Config) -> Result<(Client, Connection), Error> {
-    if let Some(name) = config.resources.keys().next() {
+    if let Some(name) = config.resources.keys().chain(config.labels.keys()).next() {
         let what = format!(
-            "{name} is given together with an address: the nodes of a running cluster have the resources they were \
+            "{name} is given together with an address: the nodes of a running cluster have the resources and labels they were \
              started with; leave it out, or start a node with it"
         );
         return Err(Error::Invalid { what });

@@ -7,7 +7,7 @@ use std::time::Duration;
 use mobula_core::client::{Client, ClientSetup};
 use mobula_core::error::Error;
 use mobula_core::messages::{JobRegistered, RegisterJob, RegisterWorker};
-use mobula_core::node::{Head, HeadConfig, NodeError, Offer};
+use mobula_core::node::{Head, HeadConfig, NodeError, NodeTraits, Offer};
 use mobula_core::resources::{InvalidAmount, Resources};
 use mobula_core::store::StoreConfig;
 use mobula_core::worker::{Worker, WorkerSetup};
@@ -32,10 +32,12 @@ pub(super) fn start(config: &Config) -> Result<(Client, Local), Error> {
         name: "local".to_owned(),
         resources: resources(config)?,
         store: StoreConfig { capacity_bytes: config.object_store_memory_bytes, ..StoreConfig::default() },
+        traits: NodeTraits { labels: config.labels.clone() },
         network: None,
     })
     .map_err(|error| match error {
         NodeError::Core(error) => error,
+        NodeError::Label(error) => Error::Invalid { what: error.to_string() },
         error => Error::System { what: "starting a local cluster".to_owned(), why: error.to_string() },
     })?;
     let endpoint = head.endpoint().clone();

@@ -58,10 +58,15 @@ impl Cluster {
 
     /// Starts one more node; does not wait for it. Returns its name.
     pub(crate) fn join(&mut self, cpus: u32) -> String {
+        self.join_with(cpus, &[])
+    }
+
+    /// The same with more arguments for the node.
+    pub(crate) fn join_with(&mut self, cpus: u32, more: &[&str]) -> String {
         self.started += 1;
         let name = format!("node-{}", self.started);
         let mut command = start(&self.family, &name, cpus);
-        command.args(["--address", &self.address, "--token", &self.token]);
+        command.args(["--address", &self.address, "--token", &self.token]).args(more);
         self.nodes.push(Program::start(&name, command));
         name
     }

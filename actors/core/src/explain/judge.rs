@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::gcs::placement::takes_work;
+use crate::labels::{NodeLabel, in_words};
 use crate::messages::{NodeInfo, Strategy};
 use crate::resources::{FRACTIONS_PER_UNIT, MEMORY, OBJECT_STORE_MEMORY, Resources};
 
@@ -65,6 +66,11 @@ fn judge_one(node: &NodeInfo, need: &Resources, strategy: &Strategy) -> NodeVerd
         && *wanted != node.node
     {
         (Verdict::Never, format!("it is not node {wanted}, which was asked for"))
+    } else if let Strategy::NodeLabels { hard, .. } = strategy
+        && !strategy.allows(&node.labels)
+    {
+        let missed: Vec<NodeLabel> = hard.iter().filter(|label| !label.holds(&node.labels)).cloned().collect();
+        (Verdict::Never, format!("its labels are not those that are asked for: {}", in_words(&missed)))
     } else {
         let lacks = missing(need, &node.total);
         let busy = missing(need, &node.available);
@@ -119,6 +125,7 @@ mod tests {
             head: false,
             total,
             available,
+            labels: Default::default(),
             alive: true,
             death_reason: None,
             store_dir: String::new(),
@@ -159,6 +166,16 @@ mod tests {
         let verdicts = |soft| judge(&nodes, &amounts(1.0, 0.0), &at(soft)).into_iter().map(|one| one.verdict);
         assert!(verdicts(false).eq([Verdict::Never, Verdict::HasRoom]));
         assert!(verdicts(true).eq([Verdict::HasRoom, Verdict::HasRoom]));
+    }
+
+    #[test]
+    fn a_node_without_the_labels_says_which() {
+        let mut labelled = node(1, amounts(1.0, 0.0), amounts(1.0, 0.0));
+        labelled.labels = crate::labels::parse("zone=a").unwrap();
+        let hard = vec![NodeLabel::is_in("zone", ["a"]), NodeLabel::exists("ssd")];
+        let said = judge(&[labelled], &amounts(1.0, 0.0), &Strategy::NodeLabels { hard, soft: Vec::new() });
+        assert_eq!(said[0].verdict, Verdict::Never);
+        assert!(said[0].why.contains("ssd exists") && !said[0].why.contains("zone"), "{}", said[0].why);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::{ActorExplanation, NodeVerdict, PlacementGroupExplanation, TaskExplanation, Verdict};
+use crate::labels::in_words;
 use crate::messages::Strategy;
 
 /// Nodes that are shown one by one.
@@ -72,6 +73,16 @@ impl fmt::Display for Strategy {
             Self::Spread => f.write_str("SPREAD: over all nodes in turn"),
             Self::NodeAffinity { node, soft: false } => write!(f, "NODE_AFFINITY: on node {node} only"),
             Self::NodeAffinity { node, soft: true } => write!(f, "NODE_AFFINITY: on node {node} if possible"),
+            Self::NodeLabels { hard, soft } => {
+                f.write_str("NODE_LABELS:")?;
+                if !hard.is_empty() {
+                    write!(f, " {}", in_words(hard))?;
+                }
+                if !soft.is_empty() {
+                    write!(f, " if possible {}", in_words(soft))?;
+                }
+                Ok(())
+            }
         }
     }
 }

@@ -5,6 +5,7 @@
 //! order in which nodes were listed.
 
 use crate::ids::NodeId;
+use crate::labels::{Labels, in_words};
 use crate::messages::Strategy;
 use crate::resources::{FRACTIONS_PER_UNIT, OBJECT_STORE_MEMORY, Resources, group};
 
@@ -20,6 +21,8 @@ pub(crate) struct Candidate<'a> {
     pub(crate) total: &'a Resources,
     /// What is free, as far as is known.
     pub(crate) available: &'a Resources,
+    /// Its labels.
+    pub(crate) labels: &'a Labels,
     /// Whether it is the chooser's own.
     pub(crate) local: bool,
     /// Whether it has lately refused such work and is not to be asked again now.
@@ -64,8 +67,10 @@ pub(crate) fn choose(
     strategy: &Strategy,
     last_spread: &mut Option<NodeId>,
 ) -> Choice {
-    let feasible: Vec<&Candidate<'_>> =
-        candidates.iter().filter(|c| takes_work(c.total) && c.total.covers(need)).collect();
+    let feasible: Vec<&Candidate<'_>> = candidates
+        .iter()
+        .filter(|c| takes_work(c.total) && c.total.covers(need) && strategy.allows(c.labels))
+        .collect();
     if let Strategy::NodeAffinity { node, soft } = strategy {
         if let Some(found) = feasible.iter().find(|c| c.node == *node) {
             return if fits(found, need) { Choice::Now(*node) } else { Choice::Later(*node) };
@@ -78,9 +83,10 @@ pub(crate) fn choose(
         }
     }
     if feasible.is_empty() {
-        return Choice::Never(explain_infeasible(candidates, need));
+        return Choice::Never(explain_infeasible(candidates, need, strategy));
     }
     let fitting: Vec<&Candidate<'_>> = feasible.iter().copied().filter(|c| fits(c, need)).collect();
+    let (fitting, feasible) = (preferred(fitting, strategy), preferred(feasible, strategy));
     if matches!(strategy, Strategy::Spread) {
         return spread(&fitting, &feasible, last_spread);
     }
@@ -105,8 +111,14 @@ pub(crate) fn choose(
     });
     match waiting {
         Some(node) => Choice::Later(node),
-        None => Choice::Never(explain_infeasible(candidates, need)),
+        None => Choice::Never(explain_infeasible(candidates, need, strategy)),
     }
+}
+
+/// Those that the strategy means first, if there are any.
+fn preferred<'a, 'b>(nodes: Vec<&'a Candidate<'b>>, strategy: &Strategy) -> Vec<&'a Candidate<'b>> {
+    let first: Vec<_> = nodes.iter().copied().filter(|c| strategy.prefers(c.labels)).collect();
+    if first.is_empty() { nodes } else { first }
 }
 
 fn fits(candidate: &Candidate<'_>, need: &Resources) -> bool {
@@ -130,10 +142,16 @@ fn spread(fitting: &[&Candidate<'_>], feasible: &[&Candidate<'_>], last: &mut Op
 }
 
 /// Says what no node has enough of.
-fn explain_infeasible(candidates: &[Candidate<'_>], need: &Resources) -> String {
-    let working: Vec<&Candidate<'_>> = candidates.iter().filter(|c| takes_work(c.total)).collect();
+fn explain_infeasible(candidates: &[Candidate<'_>], need: &Resources, strategy: &Strategy) -> String {
+    let mut working: Vec<&Candidate<'_>> = candidates.iter().filter(|c| takes_work(c.total)).collect();
     if working.is_empty() {
         return "no node of the cluster takes work; start one with `mobula start`".to_owned();
+    }
+    working.retain(|c| strategy.allows(c.labels));
+    if let Strategy::NodeLabels { hard, .. } = strategy
+        && working.is_empty()
+    {
+        return format!("no node has the labels that are asked for: {}", in_words(hard));
     }
     for (name, fractions) in need.iter() {
         let most = working.iter().map(|c| c.total.fractions(name)).max().unwrap_or(0);
@@ -154,6 +172,8 @@ mod tests {
     use crate::resources::CPU;
     use uuid::Uuid;
 
+    const NONE: &Labels = &Labels::new();
+
     fn cpus(amount: f64) -> Resources {
         Resources::new().with(CPU, amount).unwrap()
     }
@@ -164,7 +184,14 @@ mod tests {
         let candidates: Vec<_> = sets
             .iter()
             .enumerate()
-            .map(|(i, (total, available))| Candidate { node: id(i), total, available, local: i == 0, full: false })
+            .map(|(i, (total, available))| Candidate {
+                node: id(i),
+                total,
+                available,
+                labels: NONE,
+                local: i == 0,
+                full: false,
+            })
             .collect();
         choose(&candidates, &cpus(need), strategy, last)
     }
@@ -206,6 +233,54 @@ mod tests {
         let nodes = [(4., 4.), (4., 4.), (4., 4.)];
         let seen: Vec<_> = (0..6).map(|_| pick(&nodes, 1., &Strategy::Spread, &mut last)).collect();
         assert_eq!(seen, [0, 1, 2, 0, 1, 2].map(|i| Choice::Now(id(i))));
+    }
+
+    #[test]
+    fn labels_are_demanded_or_preferred() {
+        use crate::labels::{NodeLabel, parse};
+        type Case<'a> = (&'a str, &'a [NodeLabel], &'a [NodeLabel], [f64; 3], Choice);
+        let labels = ["zone=a", "zone=b,disk=ssd", "zone=b"].map(|text| parse(text).unwrap());
+        let (a, b) = (NodeLabel::is_in("zone", ["a"]), NodeLabel::is_in("zone", ["b"]));
+        let (ssd, none) = (NodeLabel::exists("disk"), NodeLabel::exists("gpu"));
+        let free = [4., 4., 4.];
+        let table: &[Case<'_>] = &[
+            ("only one has it", std::slice::from_ref(&ssd), &[], free, Choice::Now(id(1))),
+            ("all of them must hold", &[b.clone(), NodeLabel::not_exists("disk")], &[], free, Choice::Now(id(2))),
+            ("it waits for the one that has it", std::slice::from_ref(&a), &[], [0., 4., 4.], Choice::Later(id(0))),
+            ("one is preferred", &[], std::slice::from_ref(&ssd), free, Choice::Now(id(1))),
+            ("but another will do", &[], std::slice::from_ref(&ssd), [4., 0., 4.], Choice::Now(id(0))),
+            (
+                "another of those allowed",
+                std::slice::from_ref(&b),
+                std::slice::from_ref(&ssd),
+                [4., 0., 4.],
+                Choice::Now(id(2)),
+            ),
+            ("to wait, the preferred one", &[], std::slice::from_ref(&ssd), [0., 0., 0.], Choice::Later(id(1))),
+            ("nobody has what is preferred", &[], std::slice::from_ref(&none), free, Choice::Now(id(0))),
+        ];
+        let choose_of = |hard: &[NodeLabel], soft: &[NodeLabel], free: [f64; 3], need: f64| {
+            let (total, free) = (cpus(4.0), free.map(cpus));
+            let candidates: Vec<_> = (0..3)
+                .map(|i| Candidate {
+                    node: id(i),
+                    total: &total,
+                    available: &free[i],
+                    labels: &labels[i],
+                    local: i == 0,
+                    full: false,
+                })
+                .collect();
+            let strategy = Strategy::NodeLabels { hard: hard.to_vec(), soft: soft.to_vec() };
+            choose(&candidates, &cpus(need), &strategy, &mut None)
+        };
+        for (what, hard, soft, free, expected) in table {
+            assert_eq!(&choose_of(hard, soft, *free, 1.0), expected, "{what}");
+        }
+        let Choice::Never(why) = choose_of(&[none], &[], free, 1.0) else { panic!("nobody has it") };
+        assert!(why.contains("labels") && why.contains("gpu exists"), "{why}");
+        let Choice::Never(why) = choose_of(&[ssd], &[], free, 5.0) else { panic!("nobody has so many") };
+        assert!(why.contains("CPU 5"), "{why}");
     }
 
     #[test]

@@ -58,8 +58,15 @@ impl Gcs {
         let candidates: Vec<Candidate<'_>> = free
             .iter()
             .filter_map(|(node, available)| {
-                let total = &self.nodes.get(node)?.info.total;
-                Some(Candidate { node: *node, total, available, local: false, full: queue.full.contains(node) })
+                let info = &self.nodes.get(node)?.info;
+                Some(Candidate {
+                    node: *node,
+                    total: &info.total,
+                    available,
+                    labels: &info.labels,
+                    local: false,
+                    full: queue.full.contains(node),
+                })
             })
             .collect();
         match choose(&candidates, &key.need, &key.strategy, &mut self.last_spread) {

@@ -45,6 +45,7 @@ fn info(n: u128, total: f64) -> NodeInfo {
         head: false,
         total: cpus(total),
         available: cpus(total),
+        labels: Default::default(),
         alive: true,
         death_reason: None,
         store_dir: String::new(),

@@ -8,6 +8,7 @@ use super::group::HeldBundles;
 use super::job::JobInfo;
 use crate::culprit::Culprit;
 use crate::ids::{ActorId, JobId, LeaseId, NodeId, PlacementGroupId};
+use crate::labels::Labels;
 use crate::resources::Resources;
 
 /// A node, as the GCS knows it.
@@ -25,6 +26,8 @@ pub struct NodeInfo {
     pub total: Resources,
     /// What is free, by its last heartbeat.
     pub available: Resources,
+    /// Its labels.
+    pub labels: Labels,
     /// Whether it answers.
     pub alive: bool,
     /// Why it does not, if it does not.

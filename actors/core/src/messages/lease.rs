@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::culprit::Culprit;
 use crate::ids::{JobId, LeaseId, NodeId};
+use crate::labels::{Labels, NodeLabel};
 use crate::resources::Resources;
 
 /// Where a task may run.
@@ -22,6 +23,31 @@ pub enum Strategy {
         /// Whether another node will do.
         soft: bool,
     },
+    /// On a node with these labels.
+    NodeLabels {
+        /// All of these hold there.
+        hard: Vec<NodeLabel>,
+        /// And these too, where such a node has room.
+        soft: Vec<NodeLabel>,
+    },
+}
+
+impl Strategy {
+    /// Whether a node with these labels may run it.
+    pub fn allows(&self, labels: &Labels) -> bool {
+        match self {
+            Self::NodeLabels { hard, .. } => hard.iter().all(|label| label.holds(labels)),
+            _ => true,
+        }
+    }
+
+    /// Whether, of the nodes that may, one with these labels is meant first.
+    pub fn prefers(&self, labels: &Labels) -> bool {
+        match self {
+            Self::NodeLabels { soft, .. } => soft.iter().all(|label| label.holds(labels)),
+            _ => true,
+        }
+    }
 }
 
 /// Which kind of worker process.

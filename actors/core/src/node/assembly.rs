@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use super::NodeError;
 use super::resources::{bytes_as_fractions, gpu_ids};
 use crate::ids::NodeId;
+use crate::labels::{self, Labels};
 use crate::messages::{DrainNode, NodeInfo, NodeLeaves};
 use crate::raylet::server::{RayletConfig, RayletEvent};
 use crate::raylet::spawn::{Spawn, SpawnConfig};
@@ -28,6 +29,13 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(2);
 /// How long an endpoint may take to send what it has accepted.
 const FLUSH_WITHIN: Duration = Duration::from_millis(500);
 
+/// What a node is besides what it has.
+#[derive(Clone, Debug, Default)]
+pub struct NodeTraits {
+    /// Its labels.
+    pub labels: Labels,
+}
+
 /// What a node is put together from.
 pub(super) struct Plan {
     pub(super) endpoint: Endpoint,
@@ -36,6 +44,7 @@ pub(super) struct Plan {
     pub(super) head: bool,
     pub(super) resources: Resources,
     pub(super) store: StoreConfig,
+    pub(super) traits: NodeTraits,
     /// Where worker processes find their credentials and binaries; none when the node starts no
     /// processes.
     pub(super) processes: Option<ProcessPlan>,
@@ -62,6 +71,7 @@ pub struct NodeParts {
 
 impl NodeParts {
     pub(super) fn start(plan: Plan) -> Result<Self, NodeError> {
+        labels::check(&plan.traits.labels)?;
         let node = NodeId::random();
         let endpoint = plan.endpoint;
         let store = Store::start(&endpoint, node, plan.store)?;
@@ -75,6 +85,7 @@ impl NodeParts {
             head: plan.head,
             available: total.clone(),
             total,
+            labels: plan.traits.labels,
             alive: true,
             death_reason: None,
             store_dir: store.store_dir(),

@@ -8,7 +8,7 @@ use mobula_transport::identity::IdentityError;
 use mobula_transport::{Address, Credentials, Endpoint, EndpointConfig, MailboxId, Payload};
 use tokio::task::AbortHandle;
 
-use super::assembly::{NodeParts, Plan};
+use super::assembly::{NodeParts, NodeTraits, Plan};
 use super::member::find_head;
 use super::{NodeError, credentials_dir, describe_binary, events};
 use crate::ids::JobId;
@@ -135,6 +135,7 @@ impl Connection {
                     head: false,
                     resources: Resources::new(),
                     store: config.store.clone(),
+                    traits: NodeTraits::default(),
                     processes: None,
                 })?;
                 (parts.raylet(), parts.info().clone(), parts.store().client(), Some(parts))

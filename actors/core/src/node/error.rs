@@ -9,6 +9,7 @@ use mobula_transport::identity::{IdentityError, JoinError, TokenError};
 
 use crate::error::Error;
 use crate::gcs::storage::StorageError;
+use crate::labels::InvalidLabel;
 use crate::resources::InvalidAmount;
 
 /// Why a node could not be started, or a cluster not be reached.
@@ -139,6 +140,9 @@ pub enum NodeError {
         /// Those that are visible.
         visible: Vec<String>,
     },
+    /// A label is none.
+    #[error(transparent)]
+    Label(#[from] InvalidLabel),
     /// The head refused the job, or the store could not be started.
     #[error(transparent)]
     Core(#[from] Error),

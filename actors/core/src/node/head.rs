@@ -9,7 +9,7 @@ use std::time::Duration;
 use mobula_transport::identity::{ClusterAuthority, JoinPolicy, JoinToken, Role};
 use mobula_transport::{Credentials, Endpoint, EndpointConfig, Payload, ProcessId};
 
-use super::assembly::{NodeParts, Plan, ProcessPlan};
+use super::assembly::{NodeParts, NodeTraits, Plan, ProcessPlan};
 use super::member::nobody_listens;
 use super::{Connection, NodeError, paths};
 use crate::gcs::storage::{Durable, Storage, Volatile};
@@ -36,6 +36,8 @@ pub struct HeadConfig {
     pub resources: Resources,
     /// The node's store.
     pub store: StoreConfig,
+    /// What the node is besides.
+    pub traits: NodeTraits,
     /// How others reach it; none for a cluster of one inside this process.
     pub network: Option<HeadNetwork>,
 }
@@ -92,6 +94,7 @@ impl Head {
             head: true,
             resources: config.resources,
             store: config.store,
+            traits: config.traits,
             processes: None,
         })?;
         Ok(Self { parts, network: None })
@@ -133,6 +136,7 @@ impl Head {
             head: true,
             resources: config.resources,
             store: config.store,
+            traits: config.traits,
             processes: Some(ProcessPlan { dir: dir.clone(), credentials }),
         });
         let parts = match parts {
@@ -196,6 +200,7 @@ impl Head {
             name: "n".to_owned(),
             resources: Resources::new().with(crate::resources::CPU, 1.0).unwrap(),
             store: StoreConfig { capacity_bytes: Some(1 << 20), ..StoreConfig::default() },
+            traits: NodeTraits::default(),
             network: None,
         })
         .unwrap()

@@ -9,7 +9,7 @@ use mobula_transport::identity::JoinToken;
 use mobula_transport::{Address, Credentials, DiscoverError, Endpoint, EndpointConfig, MailboxId};
 
 use super::NodeError;
-use super::assembly::{NodeParts, Plan, ProcessPlan};
+use super::assembly::{NodeParts, NodeTraits, Plan, ProcessPlan};
 use crate::resources::Resources;
 use crate::store::StoreConfig;
 
@@ -31,6 +31,8 @@ pub struct NodeConfig {
     pub resources: Resources,
     /// Its store.
     pub store: StoreConfig,
+    /// What it is besides.
+    pub traits: NodeTraits,
     /// Where it listens; on the loopback interface unless given.
     pub listen: Option<SocketAddr>,
     /// Where others find it, if not there.
@@ -72,6 +74,7 @@ impl Node {
             head: false,
             resources: config.resources,
             store: config.store,
+            traits: config.traits,
             processes: Some(ProcessPlan { dir: config.dir, credentials: config.credentials }),
         })
         .map(Self)

@@ -33,7 +33,7 @@ mod resources;
 mod tests;
 mod worker;
 
-pub use assembly::NodeParts;
+pub use assembly::{NodeParts, NodeTraits};
 pub use binary::describe as describe_binary;
 pub(crate) use binary::hash_file;
 pub use driver::{Connection, ConnectionConfig};

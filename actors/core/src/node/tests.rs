@@ -52,6 +52,7 @@ fn rig(cpus: f64) -> Rig {
         name: "n".to_owned(),
         resources: Resources::new().with(CPU, cpus).unwrap(),
         store: crate::store::StoreConfig { capacity_bytes: Some(1 << 20), ..Default::default() },
+        traits: Default::default(),
         network: None,
     })
     .unwrap();

@@ -240,6 +240,7 @@ impl Scheduler {
                     node: *node,
                     total: &remote.info.total,
                     available: free.get(node).filter(|_| !over_all).unwrap_or(&remote.info.total),
+                    labels: &remote.info.labels,
                     local: false,
                     full: false,
                 })
@@ -249,6 +250,7 @@ impl Scheduler {
                     node: self.config.node,
                     total: &self.config.total,
                     available: if over_all { &self.config.total } else { &here },
+                    labels: &self.config.labels,
                     local: true,
                     full,
                 });
@@ -289,11 +291,11 @@ impl Scheduler {
 
     /// Whether the shape's strategy allows this node.
     fn affinity_is_here(&self, shape: &Shape) -> bool {
-        match shape.strategy {
+        match &shape.strategy {
             Strategy::NodeAffinity { node, soft } => {
-                node == self.config.node || (soft && !self.remotes.nodes.contains_key(&node))
+                *node == self.config.node || (*soft && !self.remotes.nodes.contains_key(node))
             }
-            _ => true,
+            strategy => strategy.allows(&self.config.labels),
         }
     }
 
@@ -318,13 +320,15 @@ impl Scheduler {
                 node: info.node,
                 total: &info.total,
                 available: &info.total,
+                labels: &info.labels,
                 local: false,
                 full: false,
             })
             .collect();
         let total = &self.config.total;
         if !self.draining {
-            candidates.push(Candidate { node: self.config.node, total, available: total, local: true, full: false });
+            let (node, labels) = (self.config.node, &self.config.labels);
+            candidates.push(Candidate { node, total, available: total, labels, local: true, full: false });
         }
         match choose(&candidates, &shape.demand, &shape.strategy, &mut None) {
             Choice::Never(why) => Some(why),

@@ -15,6 +15,7 @@ use super::pool::{Pool, WorkerSlot};
 use super::redirect::Remotes;
 use crate::culprit::Culprit;
 use crate::ids::{ActorId, JobId, LeaseId, NodeId, PlacementGroupId};
+use crate::labels::Labels;
 use crate::messages::{
     ActorLease, ForgetQueue, GroupGone, HeldLeases, HostedActor, LeaseActor, LeaseActorError, LeaseGpus, LeaseGranted,
     LeaseLost, LeasePending, LeaseRedirected, LeasesDone, LeasesKept, PendingDemand, Shape, WantLeases, WorkerInfo,
@@ -46,6 +47,8 @@ pub struct SchedulerConfig {
     pub total: Resources,
     /// The ids of its GPUs; numbers where there are none.
     pub gpus: Vec<String>,
+    /// Its labels.
+    pub labels: Labels,
     /// Whether tasks run in the raylet's own process, once a worker there has registered.
     pub in_process: bool,
 }

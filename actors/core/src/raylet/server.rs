@@ -77,6 +77,7 @@ pub fn start(endpoint: &Endpoint, config: RayletConfig) -> Address {
             process: config.info.process,
             total: config.info.total.clone(),
             gpus: config.gpus.clone(),
+            labels: config.info.labels.clone(),
             in_process: config.launcher.is_none(),
         });
         RayletServer {

@@ -47,6 +47,7 @@ fn remote(n: u128, total: Resources) -> NodeInfo {
         head: false,
         available: total.clone(),
         total,
+        labels: Default::default(),
         alive: true,
         death_reason: None,
         store_dir: String::new(),
@@ -96,6 +97,7 @@ impl Env {
             process: process(1),
             total,
             gpus: Vec::new(),
+            labels: Default::default(),
             in_process,
         };
         Self {

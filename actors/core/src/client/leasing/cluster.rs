@@ -202,6 +202,7 @@ impl Cluster {
                     process: raylet(n).process,
                     total: total.clone(),
                     gpus: Vec::new(),
+                    labels: Default::default(),
                     in_process: false,
                 };
                 let mut scheduler = Scheduler::new(config);
@@ -673,6 +674,7 @@ fn info(n: usize, total: &Resources) -> NodeInfo {
         head: n == 0,
         available: total.clone(),
         total: total.clone(),
+        labels: Default::default(),
         alive: true,
         death_reason: None,
         store_dir: String::new(),

@@ -101,6 +101,7 @@ impl World {
             process: process(n),
             total: cpus(CPUS),
             gpus: Vec::new(),
+            labels: Default::default(),
             in_process: false,
         };
         self.raylets.insert(node(n), Scheduler::new(config));
