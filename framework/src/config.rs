@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use mobula_core::error::Error;
 use mobula_core::resources::{CPU, GPU, MEMORY};
+use mobula_core::store::StoreConfig;
 
 /// How [`init`](crate::init) sets a session up.
 ///
@@ -23,6 +24,8 @@ pub struct Config {
     pub(crate) resources: BTreeMap<String, f64>,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) object_store_memory_bytes: Option<u64>,
+    pub(crate) spill_dir: Option<PathBuf>,
+    pub(crate) spill_limit_bytes: Option<u64>,
     pub(crate) namespace: Option<String>,
     pub(crate) name: Option<String>,
     pub(crate) ignore_reinit_error: bool,
@@ -40,6 +43,8 @@ impl Config {
     /// | `MOBULA_NAMESPACE` | [`namespace`](Self::namespace) |
     /// | `MOBULA_NUM_CPUS`, `MOBULA_NUM_GPUS` | [`num_cpus`](Self::num_cpus), [`num_gpus`](Self::num_gpus) |
     /// | `MOBULA_OBJECT_STORE_MEMORY` | [`object_store_memory`](Self::object_store_memory), in bytes |
+    /// | `MOBULA_SPILL_DIR` | [`spill_dir`](Self::spill_dir) |
+    /// | `MOBULA_SPILL_LIMIT` | [`spill_limit`](Self::spill_limit), in bytes |
     ///
     /// # Errors
     /// [`Error::Invalid`] when one that should be a number is none.
@@ -52,6 +57,7 @@ impl Config {
             address: variable("MOBULA_ADDRESS"),
             credentials: variable("MOBULA_CREDENTIALS").map(PathBuf::from),
             namespace: variable("MOBULA_NAMESPACE"),
+            spill_dir: variable("MOBULA_SPILL_DIR").map(PathBuf::from),
             ..Self::default()
         };
         for (name, resource) in [("MOBULA_NUM_CPUS", CPU), ("MOBULA_NUM_GPUS", GPU)] {
@@ -61,6 +67,9 @@ impl Config {
         }
         if let Some(bytes) = variable("MOBULA_OBJECT_STORE_MEMORY") {
             config = config.object_store_memory(parse("MOBULA_OBJECT_STORE_MEMORY", &bytes)?);
+        }
+        if let Some(bytes) = variable("MOBULA_SPILL_LIMIT") {
+            config = config.spill_limit(parse("MOBULA_SPILL_LIMIT", &bytes)?);
         }
         Ok(config)
     }
@@ -106,10 +115,50 @@ impl Config {
         self
     }
 
-    /// The size of the local cluster's object store; 30 % of the machine's memory by default.
+    /// The size of the local cluster's object store; 30 % of the machine's memory by default. When
+    /// it is nearly full, objects that nobody reads are written to disk, and read back when they are
+    /// wanted.
     pub fn object_store_memory(mut self, bytes: u64) -> Self {
         self.object_store_memory_bytes = Some(bytes);
         self
+    }
+
+    /// Where the local cluster's object store writes what has no room in memory, in a directory of
+    /// its own that goes with the session; the system's directory for temporary files by default.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), mobula::Error> {
+    /// use mobula::{Bytes, Config, get, put};
+    ///
+    /// # let disk = std::env::temp_dir();
+    /// let small = Config::default().object_store_memory(8 << 20);
+    /// let session = mobula::init(small.spill_dir(disk).spill_limit(1 << 30))?;
+    /// let all: Vec<_> = (0..10u8).map(|n| put(Bytes::from(vec![n; 2 << 20]))).collect::<Result<_, _>>()?;
+    /// assert_eq!(get(&all[0])?, vec![0; 2 << 20]);
+    /// session.shutdown();
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn spill_dir(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.spill_dir = Some(directory.into());
+        self
+    }
+
+    /// How much of the disk spilled objects may take, in bytes; 80 % of what is free there at the
+    /// start by default. With 0 nothing is spilled, and a full store is an error to the writer.
+    pub fn spill_limit(mut self, bytes: u64) -> Self {
+        self.spill_limit_bytes = Some(bytes);
+        self
+    }
+
+    /// The object store that this asks for.
+    pub(crate) fn store(&self) -> StoreConfig {
+        StoreConfig {
+            capacity_bytes: self.object_store_memory_bytes,
+            spill_dir: self.spill_dir.clone(),
+            spill_limit_bytes: self.spill_limit_bytes,
+            ..StoreConfig::default()
+        }
     }
 
     /// Where actors are named and looked up; programs that share a namespace share its actors.
@@ -164,12 +213,16 @@ mod tests {
             "MOBULA_ADDRESS" => Some("mobula://head:1".to_owned()),
             "MOBULA_NUM_CPUS" => Some("1.5".to_owned()),
             "MOBULA_OBJECT_STORE_MEMORY" => Some("1048576".to_owned()),
+            "MOBULA_SPILL_DIR" => Some("/disk".to_owned()),
+            "MOBULA_SPILL_LIMIT" => Some("7".to_owned()),
             _ => None,
         };
         let config = Config::from_variables(variable).unwrap();
         assert_eq!(config.address.as_deref(), Some("mobula://head:1"));
         assert_eq!(config.resources[CPU], 1.5);
-        assert_eq!(config.object_store_memory_bytes, Some(1 << 20));
+        let store = config.store();
+        assert_eq!((store.capacity_bytes, store.spill_limit_bytes), (Some(1 << 20), Some(7)));
+        assert_eq!(store.spill_dir, Some(PathBuf::from("/disk")));
 
         let error = Config::from_variables(|name| name.ends_with("CPUS").then(|| "two".to_owned())).unwrap_err();
         assert!(error.to_string().contains("MOBULA_NUM_CPUS is \"two\""), "{error}");

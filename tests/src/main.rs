@@ -20,6 +20,7 @@ mod many;
 mod placement;
 mod references;
 mod scheduling;
+mod spilling;
 mod stores;
 mod values;
 
@@ -64,6 +65,7 @@ fn group(name: &str) -> Option<&'static [Scenario]> {
         "placement" => placement::SCENARIOS,
         "references" => references::SCENARIOS,
         "scheduling" => scheduling::SCENARIOS,
+        "spilling" => spilling::SCENARIOS,
         "stuck" => scheduling::STUCK,
         _ => return None,
     })
@@ -91,6 +93,7 @@ fn main() -> ExitCode {
     }
     let config = match address {
         Some(address) => Config::default().address(address),
+        None if name == "spilling" => Config::default().num_cpus(LOCAL_CPUS).object_store_memory(spilling::STORE_BYTES),
         None => Config::default().num_cpus(LOCAL_CPUS).num_gpus(if name == "gpus" { gpus::GPUS } else { 0.0 }),
     };
     let session = match mobula::init(config) {

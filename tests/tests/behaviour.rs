@@ -4,6 +4,7 @@
 use crate::support::binaries::behaviour;
 use crate::support::cluster::Cluster;
 use crate::support::process::{Family, Program};
+use crate::support::wait_until;
 
 fn in_one_process(group: &str) {
     let family = Family::new();
@@ -76,6 +77,29 @@ fn collectives_in_one_process() {
 #[test]
 fn collectives_on_a_cluster() {
     on_a_cluster("collectives");
+}
+
+#[test]
+fn spilling_in_one_process() {
+    in_one_process("spilling");
+}
+
+#[test]
+fn spilling_on_a_cluster() {
+    let cluster = Cluster::start_with(0, 2, &["--object-store-memory", "75M"]);
+    let mut command = cluster.family().command(behaviour());
+    command.args(["spilling", "--address", cluster.address()]);
+    Program::run("spilling", command).expect_success("spilling");
+    let status = cluster.status();
+    let spilling = &status["nodes"][0]["spilling"];
+    assert!(spilling["spilled_objects"].as_u64() > Some(50), "{spilling}");
+    assert!(spilling["restored_bytes"].as_u64() > Some(1 << 30), "{spilling}");
+    let text = cluster.run(&["status"]).stdout;
+    assert!(text.contains("head has ") && text.contains(" on disk"), "{text}");
+    // The driver has gone, and with it all that it owned.
+    wait_until("nothing is left on disk", || {
+        (cluster.status()["nodes"][0]["spilling"]["disk_bytes"] == 0).then_some(())
+    });
 }
 
 #[test]

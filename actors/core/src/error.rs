@@ -137,9 +137,10 @@ pub enum Error {
         /// How long was waited.
         after: Duration,
     },
-    /// The node's object store has no room.
+    /// The node's object store has no room: the object is larger than the store, or all that is in it
+    /// stayed in use while room was waited for.
     #[error(
-        "the object store is full: {size_bytes} bytes asked, {free_bytes} of {capacity_bytes} free; drop references, or start the node with a larger --object-store-memory"
+        "the object store is full: {size_bytes} bytes asked, {free_bytes} of {capacity_bytes} free, the rest is being read or written; drop values and references, or give the node a larger store (--object-store-memory, Config::object_store_memory)"
     )]
     StoreFull {
         /// The size asked for.
@@ -148,6 +149,23 @@ pub enum Error {
         free_bytes: u64,
         /// The store's size.
         capacity_bytes: u64,
+    },
+    /// The node's object store has no room, and the disk takes nothing that is in it. What is stored
+    /// stays as it is.
+    #[error(
+        "the object store is full ({size_bytes} bytes asked) and cannot spill to {directory}: {why} ({used_bytes} of {limit_bytes} bytes are used); drop references, make room there, or give the node another directory or a larger bound (--spill-dir, --spill-limit, Config::spill_dir, Config::spill_limit)"
+    )]
+    OutOfDisk {
+        /// The size asked for.
+        size_bytes: u64,
+        /// Where the node spills to.
+        directory: String,
+        /// What its spilled objects take there.
+        used_bytes: u64,
+        /// What they may take.
+        limit_bytes: u64,
+        /// Why no more can be written.
+        why: String,
     },
     /// The operating system refused something.
     #[error("{what}: {why}")]
@@ -198,7 +216,8 @@ impl Error {
             | Self::ActorUnavailable { .. }
             | Self::ObjectLost { .. }
             | Self::TimedOut { .. }
-            | Self::StoreFull { .. } => true,
+            | Self::StoreFull { .. }
+            | Self::OutOfDisk { .. } => true,
             Self::Send(error) => error.is_retriable(),
             _ => false,
         }

@@ -350,6 +350,7 @@ impl Object {
                 ObjectState::Sealed => "SEALED",
                 ObjectState::Copy => "COPY",
                 ObjectState::Pulling => "PULLING",
+                ObjectState::Spilled => "SPILLED",
             },
             pins: object.pins,
             waiters: object.waiters,

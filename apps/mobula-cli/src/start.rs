@@ -26,7 +26,7 @@ use mobula_core::node::{
     parse_address, state_dir,
 };
 use mobula_core::raylet::server::RayletEvent;
-use mobula_core::store::StoreConfig;
+use mobula_core::store::{HIGH_WATER_PERCENT, StoreConfig};
 use mobula_transport::identity::JoinToken;
 use serde::{Deserialize, Serialize};
 
@@ -82,6 +82,17 @@ pub(crate) struct StartArgs {
     /// The size of the object store, in bytes (or 512M, 4G); 30 % of the machine's memory by default
     #[arg(long, value_name = "BYTES", value_parser = parse::bytes)]
     object_store_memory: Option<u64>,
+    /// Where objects are written that have no room in memory; the system's directory for temporary
+    /// files by default
+    #[arg(long, value_name = "DIR")]
+    spill_dir: Option<PathBuf>,
+    /// How much of the disk such objects may take, in bytes (or 10G), 0 for nothing; 80 % of what is
+    /// free there by default
+    #[arg(long, value_name = "BYTES", value_parser = parse::bytes)]
+    spill_limit: Option<u64>,
+    /// From which part of its size on, in percent, the object store writes objects to disk
+    #[arg(long, value_name = "PERCENT", default_value_t = HIGH_WATER_PERCENT, value_parser = clap::value_parser!(u8).range(0..=100))]
+    spill_threshold: u8,
     /// Where the node keeps its state; a head started on the same directory again is the same cluster
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -314,7 +325,13 @@ fn offer(args: &StartArgs) -> Offer {
 }
 
 fn store(args: &StartArgs) -> StoreConfig {
-    StoreConfig { capacity_bytes: args.object_store_memory, ..StoreConfig::default() }
+    StoreConfig {
+        capacity_bytes: args.object_store_memory,
+        spill_dir: args.spill_dir.clone(),
+        spill_limit_bytes: args.spill_limit,
+        high_water_percent: Some(args.spill_threshold),
+        ..StoreConfig::default()
+    }
 }
 
 fn traits(args: &StartArgs) -> NodeTraits {

@@ -137,7 +137,60 @@ pub(crate) struct Node {
     resources: BTreeMap<String, Amounts>,
     objects: Option<u64>,
     object_store_used_bytes: Option<u64>,
+    spilling: Option<Spilling>,
     refused: Refused,
+}
+
+/// What a node's object store has written to disk, because it had no room in memory.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Spilling {
+    /// What is there now.
+    disk_bytes: u64,
+    disk_objects: u64,
+    disk_limit_bytes: u64,
+    /// What was written, and read back, since the start.
+    spilled_bytes: u64,
+    spilled_objects: u64,
+    restored_bytes: u64,
+    restored_objects: u64,
+    /// How many wait for room in memory now.
+    waiting: u64,
+}
+
+impl Spilling {
+    fn of(store: &StoreStats) -> Self {
+        Self {
+            disk_bytes: store.disk_bytes,
+            disk_objects: store.disk_objects,
+            disk_limit_bytes: store.disk_limit_bytes,
+            spilled_bytes: store.spilled_bytes,
+            spilled_objects: store.spilled_objects,
+            restored_bytes: store.restored_bytes,
+            restored_objects: store.restored_objects,
+            waiting: store.waiting_for_room,
+        }
+    }
+
+    /// For people; nothing where nothing was ever spilled and nobody waits.
+    fn in_words(self, node: &str) -> Option<String> {
+        if self.spilled_objects == 0 && self.waiting == 0 {
+            return None;
+        }
+        let bytes = |amount: u64| bytes(amount as f64);
+        let mut text = format!(
+            "{node} has {} of {} on disk\n    spilled {} in {}, restored {} in {}\n",
+            bytes(self.disk_bytes),
+            bytes(self.disk_limit_bytes),
+            bytes(self.spilled_bytes),
+            counted(self.spilled_objects, "object"),
+            bytes(self.restored_bytes),
+            counted(self.restored_objects, "object"),
+        );
+        if self.waiting > 0 {
+            text.push_str(&format!("    waiting for room in memory: {}\n", counted(self.waiting, "object")));
+        }
+        Some(text)
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -210,6 +263,7 @@ fn describe(node: &NodeInfo, told: Told) -> Node {
         resources,
         objects: store.map(|store| store.objects),
         object_store_used_bytes: store.map(|store| store.used_bytes),
+        spilling: store.as_ref().map(Spilling::of),
         refused,
     }
 }
@@ -265,6 +319,9 @@ fn human(report: &Report) -> String {
     }
     text.push_str(&format!("{resources}\n\n{}\n", resource_table(&report.nodes)));
     for line in others(&report.nodes).chain(labelled(&report.nodes)).chain(reasons(&report.nodes)) {
+        text.push_str(&format!("\n{line}"));
+    }
+    for line in report.nodes.iter().filter_map(|node| node.spilling?.in_words(&node.name)) {
         text.push_str(&format!("\n{line}"));
     }
     for line in report.nodes.iter().filter_map(|node| node.refused.in_words(&node.name)) {
@@ -456,7 +513,16 @@ mod tests {
             reason: "silence".to_owned(),
             why: "it said nothing".to_owned(),
         };
-        let store = StoreStats { used_bytes: 1024, objects: 2, ..StoreStats::default() };
+        let store = StoreStats {
+            used_bytes: 1024,
+            objects: 2,
+            disk_bytes: 3 << 20,
+            disk_limit_bytes: 1 << 30,
+            spilled_bytes: 5 << 20,
+            spilled_objects: 2,
+            waiting_for_room: 1,
+            ..StoreStats::default()
+        };
         let refused = Refused { total: 2, silent: 2, last: Some(last), ..Refused::default() };
         let told = Told { store: Some(store), refused };
         let report = Report::new("h:1", &status(), &[told]);
@@ -472,6 +538,8 @@ mod tests {
             "1.0/4.0 KiB",
             "3 x train, needs GPU 1, asked of a",
             "can never run here: no node has GPU 1",
+            "a has 3.0 MiB of 1.0 GiB on disk\n    spilled 5.0 MiB in 2 objects, restored 0 B in 0 objects",
+            "waiting for room in memory: 1 object",
             "a refused 2 strangers\n  last: 10.0.0.9:17 (silence)",
         ] {
             assert!(text.contains(part), "{part}\n{text}");

@@ -7,7 +7,6 @@
 use mobula_core::client::{Client, ClientSetup};
 use mobula_core::error::Error;
 use mobula_core::node::{Connection, ConnectionConfig, NodeError, parse_address};
-use mobula_core::store::StoreConfig;
 
 use super::{digest, output, program};
 use crate::config::Config;
@@ -43,7 +42,7 @@ pub(super) fn start(address: &str, config: &Config) -> Result<(Client, Connectio
             digest: digest()?,
             binary: Some(binary),
             namespace: config.namespace.clone(),
-            store: StoreConfig { capacity_bytes: config.object_store_memory_bytes, ..StoreConfig::default() },
+            store: config.store(),
         },
     )
     .map_err(failed)?;

@@ -9,7 +9,6 @@ use mobula_core::error::Error;
 use mobula_core::messages::{JobRegistered, RegisterJob, RegisterWorker};
 use mobula_core::node::{Head, HeadConfig, NodeError, NodeTraits, Offer};
 use mobula_core::resources::{InvalidAmount, Resources};
-use mobula_core::store::StoreConfig;
 use mobula_core::worker::{Worker, WorkerSetup};
 
 use super::{digest, output, program};
@@ -31,7 +30,7 @@ pub(super) fn start(config: &Config) -> Result<(Client, Local), Error> {
         cluster: "local".to_owned(),
         name: "local".to_owned(),
         resources: resources(config)?,
-        store: StoreConfig { capacity_bytes: config.object_store_memory_bytes, ..StoreConfig::default() },
+        store: config.store(),
         traits: NodeTraits { labels: config.labels.clone() },
         network: None,
     })

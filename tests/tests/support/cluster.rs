@@ -67,6 +67,9 @@ impl Cluster {
         let name = format!("node-{}", self.started);
         let mut command = start(&self.family, &name, cpus);
         command.args(["--address", &self.address, "--token", &self.token]).args(more);
+        if !more.contains(&"--object-store-memory") {
+            command.args(["--object-store-memory", STORE_BYTES]);
+        }
         self.nodes.push(Program::start(&name, command));
         name
     }
@@ -135,6 +138,9 @@ impl Cluster {
 fn start_head(family: &Family, cpus: u32, port: &str, more: &[&str]) -> (Program, String, String) {
     let mut command = start(family, "head", cpus);
     command.args(["--head", "--port", port]).args(more);
+    if !more.contains(&"--object-store-memory") {
+        command.args(["--object-store-memory", STORE_BYTES]);
+    }
     let mut head = Program::start("the head", command);
     let ready = head.wait_for_output("that it is ready", find_ready);
     let text = |name: &str| ready[name].as_str().unwrap_or_else(|| panic!("no {name} in {ready}")).to_owned();
@@ -148,7 +154,7 @@ fn start(family: &Family, name: &str, cpus: u32) -> Command {
     command.env("MOBULA_LOG", "debug");
     command
         .args(["start", "--name", name, "--num-cpus", &cpus.to_string()])
-        .args(["--object-store-memory", STORE_BYTES, "--format", "json", "--dir"])
+        .args(["--format", "json", "--dir"])
         .arg(family.path(name));
     command
 }

@@ -120,7 +120,14 @@ impl Rig {
     fn new() -> Self {
         let endpoint = Endpoint::in_process(EndpointConfig::default()).unwrap();
         let base = tempfile::tempdir_in("/dev/shm").unwrap();
-        let config = StoreConfig { base: Some(base.path().to_owned()), capacity_bytes: Some(16 << 20), in_place: true };
+        let here = Some(base.path().to_owned());
+        let config = StoreConfig {
+            base: here.clone(),
+            spill_dir: here,
+            capacity_bytes: Some(16 << 20),
+            in_place: true,
+            ..StoreConfig::default()
+        };
         let store = Store::start(&endpoint, NodeId::random(), config).unwrap();
         let (tell, heard) = channel();
         let raylet = Raylet { endpoint: endpoint.clone(), granted: Mutex::default(), heard: Mutex::new(tell.clone()) };

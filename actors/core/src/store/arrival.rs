@@ -191,7 +191,7 @@ impl Landing {
         }
         shared.pool.made(&reserved);
         if fetched.is_err() {
-            shared.recycle(reserved.segment, tokio::time::Instant::now());
+            shared.pool.recycle(reserved.segment);
         }
         ended(fetched.map(|()| reserved.segment));
     }

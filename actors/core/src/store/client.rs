@@ -37,6 +37,7 @@ use crate::store::messages::{
 };
 use crate::store::pins::Pins;
 use crate::store::segment::SegmentId;
+use crate::store::server::LONGEST_ROOM_WAIT;
 use crate::store::writer::ObjectWriter;
 use crate::value::{Encoding, Value};
 
@@ -44,8 +45,8 @@ mod helper;
 
 use self::helper::{Helper, Wake};
 
-/// How long the store may take to find room and make a segment.
-const CREATE_DEADLINE: Duration = Duration::from_secs(30);
+/// How long the store may take to find room and make a segment: the wait for room ends before.
+const CREATE_DEADLINE: Duration = LONGEST_ROOM_WAIT.saturating_add(Duration::from_secs(30));
 /// How long a store may take to tell an object's fate. Callers have deadlines of their own; this
 /// one only ends what a lost answer would keep for ever.
 const FATE_DEADLINE: Duration = Duration::from_secs(3600);

@@ -1,11 +1,15 @@
 //! A store's directory in shared memory, how a process proves that it sees the same one, and
-//! what becomes of it when the store's process crashes.
+//! what becomes of it (and of the one on disk) when the store's process crashes.
 //!
 //! ```text
 //!   /dev/shm/mobula-<node>/      0700
 //!     lock                       flock'd by the living store, so free if that is dead
 //!     proof                      random text: who can read it runs on this machine
 //!     seg-<n>                    one per segment
+//!
+//!   /tmp/mobula-spill-<node>/    0700, or where StoreConfig says
+//!     lock                       likewise
+//!     spill-<n>                  spilled objects, see `spill/files`
 //! ```
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -23,6 +27,8 @@ use crate::store::segment::SegmentId;
 /// Where stores live unless told otherwise.
 pub(crate) const SHARED_MEMORY: &str = "/dev/shm";
 const PREFIX: &str = "mobula-";
+/// How the names of directories for spilled objects begin.
+pub(crate) const SPILL_PREFIX: &str = "mobula-spill-";
 /// A directory is made under this name and renamed when its lock is held, so that nobody takes
 /// a store that is just starting for a dead one.
 const STARTING_PREFIX: &str = ".mobula-starting-";
@@ -31,25 +37,30 @@ const STARTING_AGE: Duration = Duration::from_secs(60);
 const LOCK_FILE: &str = "lock";
 const PROOF_FILE: &str = "proof";
 
-/// The directory of a living store.
+/// A directory that goes when its process has died: the next one that is made beside it removes it.
 #[derive(Debug)]
-pub(crate) struct StoreDirectory {
+pub(crate) struct OwnedDirectory {
     path: PathBuf,
-    proof: String,
     /// Locked as long as this is open.
     _lock: File,
 }
 
-impl StoreDirectory {
-    /// Makes the directory of `node`'s store in `base`, and removes what crashed stores left.
-    pub(crate) fn create(base: &Path, node: NodeId) -> io::Result<Self> {
+impl OwnedDirectory {
+    /// Makes the directory `name` in `base`, where `fill` may put something before others see it, and
+    /// removes what crashed stores left there.
+    pub(crate) fn create<T>(
+        base: &Path,
+        name: &str,
+        fill: impl FnOnce(&Path) -> io::Result<T>,
+    ) -> io::Result<(Self, T)> {
         remove_leftovers(base);
         let starting = base.join(format!("{STARTING_PREFIX}{}", Uuid::new_v4().simple()));
-        let path = base.join(format!("{PREFIX}{node}"));
+        let path = base.join(name);
         DirBuilder::new().mode(0o700).create(&starting)?;
-        let made = Self::fill(&starting).and_then(|(lock, proof)| {
+        let made = Self::lock(&starting).and_then(|lock| {
+            let filled = fill(&starting)?;
             fs::rename(&starting, &path)?;
-            Ok(Self { path, proof, _lock: lock })
+            Ok((Self { path, _lock: lock }, filled))
         });
         if made.is_err() {
             // The first error tells more than a second one would.
@@ -58,16 +69,42 @@ impl StoreDirectory {
         made
     }
 
-    fn fill(starting: &Path) -> io::Result<(File, String)> {
+    fn lock(starting: &Path) -> io::Result<File> {
         let lock = private_file(&starting.join(LOCK_FILE))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
-        let proof = Uuid::new_v4().simple().to_string();
-        private_file(&starting.join(PROOF_FILE))?.write_all(proof.as_bytes())?;
-        Ok((lock, proof))
+        Ok(lock)
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Removes the directory with all that is in it.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        fs::remove_dir_all(&self.path)
+    }
+}
+
+/// The directory of a living store.
+#[derive(Debug)]
+pub(crate) struct StoreDirectory {
+    directory: OwnedDirectory,
+    proof: String,
+}
+
+impl StoreDirectory {
+    /// Makes the directory of `node`'s store in `base`, and removes what crashed stores left.
+    pub(crate) fn create(base: &Path, node: NodeId) -> io::Result<Self> {
+        let (directory, proof) = OwnedDirectory::create(base, &format!("{PREFIX}{node}"), |starting| {
+            let proof = Uuid::new_v4().simple().to_string();
+            private_file(&starting.join(PROOF_FILE))?.write_all(proof.as_bytes())?;
+            Ok(proof)
+        })?;
+        Ok(Self { directory, proof })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.directory.path()
     }
 
     /// The text in its file `proof`.
@@ -77,14 +114,14 @@ impl StoreDirectory {
 
     /// Makes a segment's file. Its memory has to be [reserved](Self::reserve) before it is touched.
     pub(crate) fn create_segment(&self, segment: SegmentId, bytes: u64) -> io::Result<File> {
-        let file = private_file(&self.path.join(segment.file_name()))?;
+        let file = private_file(&self.path().join(segment.file_name()))?;
         file.set_len(bytes)?;
         Ok(file)
     }
 
     /// An existing segment's file.
     pub(crate) fn open_segment(&self, segment: SegmentId) -> io::Result<File> {
-        OpenOptions::new().read(true).write(true).open(self.path.join(segment.file_name()))
+        OpenOptions::new().read(true).write(true).open(self.path().join(segment.file_name()))
     }
 
     /// Reserves the memory of a part of a segment: once this has returned, touching it cannot fail.
@@ -94,7 +131,7 @@ impl StoreDirectory {
 
     /// Removes a segment's file and gives its memory back, even while it is mapped somewhere.
     pub(crate) fn remove_segment(&self, segment: SegmentId) {
-        let path = self.path.join(segment.file_name());
+        let path = self.path().join(segment.file_name());
         let emptied = OpenOptions::new().write(true).open(&path).and_then(|file| file.set_len(0));
         if let Err(error) = emptied.and_then(|()| fs::remove_file(&path)) {
             tracing::warn!(path = %path.display(), %error, "cannot remove a segment");
@@ -103,7 +140,7 @@ impl StoreDirectory {
 
     /// Removes the directory with all that is in it.
     pub(crate) fn remove(&self) -> io::Result<()> {
-        fs::remove_dir_all(&self.path)
+        self.directory.remove()
     }
 }
 
@@ -112,7 +149,7 @@ pub(crate) fn has_proof(path: &Path, proof: &str) -> io::Result<bool> {
     Ok(!proof.is_empty() && fs::read(path.join(PROOF_FILE))? == proof.as_bytes())
 }
 
-fn private_file(path: &Path) -> io::Result<File> {
+pub(crate) fn private_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
 }
 

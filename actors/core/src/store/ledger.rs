@@ -12,17 +12,17 @@
 //!                     evictable ──▶ taken over or dropped (room needed)
 //! ```
 //!
-//! *Busy* memory belongs to an object, *evictable* memory to a copy of an object that another
-//! node has too and nobody here reads, *idle* memory to nobody: its pages are kept because fresh
+//! *Busy* memory belongs to an object, *evictable* memory to one that nobody here reads and that can
+//! be had again (another node has it too, or the disk), *idle* memory to nobody: its pages are kept because fresh
 //! ones cost seven times the copy. Busy + evictable + idle never exceeds the capacity.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mobula_transport::ProcessId;
+use serde::{Deserialize, Serialize};
 
-use crate::ids::ObjectId;
-use crate::store::segment::{SegmentId, class_bytes};
+use crate::store::segment::{ContentId, SegmentId, class_bytes};
 
 /// The idle pool decays to at most this.
 pub(crate) const IDLE_KEEP_BYTES: u64 = 256 << 20;
@@ -70,7 +70,7 @@ enum State {
     Busy,
     Evictable {
         turn: u64,
-        object: ObjectId,
+        content: ContentId,
     },
     Idle {
         turn: u64,
@@ -79,7 +79,7 @@ enum State {
 }
 
 /// A segment for an object.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Reserved {
     pub(crate) segment: SegmentId,
     pub(crate) class_bytes: u64,
@@ -87,8 +87,8 @@ pub(crate) struct Reserved {
     pub(crate) fresh: bool,
     /// Segments whose files are to be removed first.
     pub(crate) dropped: Vec<SegmentId>,
-    /// Copies that were given up for it; their objects are no longer here.
-    pub(crate) evicted: Vec<(SegmentId, ObjectId)>,
+    /// Contents that were given up for it.
+    pub(crate) evicted: Vec<(SegmentId, ContentId)>,
 }
 
 /// There is no room.
@@ -123,6 +123,11 @@ impl Ledger {
         self.used_bytes
     }
 
+    /// Bytes of segments that hold objects and cannot just be given up.
+    pub(crate) fn busy_bytes(&self) -> u64 {
+        self.used_bytes - self.evictable_bytes
+    }
+
     /// Bytes of segments kept for the next object.
     pub(crate) fn idle_bytes(&self) -> u64 {
         self.idle_bytes
@@ -130,8 +135,7 @@ impl Ledger {
 
     /// A segment for an object of `size_bytes`, preferably one that `user` had before.
     pub(crate) fn reserve(&mut self, size_bytes: u64, user: ProcessId) -> Result<Reserved, Full> {
-        let busy = self.used_bytes - self.evictable_bytes;
-        let free_bytes = self.capacity_bytes - busy;
+        let free_bytes = self.capacity_bytes - self.busy_bytes();
         let full = Full { free_bytes, capacity_bytes: self.capacity_bytes };
         let class_bytes = class_bytes(size_bytes).filter(|class| *class <= free_bytes).ok_or(full)?;
 
@@ -145,8 +149,8 @@ impl Ledger {
                 self.remove(segment);
                 dropped.push(segment);
             } else if let Some((_, &segment)) = self.evictable.first_key_value() {
-                let (object, size) = self.evict(segment);
-                evicted.push((segment, object));
+                let (content, size) = self.evict(segment);
+                evicted.push((segment, content));
                 if size == class_bytes {
                     self.occupy(segment, user);
                     return Ok(Reserved { segment, class_bytes, fresh: false, dropped, evicted });
@@ -207,26 +211,26 @@ impl Ledger {
         }
     }
 
-    /// The segment holds a copy of `object` that may be given up for something more urgent.
-    pub(crate) fn set_evictable(&mut self, segment: SegmentId, object: ObjectId) {
+    /// The segment holds `content`, which may be given up for something more urgent.
+    pub(crate) fn set_evictable(&mut self, segment: SegmentId, content: ContentId) {
         let turn = self.turn();
         let Some(slot) = self.segments.get_mut(&segment) else {
             return;
         };
         if slot.state == State::Busy {
-            slot.state = State::Evictable { turn, object };
+            slot.state = State::Evictable { turn, content };
             self.evictable_bytes += slot.class_bytes;
             self.evictable.insert(turn, segment);
         }
     }
 
     /// Makes an evictable segment busy again; false when the copy has been given up meanwhile.
-    pub(crate) fn retain(&mut self, segment: SegmentId, object: ObjectId) -> bool {
+    pub(crate) fn retain(&mut self, segment: SegmentId, content: ContentId) -> bool {
         let Some(slot) = self.segments.get_mut(&segment) else {
             return false;
         };
         match slot.state {
-            State::Evictable { turn, object: held } if held == object => {
+            State::Evictable { turn, content: held } if held == content => {
                 slot.state = State::Busy;
                 self.evictable_bytes -= slot.class_bytes;
                 self.evictable.remove(&turn);
@@ -310,16 +314,16 @@ impl Ledger {
 
     /// Takes an evictable segment out of the list and the sums; its slot stays, to be occupied
     /// or removed.
-    fn evict(&mut self, segment: SegmentId) -> (ObjectId, u64) {
+    fn evict(&mut self, segment: SegmentId) -> (ContentId, u64) {
         // Only called with segments out of `evictable`, whose slots are in that state.
-        let Some(Slot { class_bytes, state: State::Evictable { turn, object }, .. }) = self.segments.get(&segment)
+        let Some(Slot { class_bytes, state: State::Evictable { turn, content }, .. }) = self.segments.get(&segment)
         else {
             unreachable!("a listed segment is evictable")
         };
         self.evictable.remove(turn);
         self.evictable_bytes -= class_bytes;
         self.used_bytes -= class_bytes;
-        (*object, *class_bytes)
+        (*content, *class_bytes)
     }
 }
 

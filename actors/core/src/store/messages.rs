@@ -182,6 +182,8 @@ pub enum ObjectState {
     Sealed,
     /// It is here, pulled from another node; given up when room is needed and nobody reads it.
     Copy,
+    /// It is on this node's disk; whoever wants to read it brings it back.
+    Spilled,
     /// It is being pulled from another node.
     Pulling,
 }
@@ -206,6 +208,22 @@ pub struct StoreStats {
     pub pulled_bytes: u64,
     /// Bytes served to other stores since the start.
     pub served_bytes: u64,
+    /// Bytes of objects that were written to disk since the start.
+    pub spilled_bytes: u64,
+    /// How many objects that were.
+    pub spilled_objects: u64,
+    /// Bytes of objects that were read back since the start.
+    pub restored_bytes: u64,
+    /// How many objects that were.
+    pub restored_objects: u64,
+    /// What spilled objects take of the disk now.
+    pub disk_bytes: u64,
+    /// How many objects are on disk now, those that are in memory too among them.
+    pub disk_objects: u64,
+    /// What spilled objects may take of the disk.
+    pub disk_limit_bytes: u64,
+    /// How many creations, pulls and restores wait for room.
+    pub waiting_for_room: u64,
 }
 
 /// Client to front, one way: here is the mailbox that wants to hear of dropped segments.

@@ -3,7 +3,8 @@
 //! [`Store`] runs on every node; [`StoreClient`] is a process's way to the store of its node. A
 //! large object is written into shared memory once and read in place, read-only, by every process
 //! of the node; between nodes it streams from shared memory to shared memory. A segment of that
-//! memory is used again only when every process that read it has given it back or is dead.
+//! memory is used again only when every process that read it has given it back or is dead. When
+//! memory gets short, what nobody reads is written to disk, and read back when it is wanted.
 //!
 //! ```text
 //!  process A                      store                              process B
@@ -20,8 +21,9 @@
 //! |---|---|
 //! | `segment`, `ledger` | pure: size classes; which segments exist and what they add up to |
 //! | `table` | pure: objects, pins, waiters |
+//! | `spill` | pure: what lies in memory and what on disk, and who waits for room |
 //! | `pull` | pure: what is fetched when, and from where |
-//! | `directory`, `pool`, `mapping`, `background` | the files, their memory, and the threads for it |
+//! | `directory`, `pool`, `disk`, `mapping`, `background` | the files, their memory, and the threads for it |
 //! | [`messages`] | what processes say to a store |
 //! | `server`, `client`, `writer`, `bulk`, `arrival` | the shells |
 //!
@@ -33,6 +35,7 @@ mod background;
 mod bulk;
 mod client;
 mod directory;
+mod disk;
 mod ledger;
 mod mapping;
 pub mod messages;
@@ -41,13 +44,14 @@ mod pool;
 mod pull;
 mod segment;
 mod server;
+mod spill;
 mod table;
 mod writer;
 
 pub use client::StoreClient;
 pub(crate) use client::tell;
 pub use segment::SegmentId;
-pub use server::{MAX_GET_OBJECTS, Store, StoreConfig, StoreHandle};
+pub use server::{HIGH_WATER_PERCENT, MAX_GET_OBJECTS, ROOM_STALL, Store, StoreConfig, StoreHandle};
 pub use writer::ObjectWriter;
 
 #[cfg(test)]

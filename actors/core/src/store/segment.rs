@@ -35,6 +35,11 @@ impl fmt::Display for SegmentId {
     }
 }
 
+/// What is, or was, in a segment: the bytes of one object as one attempt sealed them or one pull
+/// brought them. Where they lie may change; numbers are never used twice.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub(crate) struct ContentId(pub(crate) u64);
+
 /// How large a segment for an object of `size_bytes` is; nothing for a size no store can have.
 pub(crate) fn class_bytes(size_bytes: u64) -> Option<u64> {
     if size_bytes > MAX_OBJECT_BYTES {

@@ -5,20 +5,22 @@
 //!
 //! ```text
 //!  create ─▶ creating ──seal──▶ sealed ◀── pulled ── pulling ◀── get (elsewhere)
-//!               │ abort            │ free
-//!               ▼                  ▼
-//!            recycled           condemned ── last pin released ──▶ recycled
+//!               │ abort          │ │ ▲
+//!               ▼                │ │ └──── get ──── shelved   nobody reads it: in memory or on disk
+//!            recycled            │ └─ last release ────▲
+//!                                ▼ free
+//!                             condemned ── last pin released ──▶ discarded
 //! ```
 //!
 //! - An object may be created several times (attempts of one task): the latest attempt wins, as it
 //!   does with the owner, and of one attempt the first seal. The segments of the others are recycled.
 //!   An attempt that does not count can be discarded without harm to another one.
 //! - The objects of a dead owner are freed: nobody can ask for them any more.
-//! - Everything that is pulled is a *copy*: it is found by gets, and when nobody reads it the
-//!   [`ledger`](super::ledger) may take it away. Whether it still is here is asked with `retain`
-//!   before it is pinned or recycled.
-//! - A freed object is gone for new gets at once; its segment is recycled when the last process
-//!   that reads it has released it or is dead.
+//! - What a sealed object consists of is its *content*. When nobody reads it, it is given to the
+//!   [`spiller`](super::spill), which may move it to disk, or give it up if it is a *copy* (all that is
+//!   pulled is); a get takes it back with `claim`, and waits where it has to be read from disk first.
+//! - A freed object is gone for new gets at once; its content goes when the last process that reads it
+//!   has released it or is dead.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -29,7 +31,8 @@ use crate::error::Error;
 use crate::ids::ObjectId;
 use crate::messages::StoredObject;
 use crate::store::messages::{CreateObject, HeldPins, Located, ObjectState, ObjectSummary};
-use crate::store::segment::SegmentId;
+use crate::store::segment::{ContentId, SegmentId};
+use crate::store::spill::{Claimed, NotRestored};
 use crate::value::Encoding;
 
 /// Who waits for an object; made up by the caller.
@@ -40,10 +43,12 @@ pub(crate) type WaiterId = u64;
 pub(crate) enum Effect {
     /// Tell the waiter. Where this locates a segment, the asking process now has a pin on it.
     Answer { waiter: WaiterId, result: Result<Located, Error> },
-    /// Nobody needs the segment.
+    /// Nobody needs the segment, in which nothing was sealed.
     Recycle(SegmentId),
-    /// The segment holds a copy that nobody reads.
-    Evictable(SegmentId, ObjectId),
+    /// Nobody reads the content in the segment: the spiller has it from now on.
+    Shelve { content: ContentId, segment: SegmentId, object: ObjectId, size_bytes: u64, copy: bool },
+    /// Nobody needs the content any more, wherever it is; in the segment if the table had it.
+    Discard(ContentId, Option<SegmentId>),
     /// Fetch the object from one of its nodes.
     Pull(StoredObject),
     /// These processes' stores took copies of the object: free them there too.
@@ -58,14 +63,19 @@ pub(crate) struct Table {
     objects: HashMap<ObjectId, Entry>,
     /// Objects being written, by the segment they are written to.
     creations: BTreeMap<SegmentId, Creation>,
-    /// Segments that hold sealed objects, condemned ones too.
-    held: BTreeMap<SegmentId, Held>,
+    /// What is sealed, condemned contents too.
+    contents: BTreeMap<ContentId, Held>,
+    /// Segments with contents that somebody reads.
+    read: BTreeMap<SegmentId, ContentId>,
+    next_content: u64,
+    /// Numbers of other tables lie between those of this one.
+    content_step: u64,
     processes: BTreeMap<ProcessId, Holdings>,
 }
 
 #[derive(Debug, Default)]
 struct Entry {
-    sealed: Option<SegmentId>,
+    sealed: Option<ContentId>,
     creating: u32,
     pulling: bool,
     /// Where it is being pulled from.
@@ -103,8 +113,19 @@ struct Held {
     attempt: u32,
     pins: u32,
     copy: bool,
-    /// Not the object's segment any more; to be recycled when its last pin goes.
+    /// Not the object's content any more; to be discarded when its last pin goes.
     condemned: bool,
+    place: Place,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Place {
+    /// In this segment, and read.
+    Here(SegmentId),
+    /// The spiller has it.
+    Shelved,
+    /// The spiller has been asked for it.
+    Coming,
 }
 
 /// What a process has to give back when it dies.
@@ -115,12 +136,16 @@ struct Holdings {
 }
 
 impl Table {
-    pub(crate) fn new(me: ProcessId) -> Self {
+    /// The table of shard `index` of so many.
+    pub(crate) fn new(me: ProcessId, index: u64, shards: u64) -> Self {
         Self {
             me,
             objects: HashMap::new(),
             creations: BTreeMap::new(),
-            held: BTreeMap::new(),
+            contents: BTreeMap::new(),
+            read: BTreeMap::new(),
+            next_content: index,
+            content_step: shards,
             processes: BTreeMap::new(),
         }
     }
@@ -152,7 +177,8 @@ impl Table {
             effects.push(Effect::Recycle(segment));
             return;
         }
-        let held = Held { object, encoding, size_bytes, attempt, pins: 0, copy: false, condemned: false };
+        let place = Place::Here(segment);
+        let held = Held { object, encoding, size_bytes, attempt, pins: 0, copy: false, condemned: false, place };
         self.settle(segment, held, effects);
     }
 
@@ -181,23 +207,31 @@ impl Table {
         }
     }
 
-    /// `process` wants to read the object. `retain` makes an evictable segment busy again, or
-    /// says that it has been given up.
+    /// `process` wants to read the object. `claim` takes a shelved content back.
     pub(crate) fn get(
         &mut self,
         waiter: WaiterId,
         process: ProcessId,
         wanted: &StoredObject,
-        retain: &mut dyn FnMut(SegmentId, ObjectId) -> bool,
+        claim: &mut dyn FnMut(ContentId) -> Claimed,
         effects: &mut Vec<Effect>,
     ) {
-        self.forget_evicted(wanted.object, retain);
-        let entry = self.objects.entry(wanted.object).or_default();
-        if let Some(segment) = entry.sealed {
-            let result = self.pin(segment, process);
-            effects.push(Effect::Answer { waiter, result });
-            return;
+        if let Some(content) = self.objects.get(&wanted.object).and_then(|entry| entry.sealed) {
+            match self.take_back(content, claim) {
+                Claimed::Here(_) => {
+                    let result = self.pin(content, process);
+                    effects.push(Effect::Answer { waiter, result });
+                    return;
+                }
+                Claimed::Coming => {
+                    let entry = self.objects.entry(wanted.object).or_default();
+                    entry.waiters.push(Waiter { id: waiter, process });
+                    return;
+                }
+                Claimed::Gone => self.forget(content),
+            }
         }
+        let entry = self.objects.entry(wanted.object).or_default();
         let me = self.me;
         let news = |node: &ProcessAddr| node.id != me && !entry.sources.contains(node);
         let nodes: SmallVec<[_; 1]> = wanted.nodes.iter().copied().filter(news).collect();
@@ -228,7 +262,9 @@ impl Table {
             Some(entry) if entry.pulling => {
                 entry.pulling = false;
                 entry.sources.clear();
-                let held = Held { object, encoding, size_bytes, attempt: 0, pins: 0, copy: true, condemned: false };
+                let place = Place::Here(segment);
+                let held =
+                    Held { object, encoding, size_bytes, attempt: 0, pins: 0, copy: true, condemned: false, place };
                 self.settle(segment, held, effects);
             }
             _ => effects.push(Effect::Recycle(segment)),
@@ -276,13 +312,7 @@ impl Table {
     }
 
     /// The owner needs the object no longer.
-    pub(crate) fn free(
-        &mut self,
-        object: ObjectId,
-        retain: &mut dyn FnMut(SegmentId, ObjectId) -> bool,
-        effects: &mut Vec<Effect>,
-    ) {
-        self.forget_evicted(object, retain);
+    pub(crate) fn free(&mut self, object: ObjectId, effects: &mut Vec<Effect>) {
         let Some(mut entry) = self.objects.remove(&object) else {
             return;
         };
@@ -294,8 +324,8 @@ impl Table {
         }
         let why = "it was freed while it was being waited for".to_owned();
         answer_all(&mut entry, &Error::ObjectLost { object, why }, effects);
-        if let Some(segment) = entry.sealed {
-            self.condemn(segment, effects);
+        if let Some(content) = entry.sealed {
+            self.condemn(content, effects);
         }
         if !entry.copies.is_empty() {
             effects.push(Effect::ForwardFree(object, entry.copies.into_iter().collect()));
@@ -306,7 +336,7 @@ impl Table {
     pub(crate) fn discard(&mut self, object: ObjectId, attempt: u32, effects: &mut Vec<Effect>) {
         let Some(entry) = self.objects.get_mut(&object) else { return };
         let of_attempt = |held: &Held| !held.copy && held.attempt == attempt;
-        let sealed = entry.sealed.filter(|segment| self.held.get(segment).is_some_and(of_attempt));
+        let sealed = entry.sealed.filter(|content| self.contents.get(content).is_some_and(of_attempt));
         if sealed.is_some() {
             entry.sealed = None;
         }
@@ -316,8 +346,8 @@ impl Table {
                 entry.creating -= 1;
             }
         }
-        if let Some(segment) = sealed {
-            self.condemn(segment, effects);
+        if let Some(content) = sealed {
+            self.condemn(content, effects);
         }
         self.lost_hope(object, "the attempt of its task does not count any more", effects);
     }
@@ -329,28 +359,54 @@ impl Table {
         }
     }
 
-    /// The ledger gave the copy in `segment` up.
-    pub(crate) fn evicted(&mut self, segment: SegmentId, object: ObjectId) {
-        let entry = self.objects.get_mut(&object).filter(|entry| entry.sealed == Some(segment));
-        if let Some(entry) = entry {
-            entry.sealed = None;
-            self.held.remove(&segment);
+    /// The spiller gave the copy up.
+    pub(crate) fn evicted(&mut self, content: ContentId) {
+        if let Some(Held { object, place: Place::Shelved, .. }) = self.contents.get(&content) {
+            let object = *object;
+            self.forget(content);
             self.tidy(object);
+        }
+    }
+
+    /// The spiller has brought the content back to a segment, or it has not.
+    pub(crate) fn restored(
+        &mut self,
+        content: ContentId,
+        result: Result<SegmentId, NotRestored>,
+        effects: &mut Vec<Effect>,
+    ) {
+        // What was discarded meanwhile is not waited for, and the spiller knows of it.
+        let Some(held) = self.contents.get_mut(&content).filter(|held| held.place == Place::Coming) else {
+            return;
+        };
+        let object = held.object;
+        // A content that is not condemned is its object's.
+        let Some(entry) = self.objects.get_mut(&object) else { return };
+        match result {
+            Ok(segment) => {
+                held.place = Place::Here(segment);
+                self.read.insert(segment, content);
+                let waiters = std::mem::take(&mut entry.waiters);
+                self.answer_with(content, waiters, effects);
+            }
+            Err(NotRestored { error, lost }) => {
+                held.place = Place::Shelved;
+                answer_all(entry, &error, effects);
+                if lost {
+                    self.forget(content);
+                }
+                self.tidy(object);
+            }
         }
     }
 
     /// A process is dead: its pins are released, what it wrote is given up, its waiters forgotten,
     /// and what it owned is freed.
-    pub(crate) fn process_died(
-        &mut self,
-        process: ProcessId,
-        retain: &mut dyn FnMut(SegmentId, ObjectId) -> bool,
-        effects: &mut Vec<Effect>,
-    ) {
+    pub(crate) fn process_died(&mut self, process: ProcessId, effects: &mut Vec<Effect>) {
         let mut owned: Vec<ObjectId> = self.objects.keys().copied().filter(|object| object.owner == process).collect();
         owned.sort_unstable();
         for object in owned {
-            self.free(object, retain, effects);
+            self.free(object, effects);
         }
         // The dead process may also have been a peer that took copies; in object order, so that
         // the effects do not depend on the hasher.
@@ -383,17 +439,24 @@ impl Table {
         }
     }
 
-    /// The objects, in order of their ids.
-    pub(crate) fn list(&self) -> Vec<ObjectSummary> {
-        let mut list: Vec<_> = self.objects.iter().map(|(object, entry)| self.summary(*object, entry)).collect();
+    /// The objects, in order of their ids. `is_spilled` says which contents are on disk alone.
+    pub(crate) fn list(&self, is_spilled: &dyn Fn(ContentId) -> bool) -> Vec<ObjectSummary> {
+        let summary = |(object, entry): (&ObjectId, _)| self.summary(*object, entry, is_spilled);
+        let mut list: Vec<_> = self.objects.iter().map(summary).collect();
         list.sort_by_key(|summary| summary.object);
         list
     }
 
-    fn summary(&self, object: ObjectId, entry: &Entry) -> ObjectSummary {
+    fn summary(&self, object: ObjectId, entry: &Entry, is_spilled: &dyn Fn(ContentId) -> bool) -> ObjectSummary {
         let waiters = u32::try_from(entry.waiters.len()).unwrap_or(u32::MAX);
-        if let Some(held) = entry.sealed.and_then(|segment| self.held.get(&segment)) {
-            let state = if held.copy { ObjectState::Copy } else { ObjectState::Sealed };
+        let sealed = entry.sealed.and_then(|content| Some((content, self.contents.get(&content)?)));
+        if let Some((content, held)) = sealed {
+            let spilled = !matches!(held.place, Place::Here(_)) && is_spilled(content);
+            let state = match (spilled, held.copy) {
+                (true, _) => ObjectState::Spilled,
+                (false, true) => ObjectState::Copy,
+                (false, false) => ObjectState::Sealed,
+            };
             return ObjectSummary { object, size_bytes: held.size_bytes, state, pins: held.pins, waiters };
         }
         let state = if entry.creating > 0 { ObjectState::Creating } else { ObjectState::Pulling };
@@ -423,27 +486,33 @@ impl Table {
     /// The object's content is in the segment, unless it already has one that is as good.
     fn settle(&mut self, segment: SegmentId, held: Held, effects: &mut Vec<Effect>) {
         let object = held.object;
-        let copy = held.copy;
         let before = self.objects.get(&object).and_then(|entry| entry.sealed);
         if let Some(before) = before {
-            let superseded = |older: &Held| !copy && !older.copy && older.attempt < held.attempt;
-            if !self.held.get(&before).is_some_and(superseded) {
+            let superseded = |older: &Held| !held.copy && !older.copy && older.attempt < held.attempt;
+            if !self.contents.get(&before).is_some_and(superseded) {
                 effects.push(Effect::Recycle(segment));
                 return;
             }
             self.condemn(before, effects);
         }
+        self.next_content += self.content_step;
+        let content = ContentId(self.next_content);
         let entry = self.objects.entry(object).or_default();
-        entry.sealed = Some(segment);
+        entry.sealed = Some(content);
         let waiters = std::mem::take(&mut entry.waiters);
-        self.held.insert(segment, held);
-        let unread = waiters.is_empty();
-        for waiter in waiters {
-            let result = self.pin(segment, waiter.process);
-            effects.push(Effect::Answer { waiter: waiter.id, result });
+        self.contents.insert(content, held);
+        self.read.insert(segment, content);
+        self.answer_with(content, waiters, effects);
+    }
+
+    /// Answers all who waited for the content, which is here now; shelves it if nobody did.
+    fn answer_with(&mut self, content: ContentId, waiters: Vec<Waiter>, effects: &mut Vec<Effect>) {
+        if waiters.is_empty() {
+            self.shelve(content, effects);
         }
-        if copy && unread {
-            effects.push(Effect::Evictable(segment, object));
+        for waiter in waiters {
+            let result = self.pin(content, waiter.process);
+            effects.push(Effect::Answer { waiter: waiter.id, result });
         }
     }
 
@@ -458,50 +527,79 @@ impl Table {
         self.tidy(object);
     }
 
-    fn pin(&mut self, segment: SegmentId, process: ProcessId) -> Result<Located, Error> {
-        // Only called with the segment of an entry, which is in `held` as long as the entry says so.
-        let Some(held) = self.held.get_mut(&segment) else { unreachable!("sealed objects are held") };
+    fn pin(&mut self, content: ContentId, process: ProcessId) -> Result<Located, Error> {
+        // Only called with a content that is here.
+        let Some(held) = self.contents.get_mut(&content) else { unreachable!("a content that is here is known") };
+        let Place::Here(segment) = held.place else { unreachable!("a content is pinned where it is here") };
         held.pins += 1;
         *self.processes.entry(process).or_default().pins.entry(segment).or_default() += 1;
         Ok(Located { segment, encoding: held.encoding, size_bytes: held.size_bytes })
     }
 
     fn unpin(&mut self, segment: SegmentId, pins: u32, effects: &mut Vec<Effect>) {
-        let Some(held) = self.held.get_mut(&segment) else {
-            return;
-        };
+        let Some(content) = self.read.get(&segment).copied() else { return };
+        let Some(held) = self.contents.get_mut(&content) else { return };
         held.pins -= pins;
         if held.pins > 0 {
             return;
         }
         if held.condemned {
-            self.held.remove(&segment);
-            effects.push(Effect::Recycle(segment));
-        } else if held.copy {
-            effects.push(Effect::Evictable(segment, held.object));
-        }
-    }
-
-    fn condemn(&mut self, segment: SegmentId, effects: &mut Vec<Effect>) {
-        let Some(held) = self.held.get_mut(&segment) else {
-            return;
-        };
-        if held.pins == 0 {
-            self.held.remove(&segment);
-            effects.push(Effect::Recycle(segment));
+            self.contents.remove(&content);
+            self.read.remove(&segment);
+            effects.push(Effect::Discard(content, Some(segment)));
         } else {
-            held.condemned = true;
+            self.shelve(content, effects);
         }
     }
 
-    /// Makes the object's segment busy, or forgets it where the ledger has taken it away.
-    fn forget_evicted(&mut self, object: ObjectId, retain: &mut dyn FnMut(SegmentId, ObjectId) -> bool) {
-        let Some(segment) = self.objects.get(&object).and_then(|entry| entry.sealed) else {
-            return;
+    /// Nobody reads the content, which is here.
+    fn shelve(&mut self, content: ContentId, effects: &mut Vec<Effect>) {
+        let Some(held) = self.contents.get_mut(&content) else { return };
+        if let Place::Here(segment) = std::mem::replace(&mut held.place, Place::Shelved) {
+            self.read.remove(&segment);
+            let Held { object, size_bytes, copy, .. } = *held;
+            effects.push(Effect::Shelve { content, segment, object, size_bytes, copy });
+        }
+    }
+
+    /// Takes a content back from the spiller, unless it is here.
+    fn take_back(&mut self, content: ContentId, claim: &mut dyn FnMut(ContentId) -> Claimed) -> Claimed {
+        let Some(held) = self.contents.get_mut(&content) else { return Claimed::Gone };
+        let claimed = match held.place {
+            Place::Here(segment) => return Claimed::Here(segment),
+            Place::Coming => return Claimed::Coming,
+            Place::Shelved => claim(content),
         };
-        let unread_copy = self.held.get(&segment).is_some_and(|held| held.copy && held.pins == 0);
-        if unread_copy && !retain(segment, object) {
-            self.evicted(segment, object);
+        match claimed {
+            Claimed::Here(segment) => {
+                held.place = Place::Here(segment);
+                self.read.insert(segment, content);
+            }
+            Claimed::Coming => held.place = Place::Coming,
+            Claimed::Gone => {}
+        }
+        claimed
+    }
+
+    fn condemn(&mut self, content: ContentId, effects: &mut Vec<Effect>) {
+        let Some(held) = self.contents.get_mut(&content) else { return };
+        if held.pins > 0 {
+            held.condemned = true;
+            return;
+        }
+        let segment = match held.place {
+            Place::Here(segment) => self.read.remove(&segment).map(|_| segment),
+            Place::Shelved | Place::Coming => None,
+        };
+        self.contents.remove(&content);
+        effects.push(Effect::Discard(content, segment));
+    }
+
+    /// The content does not exist any more.
+    fn forget(&mut self, content: ContentId) {
+        let Some(held) = self.contents.remove(&content) else { return };
+        if let Some(entry) = self.objects.get_mut(&held.object).filter(|entry| entry.sealed == Some(content)) {
+            entry.sealed = None;
         }
     }
 

@@ -15,8 +15,11 @@ use crate::value::Encoding;
 
 mod processes;
 mod simulated;
+mod spilling;
 
 const SOON: Duration = Duration::from_secs(20);
+/// After so long without any room a store says so.
+const SHORTLY: Duration = Duration::from_millis(500);
 const MIB: usize = 1 << 20;
 
 /// A store in a directory of its own, and a client in the same process.
@@ -41,8 +44,15 @@ impl Local {
     }
 
     fn in_base(base: tempfile::TempDir, endpoint: Endpoint, capacity_bytes: usize, in_place: bool) -> Self {
-        let config =
-            StoreConfig { base: Some(base.path().to_owned()), capacity_bytes: Some(capacity_bytes as u64), in_place };
+        // Nothing is spilled: with these stores it is seen when they are full, and soon.
+        let spill = StoreConfig { spill_limit_bytes: Some(0), room_stall: Some(SHORTLY), ..StoreConfig::default() };
+        Self::spilling(base, endpoint, StoreConfig { capacity_bytes: Some(capacity_bytes as u64), in_place, ..spill })
+    }
+
+    fn spilling(base: tempfile::TempDir, endpoint: Endpoint, config: StoreConfig) -> Self {
+        let here = base.path().to_owned();
+        let spill_dir = config.spill_dir.clone().unwrap_or_else(|| here.clone());
+        let config = StoreConfig { base: Some(here), spill_dir: Some(spill_dir), ..config };
         let store = Store::start(&endpoint, NodeId::random(), config).unwrap();
         let client =
             StoreClient::connect(&endpoint, endpoint.process(), &store.store_dir(), &store.host_proof()).unwrap();

@@ -7,8 +7,8 @@ fn user(n: u128) -> ProcessId {
     ProcessId(Uuid::from_u128(n))
 }
 
-fn object(n: u64) -> ObjectId {
-    ObjectId { owner: user(0), seq: n, index: 0 }
+fn content(n: u64) -> ContentId {
+    ContentId(n)
 }
 
 const MIB: u64 = 1 << 20;
@@ -42,12 +42,12 @@ fn idle_segments_make_room_then_copies_then_it_is_full() {
     let a = fresh(&mut ledger, 4 * MIB);
     let b = fresh(&mut ledger, 4 * MIB);
     ledger.recycle(a, Duration::ZERO);
-    ledger.set_evictable(b, object(7));
+    ledger.set_evictable(b, content(7));
     let c = ledger.reserve(6 * MIB, user(1)).unwrap();
     assert_eq!((c.dropped, c.evicted), (vec![a], vec![]));
     let d = ledger.reserve(4 * MIB, user(1)).unwrap();
-    assert_eq!((d.segment, d.fresh, d.evicted), (b, false, vec![(b, object(7))]));
-    assert!(!ledger.retain(b, object(7)), "the copy is gone");
+    assert_eq!((d.segment, d.fresh, d.evicted), (b, false, vec![(b, content(7))]));
+    assert!(!ledger.retain(b, content(7)), "the copy is gone");
     assert_eq!(ledger.reserve(1, user(1)).unwrap_err(), Full { free_bytes: 0, capacity_bytes: 10 * MIB });
 }
 
@@ -56,10 +56,10 @@ fn what_cannot_fit_evicts_nothing() {
     let mut ledger = Ledger::new(10 * MIB);
     let a = fresh(&mut ledger, 4 * MIB);
     let b = fresh(&mut ledger, 2 * MIB);
-    ledger.set_evictable(a, object(1));
+    ledger.set_evictable(a, content(1));
     let full = ledger.reserve(9 * MIB, user(1)).unwrap_err();
     assert_eq!(full.free_bytes, 8 * MIB);
-    assert!(ledger.retain(a, object(1)));
+    assert!(ledger.retain(a, content(1)));
     ledger.recycle(b, Duration::ZERO);
 }
 
@@ -148,7 +148,7 @@ proptest! {
                         for (segment, evicted) in &reserved.evicted {
                             let was = model.insert(*segment, (0, Belief::Idle)).unwrap();
                             prop_assert_eq!(was.1, Belief::Evictable);
-                            prop_assert_eq!(*evicted, object(segment.0));
+                            prop_assert_eq!(*evicted, content(segment.0));
                             model.insert(*segment, (was.0, Belief::Idle));
                         }
                         for segment in &reserved.dropped {
@@ -192,14 +192,14 @@ proptest! {
                     }
                 },
                 Step::Evictable(n) => if let Some(segment) = pick(&model, n) {
-                    ledger.set_evictable(segment, object(segment.0));
+                    ledger.set_evictable(segment, content(segment.0));
                     let belief = &mut model.get_mut(&segment).unwrap().1;
                     if *belief == Belief::Busy { *belief = Belief::Evictable; }
                 },
                 Step::Retain(n) => if let Some(segment) = pick(&model, n) {
                     let belief = &mut model.get_mut(&segment).unwrap().1;
-                    prop_assert!(!ledger.retain(segment, object(u64::MAX)), "another object");
-                    prop_assert_eq!(ledger.retain(segment, object(segment.0)), *belief == Belief::Evictable);
+                    prop_assert!(!ledger.retain(segment, content(u64::MAX)), "another object");
+                    prop_assert_eq!(ledger.retain(segment, content(segment.0)), *belief == Belief::Evictable);
                     if *belief == Belief::Evictable { *belief = Belief::Busy; }
                 },
                 Step::Decay(seconds) => {

@@ -28,12 +28,21 @@ fn new(n: u64, attempt: u32) -> CreateObject {
 }
 
 fn table() -> Table {
-    Table::new(node(0).id)
+    Table::new(node(0).id, 0, 1)
 }
 
-/// Nothing is ever evicted behind the table's back.
-fn keep(_: SegmentId, _: ObjectId) -> bool {
-    true
+/// Nothing that is shelved is moved: content n lies in segment n.
+fn keep(content: ContentId) -> Claimed {
+    Claimed::Here(SegmentId(content.0))
+}
+
+fn shelve(content: u64, segment: u64, n: u64, copy: bool) -> Effect {
+    let (content, segment, object) = (ContentId(content), SegmentId(segment), object(n));
+    Effect::Shelve { content, segment, object, size_bytes: 100, copy }
+}
+
+fn discard(content: u64, segment: Option<u64>) -> Effect {
+    Effect::Discard(ContentId(content), segment.map(SegmentId))
 }
 
 fn located(n: u64) -> Located {
@@ -56,12 +65,12 @@ fn a_get_waits_for_the_seal_and_its_pin_defers_the_free() {
     table.seal(SegmentId(1), process(1), &mut effects);
     assert_eq!(effects, vec![Effect::Answer { waiter: 7, result: Ok(located(1)) }]);
     effects.clear();
-    table.free(object(1), &mut keep, &mut effects);
+    table.free(object(1), &mut effects);
     table.get(8, process(2), &stored(1, &[node(0)]), &mut keep, &mut effects);
     assert!(is_lost(&effects[0], 8), "a freed object is gone for new gets: {effects:?}");
     effects.clear();
     table.release(SegmentId(1), process(2), 1, &mut effects);
-    assert_eq!(effects, vec![Effect::Recycle(SegmentId(1))]);
+    assert_eq!(effects, vec![discard(1, Some(1))]);
     assert_eq!(table.len(), 0);
 }
 
@@ -72,11 +81,12 @@ fn the_first_seal_wins() {
     table.create(SegmentId(1), &new(1, 1), process(1));
     table.create(SegmentId(2), &new(1, 1), process(2));
     table.seal(SegmentId(2), process(2), &mut effects);
-    assert_eq!(effects, vec![]);
+    assert_eq!(effects, vec![shelve(1, 2, 1, false)]);
+    effects.clear();
     table.seal(SegmentId(1), process(1), &mut effects);
     assert_eq!(effects, vec![Effect::Recycle(SegmentId(1))]);
     effects.clear();
-    table.get(1, process(3), &stored(1, &[node(0)]), &mut keep, &mut effects);
+    table.get(1, process(3), &stored(1, &[node(0)]), &mut |_| Claimed::Here(SegmentId(2)), &mut effects);
     assert_eq!(effects, vec![Effect::Answer { waiter: 1, result: Ok(located(2)) }]);
 }
 
@@ -87,7 +97,7 @@ fn the_death_of_the_last_writer_is_told_to_the_waiters() {
     table.create(SegmentId(1), &new(1, 1), process(1));
     table.create(SegmentId(2), &new(1, 1), process(2));
     table.get(1, process(3), &stored(1, &[node(0)]), &mut keep, &mut effects);
-    table.process_died(process(1), &mut keep, &mut effects);
+    table.process_died(process(1), &mut effects);
     assert_eq!(effects, vec![Effect::Recycle(SegmentId(1))]);
     effects.clear();
     table.abort(SegmentId(2), process(2), true, &mut effects);
@@ -109,28 +119,90 @@ fn one_pull_serves_all_who_wait_and_new_sources_are_added() {
     let told: Vec<_> = (1..=3).map(|waiter| Effect::Answer { waiter, result: Ok(located(5)) }).collect();
     assert_eq!(effects, told);
     effects.clear();
-    table.process_died(process(2), &mut keep, &mut effects);
+    table.process_died(process(2), &mut effects);
     assert_eq!(effects, vec![]);
     table.release(SegmentId(5), process(1), 1, &mut effects);
-    assert_eq!(effects, vec![Effect::Evictable(SegmentId(5), object(1))]);
+    assert_eq!(effects, vec![shelve(1, 5, 1, true)]);
 }
 
 #[test]
-fn an_evicted_copy_is_pulled_again_and_not_recycled() {
+fn an_evicted_copy_is_pulled_again() {
     let mut table = table();
     let mut effects = Vec::new();
     table.get(1, process(1), &stored(1, &[node(1)]), &mut keep, &mut effects);
     table.pulled(object(1), Encoding::RAW, 100, SegmentId(5), &mut effects);
     table.release(SegmentId(5), process(1), 1, &mut effects);
     effects.clear();
-    table.get(2, process(1), &stored(1, &[node(1)]), &mut |_, _| false, &mut effects);
+    table.get(2, process(1), &stored(1, &[node(1)]), &mut |_| Claimed::Gone, &mut effects);
     assert_eq!(effects, vec![Effect::Pull(stored(1, &[node(1)]))]);
     effects.clear();
     table.pulled(object(1), Encoding::RAW, 100, SegmentId(6), &mut effects);
     table.release(SegmentId(6), process(1), 1, &mut effects);
+    // The news of the first eviction comes late and means nothing.
+    table.evicted(ContentId(1));
+    assert_eq!(table.len(), 1);
+    table.evicted(ContentId(2));
+    assert_eq!(table.len(), 0);
+}
+
+#[test]
+fn many_gets_of_a_spilled_object_are_one_claim() {
+    let mut table = table();
+    let mut effects = Vec::new();
+    table.create(SegmentId(1), &new(1, 1), process(1));
+    table.seal(SegmentId(1), process(1), &mut effects);
+    assert_eq!(effects, vec![shelve(1, 1, 1, false)]);
     effects.clear();
-    table.free(object(1), &mut |_, _| false, &mut effects);
+    assert_eq!(table.list(&|_| true)[0].state, ObjectState::Spilled);
+    let mut claims = 0;
+    let mut claim = |_| {
+        claims += 1;
+        Claimed::Coming
+    };
+    for waiter in 1..=3 {
+        table.get(waiter, process(2), &stored(1, &[node(0)]), &mut claim, &mut effects);
+    }
+    assert_eq!(claims, 1);
     assert_eq!(effects, vec![]);
+    table.restored(ContentId(1), Ok(SegmentId(7)), &mut effects);
+    let told: Vec<_> = (1..=3).map(|waiter| Effect::Answer { waiter, result: Ok(located(7)) }).collect();
+    assert_eq!(effects, told);
+    effects.clear();
+    assert_eq!(table.list(&|_| true)[0].state, ObjectState::Sealed);
+    table.release(SegmentId(7), process(2), 3, &mut effects);
+    assert_eq!(effects, vec![shelve(1, 7, 1, false)]);
+}
+
+#[test]
+fn what_cannot_be_restored_is_an_error_and_stays_unless_it_is_lost() {
+    let mut table = table();
+    let mut effects = Vec::new();
+    table.create(SegmentId(1), &new(1, 1), process(1));
+    table.seal(SegmentId(1), process(1), &mut effects);
+    let error = Error::ObjectLost { object: object(1), why: "test".to_owned() };
+    for lost in [false, true] {
+        table.get(1, process(2), &stored(1, &[node(0)]), &mut |_| Claimed::Coming, &mut effects);
+        effects.clear();
+        table.restored(ContentId(1), Err(NotRestored { error: error.clone(), lost }), &mut effects);
+        assert!(is_lost(&effects[0], 1), "{effects:?}");
+        assert_eq!(table.len(), usize::from(!lost));
+    }
+}
+
+#[test]
+fn what_is_freed_while_it_is_being_restored_is_discarded_at_once() {
+    let mut table = table();
+    let mut effects = Vec::new();
+    table.create(SegmentId(1), &new(1, 1), process(1));
+    table.seal(SegmentId(1), process(1), &mut effects);
+    table.get(1, process(2), &stored(1, &[node(0)]), &mut |_| Claimed::Coming, &mut effects);
+    effects.clear();
+    table.free(object(1), &mut effects);
+    assert!(is_lost(&effects[0], 1));
+    assert_eq!(effects[1..], [discard(1, None)]);
+    effects.clear();
+    table.restored(ContentId(1), Ok(SegmentId(7)), &mut effects);
+    assert_eq!(effects, vec![], "the spiller knows that nobody wants it");
 }
 
 #[test]
@@ -140,11 +212,11 @@ fn a_free_follows_the_copies_and_drops_a_late_pull() {
     table.create(SegmentId(1), &new(1, 1), process(1));
     table.seal(SegmentId(1), process(1), &mut effects);
     table.served(object(1), node(3));
-    table.free(object(1), &mut keep, &mut effects);
-    assert_eq!(effects, vec![Effect::Recycle(SegmentId(1)), Effect::ForwardFree(object(1), vec![node(3)])]);
+    table.free(object(1), &mut effects);
+    assert_eq!(effects[1..], [discard(1, None), Effect::ForwardFree(object(1), vec![node(3)])]);
     effects.clear();
     table.get(1, process(1), &stored(2, &[node(1)]), &mut keep, &mut effects);
-    table.free(object(2), &mut keep, &mut effects);
+    table.free(object(2), &mut effects);
     assert!(is_lost(&effects[1], 1));
     effects.clear();
     table.pulled(object(2), Encoding::RAW, 100, SegmentId(9), &mut effects);
@@ -159,11 +231,11 @@ fn the_latest_attempt_wins_and_discarding_another_one_does_not_harm_it() {
         table.create(SegmentId(n), &new(1, attempt), process(n.into()));
     }
     table.seal(SegmentId(1), process(1), &mut effects);
-    assert_eq!(effects, vec![]);
+    assert_eq!(effects, vec![shelve(1, 1, 1, false)]);
     table.seal(SegmentId(2), process(2), &mut effects);
-    assert_eq!(effects, vec![Effect::Recycle(SegmentId(1))], "superseded");
+    assert_eq!(effects[1..], [discard(1, None), shelve(2, 2, 1, false)], "superseded");
     table.seal(SegmentId(3), process(3), &mut effects);
-    assert_eq!(effects[1..], [Effect::Recycle(SegmentId(3))], "too late");
+    assert_eq!(effects[3..], [Effect::Recycle(SegmentId(3))], "too late");
     effects.clear();
     table.discard(object(1), 1, &mut effects);
     table.get(1, process(3), &stored(1, &[node(0)]), &mut keep, &mut effects);
@@ -178,15 +250,18 @@ fn what_a_discarded_attempt_has_stored_or_still_writes_goes() {
     table.seal(SegmentId(1), process(1), &mut effects);
     table.create(SegmentId(2), &new(2, 1), process(1));
     table.create(SegmentId(3), &new(2, 2), process(2));
+    effects.clear();
     table.discard(object(1), 1, &mut effects);
-    assert_eq!(effects, vec![Effect::Recycle(SegmentId(1))]);
+    assert_eq!(effects, vec![discard(1, None)]);
     effects.clear();
     table.discard(object(2), 1, &mut effects);
     table.seal(SegmentId(2), process(1), &mut effects);
     assert_eq!(effects, vec![Effect::Recycle(SegmentId(2))]);
     effects.clear();
     table.seal(SegmentId(3), process(2), &mut effects);
-    table.get(1, process(3), &stored(2, &[node(0)]), &mut keep, &mut effects);
+    assert_eq!(effects, vec![shelve(2, 3, 2, false)]);
+    effects.clear();
+    table.get(1, process(3), &stored(2, &[node(0)]), &mut |_| Claimed::Here(SegmentId(3)), &mut effects);
     assert_eq!(effects, vec![Effect::Answer { waiter: 1, result: Ok(located(3)) }], "the other attempt's stays");
 }
 
@@ -211,25 +286,39 @@ fn what_a_dead_process_owned_is_freed() {
     table.seal(SegmentId(1), process(1), &mut effects);
     table.get(1, process(2), &stored(1, &[node(0)]), &mut keep, &mut effects);
     effects.clear();
-    table.process_died(object(1).owner, &mut keep, &mut effects);
+    table.process_died(object(1).owner, &mut effects);
     assert_eq!(effects, vec![], "somebody reads it");
     table.release(SegmentId(1), process(2), 1, &mut effects);
-    assert_eq!(effects, vec![Effect::Recycle(SegmentId(1))]);
+    assert_eq!(effects, vec![discard(1, Some(1))]);
 }
 
 #[derive(Clone, Debug)]
 enum Step {
-    Create { object: u64, attempt: u32, by: u128 },
-    Discard { object: u64, attempt: u32 },
+    Create {
+        object: u64,
+        attempt: u32,
+        by: u128,
+    },
+    Discard {
+        object: u64,
+        attempt: u32,
+    },
     Seal(usize),
     Abort(usize),
     Abandon(usize),
-    Get { object: u64, by: u128, remote: bool },
+    Get {
+        object: u64,
+        by: u128,
+        remote: bool,
+    },
     Release(usize),
     Free(u64),
     Pulled(usize),
     PullFailed(usize),
+    /// Memory of a shelved content is needed: a copy is given up, another one is on disk alone.
     Evict(usize),
+    Restored(usize),
+    RestoreFailed(usize, bool),
     Died(u128),
 }
 
@@ -249,7 +338,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => object.prop_map(Step::Free),
         2 => any::<usize>().prop_map(Step::Pulled),
         1 => any::<usize>().prop_map(Step::PullFailed),
-        1 => any::<usize>().prop_map(Step::Evict),
+        2 => any::<usize>().prop_map(Step::Evict),
+        2 => any::<usize>().prop_map(Step::Restored),
+        1 => (any::<usize>(), any::<bool>()).prop_map(|(n, lost)| Step::RestoreFailed(n, lost)),
         // Process 0 owns all objects.
         1 => (0u128..4).prop_map(Step::Died),
     ]
@@ -267,7 +358,15 @@ struct World {
     waiting: BTreeMap<WaiterId, u128>,
     /// One entry per pin.
     pins: Vec<(SegmentId, u128)>,
-    evictable: BTreeMap<SegmentId, ObjectId>,
+    shelf: BTreeMap<ContentId, Shelved>,
+}
+
+struct Shelved {
+    /// Absent when it is on disk alone.
+    segment: Option<SegmentId>,
+    copy: bool,
+    /// It has been asked for.
+    coming: bool,
 }
 
 impl World {
@@ -275,6 +374,30 @@ impl World {
         self.next_segment += 1;
         self.out.insert(SegmentId(self.next_segment));
         SegmentId(self.next_segment)
+    }
+
+    fn claim(&mut self, content: ContentId) -> Claimed {
+        let Some(shelved) = self.shelf.get_mut(&content) else { return Claimed::Gone };
+        assert!(!shelved.coming, "claimed twice");
+        match shelved.segment {
+            Some(segment) => {
+                self.shelf.remove(&content);
+                Claimed::Here(segment)
+            }
+            None => {
+                shelved.coming = true;
+                Claimed::Coming
+            }
+        }
+    }
+
+    fn coming(&self, n: usize) -> Option<ContentId> {
+        let coming: Vec<_> = self.shelf.iter().filter(|(_, shelved)| shelved.coming).map(|(c, _)| *c).collect();
+        (!coming.is_empty()).then(|| coming[n % coming.len()])
+    }
+
+    fn shelved_in(&self, segment: SegmentId) -> bool {
+        self.shelf.values().any(|shelved| shelved.segment == Some(segment))
     }
 
     fn carry_out(&mut self, effects: Vec<Effect>) -> Result<(), TestCaseError> {
@@ -286,18 +409,27 @@ impl World {
                     if let Ok(located) = result {
                         prop_assert!(self.out.contains(&located.segment), "a recycled segment is read");
                         prop_assert!(!self.writing.contains_key(&located.segment), "an unsealed segment is read");
-                        prop_assert!(!self.evictable.contains_key(&located.segment), "an evictable segment is read");
+                        prop_assert!(!self.shelved_in(located.segment), "a shelved segment is read");
                         self.pins.push((located.segment, by.unwrap()));
                     }
                 }
                 Effect::Recycle(segment) => {
                     prop_assert!(self.out.remove(&segment), "recycled twice: {segment:?}");
                     prop_assert!(self.pins.iter().all(|(pinned, _)| *pinned != segment), "recycled while pinned");
-                    prop_assert!(!self.evictable.contains_key(&segment), "recycled while the ledger may take it");
+                    prop_assert!(!self.shelved_in(segment), "recycled while it is shelved");
                 }
-                Effect::Evictable(segment, object) => {
-                    prop_assert!(self.pins.iter().all(|(pinned, _)| *pinned != segment), "evictable while pinned");
-                    prop_assert_eq!(self.evictable.insert(segment, object), None);
+                Effect::Shelve { content, segment, copy, .. } => {
+                    prop_assert!(self.pins.iter().all(|(pinned, _)| *pinned != segment), "shelved while pinned");
+                    let shelved = Shelved { segment: Some(segment), copy, coming: false };
+                    prop_assert!(self.shelf.insert(content, shelved).is_none(), "shelved twice");
+                }
+                Effect::Discard(content, segment) => {
+                    let shelved = self.shelf.remove(&content);
+                    prop_assert!(shelved.is_none() || segment.is_none(), "discarded as if the table had it");
+                    if let Some(segment) = segment.or(shelved.and_then(|shelved| shelved.segment)) {
+                        prop_assert!(self.pins.iter().all(|(pinned, _)| *pinned != segment), "discarded while pinned");
+                        prop_assert!(self.out.remove(&segment), "discarded twice: {segment:?}");
+                    }
                 }
                 Effect::Pull(wanted) => {
                     self.pulls.insert(wanted.object);
@@ -348,19 +480,13 @@ proptest! {
                     world.next_waiter += 1;
                     let waiter = world.next_waiter;
                     world.waiting.insert(waiter, by);
-                    let evictable = &mut world.evictable;
-                    let mut retain = |segment, object| evictable.remove(&segment) == Some(object);
-                    table.get(waiter, process(by), &stored(n, nodes), &mut retain, &mut effects);
+                    table.get(waiter, process(by), &stored(n, nodes), &mut |c| world.claim(c), &mut effects);
                 }
                 Step::Release(n) => if let Some(n) = nth(n, world.pins.len()) {
                     let (segment, by) = world.pins.remove(n);
                     table.release(segment, process(by), 1, &mut effects);
                 },
-                Step::Free(n) => {
-                    let evictable = &mut world.evictable;
-                    let mut retain = |segment, object| evictable.remove(&segment) == Some(object);
-                    table.free(object(n), &mut retain, &mut effects);
-                }
+                Step::Free(n) => table.free(object(n), &mut effects),
                 Step::Pulled(n) => if let Some(n) = nth(n, world.pulls.len()) {
                     let object = *world.pulls.iter().nth(n).unwrap();
                     world.pulls.remove(&object);
@@ -373,22 +499,42 @@ proptest! {
                     let error = Error::ObjectLost { object, why: "test".to_owned() };
                     table.pull_failed(object, error, &mut effects);
                 },
-                Step::Evict(n) => if let Some(n) = nth(n, world.evictable.len()) {
-                    let (segment, object) = world.evictable.iter().nth(n).map(|(s, o)| (*s, *o)).unwrap();
-                    world.evictable.remove(&segment);
-                    world.out.remove(&segment);
-                    // The news may come late or not at all: odd ones are never told.
-                    if segment.0 % 2 == 0 {
-                        table.evicted(segment, object);
+                Step::Evict(n) => {
+                    let here: Vec<_> = world.shelf.iter()
+                        .filter_map(|(content, shelved)| Some((*content, shelved.segment?, shelved.copy))).collect();
+                    if let Some(n) = nth(n, here.len()) {
+                        let (content, segment, copy) = here[n];
+                        world.out.remove(&segment);
+                        if !copy {
+                            world.shelf.get_mut(&content).unwrap().segment = None;
+                        } else {
+                            world.shelf.remove(&content);
+                            // The news may come late or not at all: odd ones are never told.
+                            if segment.0 % 2 == 0 {
+                                table.evicted(content);
+                            }
+                        }
                     }
+                }
+                Step::Restored(n) => if let Some(content) = world.coming(n) {
+                    world.shelf.remove(&content);
+                    let segment = world.segment();
+                    table.restored(content, Ok(segment), &mut effects);
+                },
+                Step::RestoreFailed(n, lost) => if let Some(content) = world.coming(n) {
+                    if lost {
+                        world.shelf.remove(&content);
+                    } else {
+                        world.shelf.get_mut(&content).unwrap().coming = false;
+                    }
+                    let error = Error::ObjectLost { object: object(0), why: "test".to_owned() };
+                    table.restored(content, Err(NotRestored { error, lost }), &mut effects);
                 },
                 Step::Died(by) => {
                     world.writing.retain(|_, writer| *writer != by);
                     world.waiting.retain(|_, waiter| *waiter != by);
                     world.pins.retain(|(_, holder)| *holder != by);
-                    let evictable = &mut world.evictable;
-                    let mut retain = |segment, object| evictable.remove(&segment) == Some(object);
-                    table.process_died(process(by), &mut retain, &mut effects);
+                    table.process_died(process(by), &mut effects);
                 }
             }
             world.carry_out(effects)?;
@@ -400,6 +546,13 @@ proptest! {
             table.pull_failed(object, error, &mut effects);
         }
         world.carry_out(effects)?;
+        while let Some(content) = world.coming(0) {
+            let mut effects = Vec::new();
+            world.shelf.remove(&content);
+            let segment = world.segment();
+            table.restored(content, Ok(segment), &mut effects);
+            world.carry_out(effects)?;
+        }
         let mut effects = Vec::new();
         for (segment, by) in std::mem::take(&mut world.writing) {
             table.abort(segment, process(by), true, &mut effects);
@@ -408,19 +561,19 @@ proptest! {
         prop_assert!(world.waiting.is_empty(), "somebody waits for ever: {:?}", world.waiting);
         for n in 0..5 {
             let mut effects = Vec::new();
-            let evictable = &mut world.evictable;
-            let mut retain = |segment, object| evictable.remove(&segment) == Some(object);
-            table.free(object(n), &mut retain, &mut effects);
+            table.free(object(n), &mut effects);
             world.carry_out(effects)?;
         }
         for by in 1..4 {
             let mut effects = Vec::new();
             world.pins.retain(|(_, holder)| *holder != by);
-            table.process_died(process(by), &mut keep, &mut effects);
+            table.process_died(process(by), &mut effects);
             world.carry_out(effects)?;
         }
         prop_assert!(world.out.is_empty(), "never came back: {:?}", world.out);
         prop_assert_eq!(table.len(), 0);
-        prop_assert!(table.held.is_empty() && table.processes.is_empty() && table.creations.is_empty());
+        prop_assert!(world.shelf.is_empty(), "left on the shelf");
+        prop_assert!(table.contents.is_empty() && table.read.is_empty());
+        prop_assert!(table.processes.is_empty() && table.creations.is_empty());
     }
 }

@@ -236,10 +236,10 @@ fn an_empty_object_travels_too() {
 }
 
 /// A file system of so many bytes, where this user may make one.
-struct SmallFileSystem(std::path::PathBuf);
+pub(super) struct SmallFileSystem(std::path::PathBuf);
 
 impl SmallFileSystem {
-    fn mount(at: &std::path::Path, bytes: usize) -> Option<Self> {
+    pub(super) fn mount(at: &std::path::Path, bytes: usize) -> Option<Self> {
         let done = Command::new("mount")
             .args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "mobula-test"])
             .arg(at)
