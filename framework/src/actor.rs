@@ -6,6 +6,7 @@ use std::sync::Arc;
 use mobula_core::client::ActorHandle;
 use mobula_core::error::Error;
 use mobula_core::ids::ActorId;
+use mobula_core::messages::CallRules;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -71,14 +72,17 @@ impl fmt::Debug for ActorRef {
 
 #[derive(Serialize, Deserialize)]
 enum Wire {
-    Live { actor: ActorId, class: String },
+    Live { actor: ActorId, class: String, rules: CallRules },
     Failed(Error),
 }
 
 impl Serialize for ActorRef {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match &self.0 {
-            Ok(actor) => Wire::Live { actor: actor.export(), class: actor.class().to_owned() }.serialize(serializer),
+            Ok(actor) => {
+                let (class, rules) = (actor.class().to_owned(), actor.rules());
+                Wire::Live { actor: actor.export(), class, rules }.serialize(serializer)
+            }
             Err(error) => Wire::Failed(Error::clone(error)).serialize(serializer),
         }
     }
@@ -88,9 +92,9 @@ impl<'de> Deserialize<'de> for ActorRef {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match Wire::deserialize(deserializer)? {
             Wire::Failed(error) => Ok(Self::failed(Arc::new(error))),
-            Wire::Live { actor, class } => {
+            Wire::Live { actor, class, rules } => {
                 let client = current().map_err(D::Error::custom)?;
-                Ok(Self::new(client.actor(actor, &class)))
+                Ok(Self::new(client.actor(actor, &class, rules)))
             }
         }
     }

@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mobula_core::client::{self, ActorHandle, Arg, Client, ObjectHandle};
+use mobula_core::client::{self, ActorHandle, Arg, Client, ObjectHandle, RetryExceptions};
 use mobula_core::error::Error;
 use mobula_core::registry::RemoteFunction;
 use smallvec::SmallVec;
@@ -97,13 +97,46 @@ tuple!(8: A B C D E F G H);
 pub struct Method<'a, F> {
     actor: &'a ActorRef,
     function: &'static RemoteFunction,
+    /// None where the actor's rules hold.
+    options: Option<Arc<client::CallOptions>>,
     signature: PhantomData<fn() -> F>,
 }
 
 impl<'a, F: Signature> Method<'a, F> {
     #[doc(hidden)]
     pub fn new(actor: &'a ActorRef, function: &'static RemoteFunction) -> Self {
-        Self { actor, function, signature: PhantomData }
+        Self { actor, function, options: None, signature: PhantomData }
+    }
+}
+
+impl<F> Method<'_, F> {
+    /// How often the call is made again when it was lost with its actor's worker: instead of what
+    /// [`ActorOptions::max_task_retries`] says for all calls of the actor. -1 is without end.
+    ///
+    /// A method has its own default with `#[remote(max_task_retries = 3)]` on it.
+    pub fn max_task_retries(self, retries: i32) -> Self {
+        self.set(|options| options.max_task_retries = Some(retries))
+    }
+
+    /// Whether the call is made again when its own code returns an error or panics, as often as
+    /// its `max_task_retries` allow; the last error is the result. A panic ends the actor, so that
+    /// only one with `max_restarts` can answer the next time.
+    ///
+    /// A method has its own default with `#[remote(retry_exceptions = true)]` on it.
+    pub fn retry_exceptions(self, retry: bool) -> Self {
+        let which = if retry { RetryExceptions::Always } else { RetryExceptions::Never };
+        self.set(|options| options.retry_exceptions = which)
+    }
+
+    /// [`retry_exceptions`](Self::retry_exceptions) for errors of some types only, as
+    /// [`TaskOptions::retry_exceptions_if`].
+    pub fn retry_exceptions_if(self, accepts: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+        self.set(|options| options.retry_exceptions = RetryExceptions::If(Arc::new(accepts)))
+    }
+
+    fn set(mut self, set: impl FnOnce(&mut client::CallOptions)) -> Self {
+        set(Arc::make_mut(self.options.get_or_insert_default()));
+        self
     }
 }
 
@@ -133,7 +166,7 @@ macro_rules! arities {
             /// which they were made.
             #[allow(clippy::too_many_arguments)]
             pub fn remote(self $(, $argument: impl IntoArg<$name>)*) -> R {
-                call(self.actor, self.function, [$($argument.into_argument()),*])
+                call(self.actor, self.function, self.options, [$($argument.into_argument()),*])
             }
         }
 
@@ -181,12 +214,13 @@ fn submit<R: Results, const LEN: usize>(
 fn call<R: Results, const LEN: usize>(
     actor: &ActorRef,
     function: &'static RemoteFunction,
+    options: Option<Arc<client::CallOptions>>,
     arguments: [Argument; LEN],
 ) -> R {
     let call = || {
         let actor = actor.handle()?;
         let arguments = collect(arguments)?;
-        Ok(actor.client().call(actor, function, arguments, R::COUNT))
+        Ok(actor.client().call_with(actor, function, arguments, R::COUNT, options))
     };
     call().map_or_else(R::failed, R::from_handles)
 }

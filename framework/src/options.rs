@@ -15,6 +15,9 @@ use mobula_core::resources::{CPU, GPU, MEMORY, Resources, group};
 use crate::call::{Results, Signature};
 use crate::placement_group::PlacementGroup;
 
+/// How many calls of an actor with async methods run at once, unless told otherwise.
+pub const ASYNC_MAX_CONCURRENCY: u32 = 1_000;
+
 /// What the builders of tasks and actors have in common. They are two types, and not one over a
 /// trait, so that a user needs no import to call their methods.
 macro_rules! common_options {
@@ -279,7 +282,12 @@ impl<C, F> ActorOptions<C, F> {
         self.set(|options| options.detached = true)
     }
 
-    /// How many `&self` calls may run at once; 1 by default. `&mut self` calls always run alone.
+    /// How many `&self` calls, sync or async, may run at once; 1 by default, 1,000 for a type that
+    /// has async methods. `&mut self` calls always run alone, across their awaits, too.
+    ///
+    /// A call of an async method costs no thread while it waits. What blocks in it holds up a
+    /// thread of the runtime on which all of them run: await there (`ObjectRef`s can be awaited),
+    /// or leave the method sync.
     #[must_use]
     pub fn max_concurrency(self, calls: u32) -> Self {
         self.change(|options| {
@@ -296,6 +304,35 @@ impl<C, F> ActorOptions<C, F> {
     #[must_use]
     pub fn max_restarts(self, restarts: i32) -> Self {
         self.set(|options| options.max_restarts = restarts)
+    }
+
+    /// How often each of its calls is made again when it was lost with the actor's worker; 0 by
+    /// default, -1 without end.
+    ///
+    /// By default a call runs at most once: one whose worker is lost fails, since nobody knows
+    /// whether it ran. With retries it is made again, and may run more than once; the calls of one
+    /// caller reach the next incarnation in the order in which they were made. (Where only a
+    /// connection broke, the actor lives on, and what got lost may arrive behind later calls.) That
+    /// there is a next incarnation is up to [`max_restarts`](Self::max_restarts).
+    ///
+    /// Errors of the method's own code are no losses: see
+    /// [`Method::retry_exceptions`](crate::Method::retry_exceptions).
+    #[must_use]
+    pub fn max_task_retries(self, retries: i32) -> Self {
+        self.set(|options| options.rules.max_task_retries = retries)
+    }
+
+    /// The most calls of the actor that one process may have made and that have not ended; without
+    /// a limit by default. One more fails at once, with [`Error::PendingCallsLimitExceeded`].
+    #[must_use]
+    pub fn max_pending_calls(self, calls: u32) -> Self {
+        self.change(|options| {
+            options.rules.max_pending_calls = Some(calls);
+            if calls > 0 {
+                return Ok(());
+            }
+            Err(Error::Invalid { what: "max_pending_calls 0: no call could ever be made".to_owned() })
+        })
     }
 }
 

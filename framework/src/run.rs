@@ -229,7 +229,7 @@ fn another_type<T>(method: &str) -> CallError {
 
 // ---- async -------------------------------------------------------------------------------------
 
-/// Runs an async task or method to its end on this thread; while it waits, others may use its CPU.
+/// Runs an async task or constructor to its end on this thread; while it waits, others may use its CPU.
 pub fn block_on<F: Future>(future: F) -> Result<F::Output, CallError> {
     worker::block_on(future).map_err(CallError::System)
 }

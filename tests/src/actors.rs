@@ -190,7 +190,7 @@ impl Meeting {
         Self::default()
     }
 
-    async fn meet(&self, expected: u32) -> u32 {
+    fn meet(&self, expected: u32) -> u32 {
         self.here.fetch_add(1, Ordering::SeqCst);
         wait_until("the others", || self.here.load(Ordering::SeqCst) >= expected);
         expected

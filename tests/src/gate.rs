@@ -89,7 +89,8 @@ pub(crate) fn folder() -> PathBuf {
     std::env::var_os("HOME").map_or_else(std::env::temp_dir, PathBuf::from)
 }
 
-fn fresh(kind: &str) -> PathBuf {
+/// A path that no other file of the tests has.
+pub(crate) fn fresh(kind: &str) -> PathBuf {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     folder().join(format!("mobula-{kind}-{}-{number}", std::process::id()))

@@ -8,6 +8,7 @@
 
 mod actors;
 mod arguments;
+mod async_actors;
 mod cancel;
 mod collectives;
 mod datasets;
@@ -16,6 +17,7 @@ mod explain;
 mod failures;
 mod gate;
 mod gpus;
+mod lost_calls;
 mod many;
 mod placement;
 mod references;
@@ -52,6 +54,7 @@ fn group(name: &str) -> Option<&'static [Scenario]> {
         "values" => values::SCENARIOS,
         "arguments" => arguments::SCENARIOS,
         "actors" => actors::SCENARIOS,
+        "async-actors" => async_actors::SCENARIOS,
         "cancel" => cancel::SCENARIOS,
         "cancel-by-force" => cancel::BY_FORCE,
         "collectives" => collectives::SCENARIOS,
@@ -60,6 +63,7 @@ fn group(name: &str) -> Option<&'static [Scenario]> {
         "failures" => failures::SCENARIOS,
         "gpus" => gpus::SCENARIOS,
         "labels" => scheduling::LABELS,
+        "lost-calls" => lost_calls::SCENARIOS,
         "lost-workers" => failures::LOST_WORKERS,
         "many" => many::SCENARIOS,
         "placement" => placement::SCENARIOS,

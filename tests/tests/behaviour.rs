@@ -55,6 +55,16 @@ fn actors_on_a_cluster() {
 }
 
 #[test]
+fn async_actors_in_one_process() {
+    in_one_process("async-actors");
+}
+
+#[test]
+fn async_actors_on_a_cluster() {
+    on_a_cluster("async-actors");
+}
+
+#[test]
 fn cancelling_in_one_process() {
     in_one_process("cancel");
 }
@@ -192,6 +202,16 @@ fn scheduling_in_one_process() {
 #[test]
 fn scheduling_on_a_cluster() {
     on_a_cluster("scheduling");
+}
+
+#[test]
+fn lost_calls_in_one_process() {
+    in_one_process("lost-calls");
+}
+
+#[test]
+fn lost_calls_on_a_cluster() {
+    on_a_cluster("lost-calls");
 }
 
 #[test]

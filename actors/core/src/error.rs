@@ -89,6 +89,16 @@ pub enum Error {
         /// What happened.
         why: String,
     },
+    /// More calls of an actor would be pending in this process than its `max_pending_calls` allows.
+    #[error(
+        "{limit} calls of actor {actor} are pending in this process, which is its max_pending_calls; wait for some before making more"
+    )]
+    PendingCallsLimitExceeded {
+        /// The actor.
+        actor: ActorId,
+        /// Its limit.
+        limit: u32,
+    },
     /// There is no actor of this name.
     #[error("there is no actor named {name:?}; names are given with options().name(..), and freed when the actor dies")]
     NoSuchActor {

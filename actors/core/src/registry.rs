@@ -6,6 +6,7 @@
 
 use std::any::Any;
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::OnceLock;
 
 use crate::ids::FunctionId;
@@ -36,6 +37,9 @@ impl From<crate::error::Error> for CallError {
 /// What a call gives back: one value per result, already encoded.
 pub type CallResult = Result<Vec<Value>, CallError>;
 
+/// A call of an async method. No user code runs before it is polled.
+pub type CallFuture<'a> = Pin<Box<dyn Future<Output = CallResult> + Send + 'a>>;
+
 /// The state of a user's actor.
 pub type Instance = Box<dyn Any + Send + Sync>;
 
@@ -50,6 +54,10 @@ pub enum Code {
     MethodMut(fn(&mut (dyn Any + Send + Sync), Vec<Value>) -> CallResult),
     /// A method with `&self`: up to `max_concurrency` of them run at once.
     MethodRef(fn(&(dyn Any + Send + Sync), Vec<Value>) -> CallResult),
+    /// An async method with `&mut self`.
+    AsyncMut(for<'a> fn(&'a mut (dyn Any + Send + Sync), Vec<Value>) -> CallFuture<'a>),
+    /// An async method with `&self`.
+    AsyncRef(for<'a> fn(&'a (dyn Any + Send + Sync), Vec<Value>) -> CallFuture<'a>),
 }
 
 /// One registered function.

@@ -10,7 +10,7 @@ use crate::signature::{Remote, caught, span};
 
 /// The `impl` block as it was, the actor's handle, its code and its entries in the registry.
 pub(crate) fn expand(attributes: TokenStream, mut block: ItemImpl) -> Result<TokenStream> {
-    let options = Options::parse(attributes, ACTOR_VALUES, false)?;
+    let mut options = Options::parse(attributes, ACTOR_VALUES, false)?;
     if let Some((_, path, _)) = &block.trait_ {
         return Err(Error::new_spanned(path, "an actor's methods are those of its own `impl` block, not of a trait"));
     }
@@ -48,6 +48,10 @@ pub(crate) fn expand(attributes: TokenStream, mut block: ItemImpl) -> Result<Tok
 
     let shared = methods.iter().any(|method| !method.exclusive);
     let cell = if shared { quote!(Shared) } else { quote!(Exclusive) };
+    if methods.iter().any(|method| method.remote.asynchronous) {
+        let own = std::mem::take(&mut options.builder);
+        options.builder = quote!(.max_concurrency(::mobula::__private::ASYNC_MAX_CONCURRENCY) #own);
+    }
     let make = constructor.expand(&name, &class, &cell, &options);
     let handle = handle(&name, &methods);
     let methods = methods.iter().enumerate().map(|(index, method)| method.expand(index, &name, &class, &cell));
@@ -174,6 +178,8 @@ struct Method {
     remote: Remote,
     /// `&mut self`: never beside another.
     exclusive: bool,
+    /// Calls on the builder of its calls.
+    builder: TokenStream,
 }
 
 impl Method {
@@ -188,7 +194,12 @@ impl Method {
             }
         };
         let remote = Remote::read(&function.sig, options, Some(class))?;
-        Ok(Self { exclusive: receiver.mutability.is_some(), function: function.clone(), remote })
+        Ok(Self {
+            exclusive: receiver.mutability.is_some(),
+            builder: options.builder.clone(),
+            function: function.clone(),
+            remote,
+        })
     }
 
     /// Its code, its entry in the registry and its accessor on the handle.
@@ -200,30 +211,46 @@ impl Method {
         let handle = handle_name(name);
         let variable = format_ident!("METHOD_{index}");
         let run = format_ident!("run_{index}");
-        let (kind, state, borrow) = if self.exclusive {
-            (
-                quote!(MethodMut(#run)),
-                quote!(&mut (dyn ::core::any::Any + ::core::marker::Send + ::core::marker::Sync)),
-                quote!(state_mut),
-            )
-        } else {
-            (
-                quote!(MethodRef(#run)),
-                quote!(&(dyn ::core::any::Any + ::core::marker::Send + ::core::marker::Sync)),
-                quote!(state_ref),
-            )
+        let kind = match (remote.asynchronous, self.exclusive) {
+            (false, true) => quote!(MethodMut(#run)),
+            (false, false) => quote!(MethodRef(#run)),
+            (true, true) => quote!(AsyncMut(#run)),
+            (true, false) => quote!(AsyncRef(#run)),
         };
+        let any = quote!((dyn ::core::any::Any + ::core::marker::Send + ::core::marker::Sync));
+        let (state, borrow) =
+            if self.exclusive { (quote!(&mut #any), quote!(state_mut)) } else { (quote!(&#any), quote!(state_ref)) };
         let registered = registered(&quote!(#variable), &format!("{name}::{method}"), &remote.text, &kind);
         let holders = remote.holders();
         let refs = &remote.returned.refs;
         let encode = &remote.returned.encode;
         let decode = remote.decode(&quote!(#variable.name));
         let passed = remote.passed();
-        let call = remote.run(quote!(<#class>::#method(__state, #(#passed),*)));
-        let span = method.span();
+        let call = quote!(<#class>::#method(__state, #(#passed),*));
+        // An async method's arguments are decoded when its future first runs.
+        let (result, body) = if remote.asynchronous {
+            let future = quote! {
+                ::std::boxed::Box::pin(async move {
+                    let __state = ::mobula::__private::#cell::<#class>::#borrow(__state, #variable.name)?;
+                    #decode
+                    let __result = #call.await;
+                    #encode
+                })
+            };
+            (quote!(::mobula::__private::CallFuture<'_>), future)
+        } else {
+            let body = quote! {
+                let __state = ::mobula::__private::#cell::<#class>::#borrow(__state, #variable.name)?;
+                #decode
+                let __result = #call;
+                #encode
+            };
+            (quote!(::mobula::__private::CallResult), body)
+        };
+        let (span, builder) = (method.span(), &self.builder);
         let accessor = quote_spanned! {span=>
             #visibility fn #method(&self) -> ::mobula::Method<'_, fn(#(#holders),*) -> #refs> {
-                ::mobula::Method::new(&self.actor, &#variable)
+                ::mobula::Method::new(&self.actor, &#variable) #builder
             }
         };
         quote! {
@@ -235,11 +262,8 @@ impl Method {
                 fn #run(
                     __state: #state,
                     __values: ::std::vec::Vec<::mobula::__private::Encoded>,
-                ) -> ::mobula::__private::CallResult {
-                    let __state = ::mobula::__private::#cell::<#class>::#borrow(__state, #variable.name)?;
-                    #decode
-                    let __result = #call;
-                    #encode
+                ) -> #result {
+                    #body
                 }
 
                 #[allow(dead_code, private_interfaces, clippy::type_complexity)]

@@ -39,7 +39,8 @@ mod signature;
 ///
 /// Parameters may be `&T`, `&str` and `&[T]`: the worker keeps the value while the function runs.
 /// A result written `Result<T, E>` gives an `ObjectRef<T>`, whose `get` fails with the error's
-/// type, message and sources. `async` functions are run to their end.
+/// type, message and sources. An `async` function is run to its end by the worker, which lends its
+/// CPU meanwhile; when it is cancelled, it is dropped where it waits.
 ///
 /// Options of the attribute are the defaults of the calls:
 /// `#[remote(num_cpus = 0.5, max_retries = 0)]`. With `#[remote(num_returns = 2)]` a result
@@ -50,9 +51,12 @@ mod signature;
 ///
 /// **On an `impl` block** `fn new` becomes the constructor (`Counter::remote(..)`,
 /// `Counter::options()`), and every method with `&self` or `&mut self` a method of
-/// `CounterHandle`: `handle.hit().remote(..)`. Methods marked `#[remote(skip)]` and functions
+/// `CounterHandle`: `handle.hit().remote(..)`. Methods may be `async`: up to `max_concurrency` of
+/// those with `&self` (1,000 by default) are under way at once, without a thread each; their futures
+/// are `Send`. Methods marked `#[remote(skip)]` and functions
 /// without `self` stay as they are. Attribute options: `num_cpus`, `num_gpus`, `memory`,
-/// `max_restarts`, `max_concurrency`, `spread`, `process_worker`.
+/// `max_restarts`, `max_task_retries`, `max_concurrency`, `max_pending_calls`, `spread`,
+/// `process_worker`; on a method: `num_returns`, `max_task_retries`, `retry_exceptions`.
 #[proc_macro_attribute]
 pub fn remote(attributes: TokenStream, item: TokenStream) -> TokenStream {
     let expanded = match syn::parse::<Item>(item) {

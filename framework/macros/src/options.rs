@@ -12,7 +12,10 @@ use syn::{Attribute, Error, Expr, Ident, LitInt, Result, Token};
 /// Options of a task that take a value.
 pub(crate) const TASK_VALUES: &[&str] = &["num_cpus", "num_gpus", "memory", "name", "max_retries", "retry_exceptions"];
 /// Options of an actor that take a value.
-pub(crate) const ACTOR_VALUES: &[&str] = &["num_cpus", "num_gpus", "memory", "max_restarts", "max_concurrency"];
+pub(crate) const ACTOR_VALUES: &[&str] =
+    &["num_cpus", "num_gpus", "memory", "max_restarts", "max_task_retries", "max_concurrency", "max_pending_calls"];
+/// Options of a method that take a value, besides `num_returns`.
+const METHOD_VALUES: &[&str] = &["max_task_retries", "retry_exceptions"];
 /// Options of both that take none.
 pub(crate) const FLAGS: &[&str] = &["spread", "process_worker"];
 
@@ -82,7 +85,7 @@ impl Options {
         Ok(options)
     }
 
-    /// Takes `#[remote(..)]` off a method and reads it: `skip`, or `num_returns = N`.
+    /// Takes `#[remote(..)]` off a method and reads it: `skip`, or the options of its calls.
     pub(crate) fn take_from_method(attributes: &mut Vec<Attribute>) -> Result<Self> {
         let mut options = Self::default();
         let mut kept = Vec::with_capacity(attributes.len());
@@ -98,8 +101,14 @@ impl Options {
                         let number: LitInt = syn::parse2(quote!(#value))?;
                         options.num_returns = Some((number.base10_parse()?, name));
                     }
+                    Some(value) if METHOD_VALUES.contains(&name.to_string().as_str()) => {
+                        let call = quote_spanned!(name.span()=> .#name(#value));
+                        options.builder.extend(call);
+                    }
                     _ => {
-                        return Err(Error::new_spanned(name, "a method's options are: skip, num_returns = .."));
+                        let values = METHOD_VALUES.join(" = .., ");
+                        let message = format!("a method's options are: skip, num_returns = .., {values} = ..");
+                        return Err(Error::new_spanned(name, message));
                     }
                 }
             }

@@ -298,11 +298,11 @@ fn an_actor_that_is_not_sync() {
     let mut counter: Instance = construct(vec![value(5_i64)]).unwrap();
     let Code::MethodMut(increment) = code("Counter::increment") else { panic!("not exclusive") };
     assert_eq!(one::<i64>(increment(&mut *counter, vec![])), 6);
-    let Code::MethodMut(add_all) = code("Counter::add_all") else { panic!("not exclusive") };
+    let Code::AsyncMut(add_all) = code("Counter::add_all") else { panic!("not exclusive and async") };
     let numbers = value(vec![10_i64, 20]);
-    assert_eq!(one::<i64>(add_all(&mut *counter, vec![numbers.clone(), value(Vec::<String>::new())])), 36);
-    let failed = add_all(&mut *counter, vec![numbers, value(vec!["bad".to_owned()])]);
-    assert_eq!(application(failed).1, "bad");
+    let mut wait = |values| mobula_core::worker::block_on(add_all(&mut *counter, values)).unwrap();
+    assert_eq!(one::<i64>(wait(vec![numbers.clone(), value(Vec::<String>::new())])), 36);
+    assert_eq!(application(wait(vec![numbers, value(vec!["bad".to_owned()])])).1, "bad");
     let Code::MethodMut(split) = code("Counter::split") else { panic!("not exclusive") };
     assert_eq!(split(&mut *counter, vec![]).unwrap().len(), 2);
 }

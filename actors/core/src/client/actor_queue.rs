@@ -1,44 +1,33 @@
-//! The calls of one actor made by this process: kept in order, and sent where the actor lives.
+//! The calls of one actor made by this process: sent where the actor lives, in the order that
+//! [`CallOrder`] says.
 //!
 //! ```text
-//!   Resolving ──alive──▶ Alive ──worker lost──▶ Resolving ──dead──▶ Dead
+//!   Unknown ──alive──▶ Alive ──worker lost──▶ Unknown ──dead──▶ Dead
 //! ```
 //!
-//! A call leaves when all calls before it have left and its arguments are ready, so calls whose
-//! arguments become ready in any order still arrive in the order they were made.
+//! A call that was lost with its worker is made again by the next incarnation as often as
+//! `max_task_retries` allows, and fails otherwise: whether it ran, nobody knows.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use mobula_transport::{Address, MailboxId, Payload, ProcessAddr, ProcessId, SendError};
 use parking_lot::Mutex;
 
 use super::Client;
+use super::call_order::{CallOrder, Fallen, Home, Lost};
 use super::entry::{Entry, Outcome};
-use super::pending::{BATCH_BYTES, payload_bytes};
+use super::pending::{BATCH_BYTES, Pending, Work, payload_bytes};
 use super::task_queue::refused;
 use crate::delivery::{Fate, fate, insist};
 use crate::error::Error;
 use crate::ids::ActorId;
-use crate::messages::{ActorLocation, KillActor, PushCalls, ResolveActor};
+use crate::messages::{ActorLocation, CallRules, KillActor, PushCalls, ResolveActor};
 
 /// The most calls in one message.
 const BATCH_LIMIT: usize = 512;
 
-enum State {
-    Resolving,
-    Alive { worker: ProcessAddr, incarnation: u32 },
-    Dead(Box<Error>),
-}
-
 struct Inner {
-    state: State,
-    /// Calls that have not left, oldest first.
-    waiting: VecDeque<u64>,
-    /// Those among them whose arguments are not ready.
-    unready: HashSet<u64>,
-    /// Calls that have left and not ended, and where they went.
-    in_flight: BTreeMap<u64, ProcessAddr>,
+    order: CallOrder,
     /// Settled when the constructor has returned.
     ready: Vec<Arc<Entry>>,
     /// The first incarnation has been seen alive, or the actor is dead.
@@ -53,6 +42,7 @@ struct Inner {
 pub(crate) struct ActorQueue {
     actor: ActorId,
     class: String,
+    rules: CallRules,
     client: Client,
     /// Whether the actor ends when the last handle in this process is dropped.
     ends_with_handles: std::sync::atomic::AtomicBool,
@@ -60,17 +50,21 @@ pub(crate) struct ActorQueue {
 }
 
 impl ActorQueue {
-    pub(crate) fn new(actor: ActorId, class: String, client: &Client, ends_with_handles: bool) -> Arc<Self> {
+    pub(crate) fn new(
+        actor: ActorId,
+        class: String,
+        rules: CallRules,
+        client: &Client,
+        ends_with_handles: bool,
+    ) -> Arc<Self> {
         Arc::new(Self {
             actor,
             class,
+            rules,
             client: client.clone(),
             ends_with_handles: ends_with_handles.into(),
             inner: Mutex::new(Inner {
-                state: State::Resolving,
-                waiting: VecDeque::new(),
-                unready: HashSet::new(),
-                in_flight: BTreeMap::new(),
+                order: CallOrder::new(),
                 ready: Vec::new(),
                 constructed: false,
                 sending: false,
@@ -87,6 +81,10 @@ impl ActorQueue {
         &self.class
     }
 
+    pub(crate) fn rules(&self) -> CallRules {
+        self.rules
+    }
+
     pub(crate) fn client(&self) -> &Client {
         &self.client
     }
@@ -99,46 +97,52 @@ impl ActorQueue {
     /// Adds a call, after all made before. `ready` says whether its arguments are.
     pub(crate) fn enqueue(self: &Arc<Self>, seq: u64, ready: bool) {
         let mut inner = self.inner.lock();
-        if let State::Dead(error) = &inner.state {
-            let error = error.clone();
+        let error = match inner.order.dead() {
+            Some(error) => Some(error.clone()),
+            None => self.too_many(&inner),
+        };
+        if let Some(error) = error {
             drop(inner);
             self.client.fail_pending(seq, &error);
             return;
         }
-        inner.waiting.push_back(seq);
-        if !ready {
-            inner.unready.insert(seq);
-        }
+        inner.order.add(seq, ready);
         drop(inner);
         self.send_ready();
+    }
+
+    fn too_many(&self, inner: &Inner) -> Option<Error> {
+        let limit = self.rules.max_pending_calls?;
+        let over = inner.order.pending() >= limit as usize;
+        over.then_some(Error::PendingCallsLimitExceeded { actor: self.actor, limit })
     }
 
     /// The arguments of a call are ready; or one has failed and the call with it, and those behind
     /// it need not wait.
     pub(crate) fn arguments_settled(self: &Arc<Self>, seq: u64) {
-        self.inner.lock().unready.remove(&seq);
+        self.inner.lock().order.arguments_settled(seq);
         self.send_ready();
     }
 
     /// A call has ended.
     pub(crate) fn done(&self, seq: u64) {
-        self.inner.lock().in_flight.remove(&seq);
+        self.inner.lock().order.done(seq);
     }
 
     /// `entry` is settled when the constructor has returned.
     pub(crate) fn notify_ready(&self, entry: Arc<Entry>) {
         let mut inner = self.inner.lock();
-        match &inner.state {
-            State::Dead(error) => {
+        match inner.order.dead() {
+            Some(error) => {
                 let error = error.clone();
                 drop(inner);
-                entry.settle(Outcome::Failed(error));
+                entry.settle(Outcome::Failed(Box::new(error)));
             }
-            _ if inner.constructed => {
+            None if inner.constructed => {
                 drop(inner);
                 entry.settle(Outcome::unit());
             }
-            _ => inner.ready.push(entry),
+            None => inner.ready.push(entry),
         }
     }
 
@@ -159,27 +163,37 @@ impl ActorQueue {
         });
     }
 
+    fn resolve_soon(self: &Arc<Self>) {
+        let queue = Arc::downgrade(self);
+        self.client.again_soon(move || {
+            if let Some(queue) = queue.upgrade() {
+                queue.resolve();
+            }
+        });
+    }
+
     /// The GCS said where the actor is.
     pub(crate) fn located(self: &Arc<Self>, location: ActorLocation) {
         let mut inner = self.inner.lock();
         match location {
             ActorLocation::Alive { worker, incarnation } => {
-                inner.state = State::Alive { worker, incarnation };
+                let known = inner.order.alive(Home { worker, incarnation }, self.may_run_again());
                 inner.constructed = true;
                 let ready = std::mem::take(&mut inner.ready);
                 drop(inner);
                 self.client.constructed(self.actor);
-                self.send_ready();
+                if known {
+                    self.send_ready();
+                } else {
+                    self.resolve_soon();
+                }
                 for entry in ready {
                     entry.settle(Outcome::unit());
                 }
             }
             ActorLocation::Dead(error) => {
-                inner.state = State::Dead(error.clone());
+                let seqs = inner.order.die(error.clone());
                 let ready = std::mem::take(&mut inner.ready);
-                let mut seqs: Vec<u64> = std::mem::take(&mut inner.in_flight).into_keys().collect();
-                seqs.extend(inner.waiting.drain(..));
-                inner.unready.clear();
                 drop(inner);
                 self.client.forget_constructor(self.actor);
                 for entry in ready {
@@ -192,78 +206,96 @@ impl ActorQueue {
         }
     }
 
-    /// A worker process is dead. Calls that had left fail, for nobody knows whether they ran;
-    /// those that wait go to the next incarnation, if there is one.
+    /// A worker process is dead. Calls that had left fail, for nobody knows whether they ran, unless
+    /// they may run again; those, and the ones that wait, go to the next incarnation, if there is
+    /// one.
     pub(crate) fn process_gone(self: &Arc<Self>, process: ProcessId, why: &str) {
-        self.leave(process, &Error::ActorDied { actor: self.actor, why: why.to_owned() });
+        self.leave(process, true, &Error::ActorDied { actor: self.actor, why: why.to_owned() });
     }
 
-    /// A worker process cannot be reached. Calls that had left fail, for nobody knows whether they
-    /// ran; those that wait go where the GCS says that the actor is.
+    /// A worker process cannot be reached. As when it is dead, but the incarnation may live on there.
     pub(crate) fn process_unreachable(self: &Arc<Self>, process: ProcessId, why: &str) {
-        self.leave(process, &Error::ActorUnavailable { actor: self.actor, why: why.to_owned() });
+        self.leave(process, false, &Error::ActorUnavailable { actor: self.actor, why: why.to_owned() });
     }
 
-    fn leave(self: &Arc<Self>, process: ProcessId, error: &Error) {
-        let mut inner = self.inner.lock();
-        let here = matches!(&inner.state, State::Alive { worker, .. } if worker.id == process);
-        if here {
-            inner.state = State::Resolving;
-        }
-        // Whatever is known of the actor by now, what went to that process gets no answer.
-        let seqs: Vec<u64> =
-            inner.in_flight.extract_if(.., |_, worker| worker.id == process).map(|(seq, _)| seq).collect();
-        drop(inner);
-        for seq in seqs {
+    fn leave(self: &Arc<Self>, process: ProcessId, dead: bool, error: &Error) {
+        let Lost { failed, ask } = self.inner.lock().order.process_lost(process, dead, self.may_run_again());
+        for seq in failed {
             self.client.fail_pending(seq, error);
         }
-        if here {
+        if ask {
             // The GCS may not know of it yet and name the same worker again: not at once, or question
             // and answer would chase each other.
-            let queue = Arc::downgrade(self);
-            self.client.again_soon(move || {
-                if let Some(queue) = queue.upgrade() {
-                    queue.resolve();
-                }
-            });
+            self.resolve_soon();
         }
+    }
+
+    /// Whether a call may be made again by what is known of its attempts.
+    fn may_run_again(&self) -> impl Fn(u64) -> bool + '_ {
+        |seq| self.client.0.pending.with(seq, |pending| self.has_retries(pending)) == Some(true)
+    }
+
+    fn has_retries(&self, pending: &Pending) -> bool {
+        let own = match &pending.work {
+            Work::Call { options: Some(options), .. } => options.max_task_retries,
+            _ => None,
+        };
+        let max = own.unwrap_or(self.rules.max_task_retries);
+        !pending.cancelled && (max < 0 || pending.attempts.charged() <= max.unsigned_abs())
     }
 
     /// The calls in flight to this worker process.
     pub(crate) fn in_flight_at(&self, worker: ProcessId) -> Vec<(ProcessAddr, u64)> {
-        let inner = self.inner.lock();
-        inner.in_flight.iter().filter(|(_, to)| to.id == worker).map(|(seq, to)| (*to, *seq)).collect()
+        self.inner.lock().order.in_flight_at(worker).collect()
     }
 
     /// The worker that a call was sent to, while it has not ended.
     pub(crate) fn worker_of(&self, seq: u64) -> Option<ProcessAddr> {
-        self.inner.lock().in_flight.get(&seq).copied()
+        self.inner.lock().order.home_of(seq).map(|home| home.worker)
     }
 
     /// How many calls are sent before this one, if it waits.
     pub(crate) fn ahead_of(&self, seq: u64) -> Option<usize> {
-        self.inner.lock().waiting.iter().position(|waiting| *waiting == seq)
+        self.inner.lock().order.before(seq)
     }
 
     /// This worker does not have a call. If that is where it went, nobody knows whether it ran.
-    pub(crate) fn missing(&self, worker: ProcessId, seq: u64) {
-        let mut inner = self.inner.lock();
-        if inner.in_flight.get(&seq).is_some_and(|to| to.id == worker) {
-            inner.in_flight.remove(&seq);
-            drop(inner);
-            let why = "the connection to its worker broke".to_owned();
-            self.client.fail_pending(seq, &Error::ActorUnavailable { actor: self.actor, why });
+    pub(crate) fn missing(self: &Arc<Self>, worker: ProcessId, seq: u64) {
+        let may = self.may_run_again()(seq);
+        let fallen = self.inner.lock().order.missing(worker, seq, may);
+        match fallen {
+            Fallen::Elsewhere => {}
+            Fallen::Waits => self.send_ready(),
+            Fallen::Fails => {
+                let why = "the connection to its worker broke".to_owned();
+                self.client.fail_pending(seq, &Error::ActorUnavailable { actor: self.actor, why });
+            }
         }
     }
 
-    /// The worker answered a call with an actor-died error: ask the GCS what became of the actor.
-    pub(crate) fn suspect(self: &Arc<Self>) {
-        let mut inner = self.inner.lock();
-        if matches!(inner.state, State::Alive { .. }) {
-            inner.state = State::Resolving;
-            drop(inner);
-            self.resolve();
+    /// An attempt of a call has failed with this error. Returns whether the call is made again.
+    pub(crate) fn runs_again(self: &Arc<Self>, seq: u64, attempt: u32, error: &Error) -> bool {
+        let died = matches!(error, Error::ActorDied { actor, .. } if *actor == self.actor);
+        let may = self.client.0.pending.with(seq, |pending| {
+            let Work::Call { options, .. } = &pending.work else { return None };
+            let covered = options.as_ref().is_some_and(|options| options.retry_exceptions.covers(error));
+            let current = pending.attempts.number() == attempt;
+            current.then(|| (died || covered) && self.has_retries(pending))
+        });
+        let Some(may) = may.flatten() else { return false };
+        if died {
+            let (fallen, ask) = self.inner.lock().order.refused(seq, may);
+            if ask {
+                self.resolve();
+            }
+            // One that waits already is not in flight any more.
+            return fallen == Fallen::Waits || (fallen == Fallen::Elsewhere && may);
         }
+        if may {
+            self.inner.lock().order.again(seq);
+            self.send_ready();
+        }
+        may
     }
 
     /// Fails every call; the session is over.
@@ -281,16 +313,13 @@ impl ActorQueue {
             return;
         }
         inner.sending = true;
-        let mut cancelled = Vec::new();
-        while let State::Alive { worker, incarnation } = inner.state
-            && inner.front_is_ready()
-        {
+        let mut ended = Vec::new();
+        while let Some(home) = inner.order.next() {
             let mut calls = Vec::new();
             let mut payload = Payload::new();
             while calls.len() < BATCH_LIMIT
                 && payload_bytes(&payload) < BATCH_BYTES
-                && inner.front_is_ready()
-                && let Some(seq) = inner.waiting.pop_front()
+                && let Some(seq) = inner.order.leave()
             {
                 // One whose argument failed, or that was cancelled, is not pending any more.
                 let spec = self.client.0.pending.with(seq, |pending| {
@@ -301,11 +330,11 @@ impl ActorQueue {
                     Some(pending.to_spec(seq, &mut payload))
                 });
                 match spec.flatten() {
-                    Some(spec) => {
-                        inner.in_flight.insert(seq, worker);
-                        calls.push(spec);
+                    Some(spec) => calls.push(spec),
+                    None => {
+                        inner.order.done(seq);
+                        ended.push(seq);
                     }
-                    None => cancelled.push(seq),
                 }
                 if inner.alone {
                     break;
@@ -315,6 +344,7 @@ impl ActorQueue {
                 continue;
             }
             drop(inner);
+            let Home { worker, incarnation } = home;
             let push = PushCalls { client: self.client.address(), actor: self.actor, incarnation, calls };
             let to = Address { process: worker, mailbox: MailboxId::WORKER };
             let sent = self.client.endpoint().try_send(Some(MailboxId::CLIENT), to, push, payload);
@@ -330,7 +360,7 @@ impl ActorQueue {
         inner.sending = false;
         drop(inner);
         // Nobody will hear of their end: they were on their way back when they were cancelled.
-        for seq in cancelled {
+        for seq in ended {
             drop(self.client.0.pending.take(seq));
         }
     }
@@ -340,48 +370,37 @@ impl ActorQueue {
         let fate = fate(error);
         if let (Fate::Refused, [call]) = (fate, &push.calls[..]) {
             let mut inner = self.inner.lock();
-            inner.in_flight.remove(&call.seq);
+            inner.order.done(call.seq);
             inner.alone = false;
             drop(inner);
             self.client.fail_pending(call.seq, &refused(self.class(), error));
             return true;
         }
-        match fate {
-            Fate::Dead => {
-                self.process_gone(worker.id, &error.to_string());
-                return true;
-            }
-            Fate::Doubtful => {
-                self.process_unreachable(worker.id, &error.to_string());
-                return true;
-            }
-            Fate::Full | Fate::Refused => {}
+        if fate == Fate::Doubtful {
+            self.process_unreachable(worker.id, &error.to_string());
+            return true;
         }
+        // They have certainly not run, so they wait again, and that does not count.
         let mut inner = self.inner.lock();
-        for call in push.calls.iter().rev() {
-            // One that has failed meanwhile (the actor is dead) does not come back.
-            if inner.in_flight.remove(&call.seq).is_some() {
-                inner.waiting.push_front(call.seq);
-            }
+        for seq in inner.order.stayed(push.calls.iter().map(|call| call.seq)) {
+            self.client.0.pending.with(seq, |pending| pending.attempts.uncharge());
         }
         // Of several calls one is too large: alone it is known which.
         inner.alone = fate == Fate::Refused;
         drop(inner);
-        if fate == Fate::Full {
-            let queue = Arc::downgrade(self);
-            self.client.again_soon(move || {
-                if let Some(queue) = queue.upgrade() {
-                    queue.send_ready();
-                }
-            });
+        match fate {
+            Fate::Dead => self.process_gone(worker.id, &error.to_string()),
+            Fate::Full => {
+                let queue = Arc::downgrade(self);
+                self.client.again_soon(move || {
+                    if let Some(queue) = queue.upgrade() {
+                        queue.send_ready();
+                    }
+                });
+            }
+            Fate::Refused | Fate::Doubtful => {}
         }
-        fate == Fate::Refused
-    }
-}
-
-impl Inner {
-    fn front_is_ready(&self) -> bool {
-        self.waiting.front().is_some_and(|seq| self.unready.is_empty() || !self.unready.contains(seq))
+        fate != Fate::Full
     }
 }
 
@@ -390,7 +409,7 @@ impl Drop for ActorQueue {
         self.client.forget_actor(self.actor);
         // Handles and pending calls keep the queue alive, so here every call has ended and nobody
         // in this process can make another one.
-        if *self.ends_with_handles.get_mut() && !matches!(self.inner.get_mut().state, State::Dead(_)) {
+        if *self.ends_with_handles.get_mut() && self.inner.get_mut().order.dead().is_none() {
             self.client.forget_constructor(self.actor);
             let why = "the last handle to it was dropped".to_owned();
             let kill = KillActor { actor: self.actor, no_restart: true, why };

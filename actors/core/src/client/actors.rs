@@ -12,7 +12,7 @@ use super::{ActorOptions, Arg, Client, GCS_DEADLINE, ObjectHandle};
 use crate::delivery::insist;
 use crate::error::Error;
 use crate::ids::{ActorId, FunctionId};
-use crate::messages::{ActorLocation, ActorSpec, ArgSpec, CreateActor, FindActor, KillActor};
+use crate::messages::{ActorLocation, ActorSpec, ArgSpec, CallRules, CreateActor, FindActor, KillActor};
 use crate::registry::RemoteFunction;
 
 /// A counted reference to an actor. When the last handle of the process that made the actor is
@@ -36,6 +36,11 @@ impl ActorHandle {
     /// The name of the actor's type.
     pub fn class(&self) -> &str {
         self.0.class()
+    }
+
+    /// How its calls are treated, which goes along with its id.
+    pub fn rules(&self) -> CallRules {
+        self.0.rules()
     }
 
     /// The client of the session that the handle belongs to.
@@ -67,7 +72,7 @@ impl Client {
         options: ActorOptions,
     ) -> ActorHandle {
         let actor = ActorId::random();
-        let queue = ActorQueue::new(actor, class.to_owned(), self, !options.detached);
+        let queue = ActorQueue::new(actor, class.to_owned(), options.rules, self, !options.detached);
         self.0.actors.lock().insert(actor, Arc::downgrade(&queue));
         let args = self.store_large(args);
         let constructor_args = Constructor { _args: args.clone(), again: options.max_restarts != 0 };
@@ -128,6 +133,7 @@ impl Client {
             max_concurrency: options.max_concurrency.max(1),
             max_restarts: options.max_restarts,
             detached: options.detached,
+            rules: options.rules,
         };
         self.ask_to_create(queue.clone(), spec, payload);
     }
@@ -192,18 +198,18 @@ impl Client {
         let namespace = namespace.unwrap_or(&self.0.namespace).to_owned();
         let question = FindActor { name: name.to_owned(), namespace };
         match self.ask_gcs_blocking(question)? {
-            Some(found) => Ok(self.actor(found.actor, &found.class)),
+            Some(found) => Ok(self.actor(found.actor, &found.class, found.rules)),
             None => Err(Error::NoSuchActor { name: name.to_owned() }),
         }
     }
 
     /// A handle to an actor of which only the id is known (a named one, or one sent as a value).
-    pub fn actor(&self, actor: ActorId, class: &str) -> ActorHandle {
+    pub fn actor(&self, actor: ActorId, class: &str, rules: CallRules) -> ActorHandle {
         let mut actors = self.0.actors.lock();
         if let Some(queue) = actors.get(&actor).and_then(Weak::upgrade) {
             return ActorHandle(queue);
         }
-        let queue = ActorQueue::new(actor, class.to_owned(), self, false);
+        let queue = ActorQueue::new(actor, class.to_owned(), rules, self, false);
         actors.insert(actor, Arc::downgrade(&queue));
         drop(actors);
         queue.resolve();

@@ -62,7 +62,7 @@ impl Client {
             let place = match &pending.work {
                 Work::Task { queue: Some(queue), lease: Some(lease), .. } => Place::Sent(queue.clone(), *lease),
                 Work::Task { queue, .. } => Place::Here(queue.clone()),
-                Work::Call { actor } => Place::Call(actor.clone()),
+                Work::Call { actor, .. } => Place::Call(actor.clone()),
             };
             let error = Box::new(Error::TaskCancelled { function: pending.function.name.to_owned() });
             self.0.failures.record(seq, pending, &error);

@@ -275,19 +275,21 @@ pub(crate) fn wait_until(done: impl Fn() -> bool, deadline: Option<Instant>, bef
         }
     }
     before_sleep();
-    loop {
-        if done() {
-            return true;
-        }
-        match deadline {
-            None => std::thread::park(),
-            Some(deadline) => {
-                let now = Instant::now();
-                if now >= deadline {
-                    return done();
+    crate::worker::asleep(|| {
+        loop {
+            if done() {
+                return true;
+            }
+            match deadline {
+                None => std::thread::park(),
+                Some(deadline) => {
+                    let now = Instant::now();
+                    if now >= deadline {
+                        return done();
+                    }
+                    std::thread::park_timeout(deadline - now);
                 }
-                std::thread::park_timeout(deadline - now);
             }
         }
-    }
+    })
 }

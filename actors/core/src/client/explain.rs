@@ -69,7 +69,7 @@ fn common(pending: &Pending) -> (Option<String>, Option<(u32, u32)>, Option<Acto
             let attempts = (pending.attempts.charged(), options.max_retries.saturating_add(1));
             (options.name.clone(), Some(attempts), None)
         }
-        Work::Call { actor } => (None, None, Some(actor.actor())),
+        Work::Call { actor, .. } => (None, None, Some(actor.actor())),
     }
 }
 
@@ -115,7 +115,7 @@ impl Client {
             };
             let place = match &pending.work {
                 Work::Task { queue, lease, .. } => Place::Task(queue.clone(), *lease),
-                Work::Call { actor } => Place::Call(actor.clone()),
+                Work::Call { actor, .. } => Place::Call(actor.clone()),
             };
             let stage = if pending.cancelled { TaskStage::Cancelled } else { TaskStage::Line(0, 0) };
             let function = pending.function.name.to_owned();
@@ -143,7 +143,7 @@ impl Client {
                 let name = common(pending).0.unwrap_or_else(|| pending.function.plain_name().to_owned());
                 let place = match &pending.work {
                     Work::Task { queue, lease, .. } => Place::Task(queue.clone(), *lease),
-                    Work::Call { actor } => Place::Call(actor.clone()),
+                    Work::Call { actor, .. } => Place::Call(actor.clone()),
                 };
                 (name, unready(pending).is_empty(), place)
             }) else {

@@ -189,7 +189,7 @@ impl Client {
 
     fn task_done(&self, done: TaskDone, worker: ProcessAddr, payload: Payload) {
         if let TaskOutcome::Failed(error) = &done.outcome
-            && self.runs_again(&done, error)
+            && (self.runs_again(&done, error) || self.call_runs_again(&done, error))
         {
             return;
         }
@@ -197,6 +197,10 @@ impl Client {
             return discard(self, worker, done);
         };
         let (seq, run_us) = (done.seq, done.run_us);
+        if let Work::Call { actor, .. } = &pending.work {
+            // First: whoever gets the result finds room for the next call.
+            actor.done(done.seq);
+        }
         let mut payload = payload.into_iter();
         match done.outcome {
             _ if pending.cancelled => discard(self, worker, done),
@@ -219,17 +223,10 @@ impl Client {
                 for entry in &pending.returns {
                     entry.settle(Outcome::Failed(error.clone()));
                 }
-                if let (Error::ActorDied { .. }, Work::Call { actor }) = (&*error, &pending.work) {
-                    actor.suspect();
-                }
             }
         }
-        match &pending.work {
-            Work::Task { queue: Some(queue), lease: Some(lease), .. } => {
-                queue.done(self, *lease, seq, pending.id, run_us);
-            }
-            Work::Task { .. } => {}
-            Work::Call { actor } => actor.done(seq),
+        if let Work::Task { queue: Some(queue), lease: Some(lease), .. } = &pending.work {
+            queue.done(self, *lease, seq, pending.id, run_us);
         }
     }
 
@@ -249,6 +246,15 @@ impl Client {
         queue.done(self, lease, done.seq, function, done.run_us);
         queue.enqueue(self, done.seq, function);
         true
+    }
+
+    /// Has a call that was lost, or whose code failed, made again, if it may be.
+    fn call_runs_again(&self, done: &TaskDone, error: &Error) -> bool {
+        let actor = self.0.pending.with(done.seq, |pending| match &pending.work {
+            Work::Call { actor, .. } => Some(actor.clone()),
+            Work::Task { .. } => None,
+        });
+        actor.flatten().is_some_and(|actor| actor.runs_again(done.seq, done.attempt, error))
     }
 
     fn tasks_returned(&self, returned: TasksReturned) {

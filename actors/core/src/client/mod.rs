@@ -18,6 +18,7 @@ mod actor_queue;
 mod actors;
 mod borrowing;
 mod borrows;
+mod call_order;
 mod cancel;
 mod doubts;
 mod entry;
@@ -66,9 +67,11 @@ use crate::store::StoreClient;
 pub use self::actors::ActorHandle;
 pub use self::entry::ObjectHandle;
 pub use self::mailbox::OutputLine;
-pub use self::options::{ActorOptions, DEFAULT_MAX_RETRIES, InGroup, PANIC_TYPE_NAME, RetryExceptions, TaskOptions};
+pub use self::options::{
+    ActorOptions, CallOptions, DEFAULT_MAX_RETRIES, InGroup, PANIC_TYPE_NAME, RetryExceptions, TaskOptions,
+};
 pub use self::pending::Arg;
-pub(crate) use self::scope::AttemptScope;
+pub(crate) use self::scope::{AttemptScope, Suspended};
 pub use self::scope::{Refs, capture};
 pub use self::session::Entered;
 pub use self::wire_ref::WIRE_REF_BYTES;

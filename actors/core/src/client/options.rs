@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use super::task_queue::TaskQueue;
 use crate::error::Error;
 use crate::ids::PlacementGroupId;
-use crate::messages::{Strategy, WorkerKind};
+use crate::messages::{CallRules, Strategy, WorkerKind};
 use crate::resources::{CPU, FRACTIONS_PER_UNIT, GPU, Resources, group};
 
 /// How often a task lost with its worker or node is run again, unless told otherwise.
@@ -145,6 +145,8 @@ pub struct ActorOptions {
     pub max_restarts: i32,
     /// Whether it outlives its job.
     pub detached: bool,
+    /// How its calls are treated.
+    pub rules: CallRules,
     /// Whether a living actor of the same name is taken instead of failing.
     pub get_if_exists: bool,
 }
@@ -162,9 +164,20 @@ impl Default for ActorOptions {
             max_concurrency: 1,
             max_restarts: 0,
             detached: false,
+            rules: CallRules::default(),
             get_if_exists: false,
         }
     }
+}
+
+/// The options of one call, where they differ from the rules of its actor.
+#[derive(Clone, Debug, Default)]
+pub struct CallOptions {
+    /// How often it is made again when it was lost with its worker, or its code fails in a way that
+    /// makes it run again; -1 without end.
+    pub max_task_retries: Option<i32>,
+    /// Which failures of its code do.
+    pub retry_exceptions: RetryExceptions,
 }
 
 /// In the room of a placement group.

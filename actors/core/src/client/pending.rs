@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use super::actor_queue::ActorQueue;
 use super::entry::{Entry, ObjectHandle, Outcome};
-use super::options::TaskOptions;
+use super::options::{CallOptions, TaskOptions};
 use super::task_queue::TaskQueue;
 use crate::error::Error;
 use crate::ids::{FunctionId, LeaseId};
@@ -30,7 +30,7 @@ pub enum Arg {
 /// Where a piece of work goes.
 pub(crate) enum Work {
     Task { options: Arc<TaskOptions>, queue: Option<Arc<TaskQueue>>, lease: Option<LeaseId> },
-    Call { actor: Arc<ActorQueue> },
+    Call { actor: Arc<ActorQueue>, options: Option<Arc<CallOptions>> },
 }
 
 /// A task or call whose end has not been seen.

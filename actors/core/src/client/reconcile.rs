@@ -214,7 +214,7 @@ impl Client {
             let home = self.0.pending.with(*seq, |pending| match &pending.work {
                 _ if pending.attempts.number() != *attempt => None,
                 Work::Task { queue, .. } => queue.clone().map(Home::Queue),
-                Work::Call { actor } => Some(Home::Actor(actor.clone())),
+                Work::Call { actor, .. } => Some(Home::Actor(actor.clone())),
             });
             match home.flatten() {
                 Some(Home::Queue(queue)) => queue.missing(self, worker, *seq, *attempt),

@@ -186,6 +186,27 @@ impl AttemptScope {
     }
 }
 
+/// What an attempt has read that does not run at the moment: a future between two polls.
+#[derive(Default)]
+pub(crate) struct Suspended(Vec<Weak<Entry>>);
+
+impl Suspended {
+    /// The thread goes on with the attempt.
+    pub(crate) fn resume(&mut self) -> AttemptScope {
+        AttemptScope(Restore(&ATTEMPT, ATTEMPT.replace(Some(std::mem::take(&mut self.0)))))
+    }
+
+    /// The thread leaves it again.
+    pub(crate) fn suspend(&mut self, scope: AttemptScope) {
+        self.0 = scope.0.noted();
+    }
+
+    /// What the attempt has read and somebody still has. For the end of the attempt.
+    pub(crate) fn still_held(self) -> Vec<ObjectHandle> {
+        alive(self.0)
+    }
+}
+
 fn alive(entries: Vec<Weak<Entry>>) -> Vec<ObjectHandle> {
     entries.into_iter().filter_map(|entry| entry.upgrade()).map(ObjectHandle).collect()
 }

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use super::entry::{Entry, Outcome};
+use super::options::CallOptions;
 use super::pending::{Arg, Attempts, Pending, Work};
 use super::task_queue::TaskQueue;
 use super::{ActorHandle, Client, INLINE_LIMIT_BYTES, ObjectHandle, TaskOptions, no_session};
@@ -49,8 +50,20 @@ impl Client {
         args: SmallVec<[Arg; 2]>,
         returns: u32,
     ) -> SmallVec<[ObjectHandle; 1]> {
+        self.call_with(actor, method, args, returns, None)
+    }
+
+    /// [`call`](Self::call) with options of its own.
+    pub fn call_with(
+        &self,
+        actor: &ActorHandle,
+        method: &'static RemoteFunction,
+        args: SmallVec<[Arg; 2]>,
+        returns: u32,
+        options: Option<Arc<CallOptions>>,
+    ) -> SmallVec<[ObjectHandle; 1]> {
         let queue = &actor.0;
-        let (seq, handles, ready) = self.register(method, args, returns, Work::Call { actor: queue.clone() });
+        let (seq, handles, ready) = self.register(method, args, returns, Work::Call { actor: queue.clone(), options });
         match ready {
             Ready::Now => match self.failed_argument(seq) {
                 Some(error) => self.fail_pending(seq, &error),

@@ -195,7 +195,8 @@ impl Gcs {
     /// The living actor of a name.
     pub fn find_actor(&self, name: &str, namespace: &str) -> Option<FoundActor> {
         let actor = self.names.get(&(namespace.to_owned(), name.to_owned()))?;
-        Some(FoundActor { actor: *actor, class: self.actors.get(actor)?.spec.class.clone() })
+        let spec = &self.actors.get(actor)?.spec;
+        Some(FoundActor { actor: *actor, class: spec.class.clone(), rules: spec.rules })
     }
 
     /// Someone ends an actor.

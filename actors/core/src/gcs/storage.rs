@@ -23,7 +23,7 @@ use super::state::{ActorState, Snapshot, Write};
 use crate::messages::{ActorSpec, JobInfo};
 
 /// The layout of the tables; a file of another version is refused.
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
 /// Commits are grouped up to so many writes.
 const MAX_GROUP: usize = 4_096;
 /// Writes that are kept while the disk refuses them.
@@ -436,7 +436,7 @@ mod tests {
     use super::*;
     use crate::error::Error;
     use crate::ids::{ActorId, FunctionId, JobId};
-    use crate::messages::{Strategy, WorkerKind};
+    use crate::messages::{CallRules, Strategy, WorkerKind};
     use crate::resources::Resources;
 
     fn process() -> ProcessAddr {
@@ -473,6 +473,7 @@ mod tests {
             max_concurrency: 1,
             max_restarts: -1,
             detached: true,
+            rules: CallRules::default(),
         }
     }
 

@@ -71,6 +71,7 @@ fn spec(n: u128) -> ActorSpec {
         max_concurrency: 1,
         max_restarts: 0,
         detached: false,
+        rules: CallRules::default(),
     }
 }
 

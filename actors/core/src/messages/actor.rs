@@ -44,6 +44,17 @@ pub struct ActorSpec {
     pub max_restarts: i32,
     /// Whether it outlives its job.
     pub detached: bool,
+    /// How its calls are treated by those who make them.
+    pub rules: CallRules,
+}
+
+/// How an actor's calls are treated by every process that makes them. It travels with the handle.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallRules {
+    /// How often a call is made again that was lost with its worker; -1 without end.
+    pub max_task_retries: i32,
+    /// The most calls of one process that have not ended; one more fails at once.
+    pub max_pending_calls: Option<u32>,
 }
 
 /// Client to GCS: make an actor. Answered as soon as it is recorded; the actor itself comes later.
@@ -186,6 +197,8 @@ pub struct FoundActor {
     pub actor: ActorId,
     /// Its type's name.
     pub class: String,
+    /// How its calls are treated.
+    pub rules: CallRules,
 }
 
 /// Client to GCS: end an actor.

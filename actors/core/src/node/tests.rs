@@ -92,6 +92,7 @@ impl Rig {
             max_concurrency: 1,
             max_restarts: 0,
             detached: false,
+            rules: CallRules::default(),
         }
     }
 }

@@ -1,8 +1,13 @@
-//! A user's actor in its worker: a mailbox, the state, and whose turn it is.
+//! A user's actor in its worker: its calls, whose turn it is, and the state.
+//!
+//! [`Turns`] decides which calls run. Slot threads take them; an async method's future is handed to
+//! the runtime for user code and keeps its turn until it has ended, without keeping the thread
+//! ([`super::future`]).
 
 use std::any::Any;
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use mobula_transport::{Address, MailboxId};
@@ -11,37 +16,29 @@ use parking_lot::{Mutex, RwLock};
 use super::WorkerShared;
 use super::call::{Call, Ended, wrong_kind};
 use super::current::{self, Running};
+use super::future::{self, AsyncCall};
 use super::gpus::{self, Ids};
 use super::output::Label;
 use super::slots::Runnable;
-use crate::client::AttemptScope;
+use super::turns::{Place, Turn, Turns};
+use crate::client::{AttemptScope, ObjectHandle};
 use crate::culprit::{Culprit, accuse};
 use crate::delivery::insist;
 use crate::error::Error;
 use crate::ids::ActorId;
-use crate::messages::{ActorExited, TaskInfo};
+use crate::messages::{ActorExited, TaskInfo, TaskSpec};
 use crate::registry::{Code, Instance};
 
 /// An actor with work gives its thread to others after this long, if others wait.
 const TURN: Duration = Duration::from_millis(5);
 
-/// A call in the mailbox. Its place in the order is taken when it arrives, its arguments may
-/// follow.
-// Nearly every slot is ready when it is made: boxing the calls would cost each of them memory.
-#[allow(clippy::large_enum_variant)]
-enum Slot {
-    Waiting,
-    Ready(Call),
-    /// Its call failed before it could run.
-    Empty,
-}
+/// The state, shared with the futures of the async methods that run.
+pub(super) type State = Arc<dyn Any + Send + Sync>;
 
 struct Inner {
-    calls: VecDeque<Slot>,
-    /// The number of the first slot; those behind it count on.
-    first_slot: u64,
-    /// Threads that run its calls, or are scheduled to.
-    active: u32,
+    turns: Turns<Call>,
+    /// A thread has been called to take the next call and has not come yet.
+    coming: bool,
     /// Why it has ended, if it has.
     ended: Option<String>,
     /// Its end has been told to the GCS.
@@ -53,11 +50,14 @@ struct Inner {
 pub(super) struct ActorCell {
     pub(super) actor: ActorId,
     pub(super) incarnation: u32,
-    max_concurrency: u32,
     label: Label,
     gpus: Option<Ids>,
     worker: Arc<WorkerShared>,
-    state: RwLock<Option<Instance>>,
+    /// Nobody waits for the lock: whose turn it is has been settled before. None while an async
+    /// method with `&mut self` has it, and after the end.
+    state: RwLock<Option<State>>,
+    /// It ends at once: futures are dropped where they wait.
+    pub(super) aborted: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -74,15 +74,14 @@ impl ActorCell {
         Arc::new(Self {
             actor,
             incarnation,
-            max_concurrency: max_concurrency.max(1),
             label,
             gpus,
             worker,
-            state: RwLock::new(Some(instance)),
+            state: RwLock::new(Some(instance.into())),
+            aborted: AtomicBool::new(false),
             inner: Mutex::new(Inner {
-                calls: VecDeque::new(),
-                first_slot: 0,
-                active: 0,
+                turns: Turns::new([max_concurrency]),
+                coming: false,
                 ended: None,
                 told: false,
                 failed: false,
@@ -99,19 +98,18 @@ impl ActorCell {
             self.worker.tell(call.client, call.spec, Ended::Failed(error), Instant::now());
             return;
         }
-        inner.calls.push_back(Slot::Ready(call));
-        self.activate(&mut inner);
+        let alone = self.runs_alone(&inner, &call);
+        inner.turns.push(DEFAULT_GROUP, call, alone);
+        self.go_on(&mut inner);
     }
 
     /// Takes a place in the order for a call whose arguments are on their way.
-    pub(super) fn reserve(&self) -> u64 {
-        let mut inner = self.inner.lock();
-        inner.calls.push_back(Slot::Waiting);
-        inner.first_slot + inner.calls.len() as u64 - 1
+    pub(super) fn reserve(&self) -> Place {
+        self.inner.lock().turns.reserve(DEFAULT_GROUP)
     }
 
     /// The call for a reserved place; `None` if it failed before it could run.
-    pub(super) fn fill(self: &Arc<Self>, slot: u64, call: Option<Call>) {
+    pub(super) fn fill(self: &Arc<Self>, place: Place, call: Option<Call>) {
         let mut inner = self.inner.lock();
         if let Some(why) = &inner.ended {
             let error = self.died(why);
@@ -121,25 +119,20 @@ impl ActorCell {
             }
             return;
         }
-        // Nothing passes a slot that waits, so it is still there.
-        let position = (slot - inner.first_slot) as usize;
-        inner.calls[position] = call.map_or(Slot::Empty, Slot::Ready);
-        inner.skip_empty();
-        self.activate(&mut inner);
+        let alone = call.as_ref().is_some_and(|call| self.runs_alone(&inner, call));
+        inner.turns.fill(place, call, alone);
+        self.go_on(&mut inner);
     }
 
     /// The attempts of this owner that wait.
     pub(super) fn waiting(&self, owner: Address, out: &mut HashSet<(u64, u32)>) {
-        for slot in &self.inner.lock().calls {
-            if let Slot::Ready(call) = slot
-                && call.client == owner
-            {
-                out.insert((call.spec.seq, call.spec.attempt));
-            }
-        }
+        let inner = self.inner.lock();
+        let own = inner.turns.waiting().filter(|call| call.client == owner);
+        out.extend(own.map(|call| (call.spec.seq, call.spec.attempt)));
     }
 
-    /// Ends the actor: what waits fails, what runs ends first, then the state is dropped.
+    /// Ends the actor: what waits fails, code that runs ends first (futures where they wait), then
+    /// the state is dropped.
     pub(super) fn stop(self: &Arc<Self>, why: &str, failed: bool) {
         let mut inner = self.inner.lock();
         if inner.ended.is_some() {
@@ -147,66 +140,81 @@ impl ActorCell {
         }
         inner.ended = Some(why.to_owned());
         inner.failed = failed;
-        let calls = std::mem::take(&mut inner.calls);
+        let calls = inner.turns.clear();
+        self.aborted.store(true, Ordering::Release);
         // Somebody has to drop the state, on a thread for user code.
-        if inner.active == 0 {
-            inner.active = 1;
-            self.worker.slots.schedule(self.clone());
-        }
+        self.go_on(&mut inner);
         drop(inner);
+        future::wake_all();
         for call in calls {
-            if let Slot::Ready(call) = call {
-                self.worker.tell(call.client, call.spec, Ended::Failed(self.died(why)), Instant::now());
-            }
+            self.worker.tell(call.client, call.spec, Ended::Failed(self.died(why)), Instant::now());
         }
     }
 
     pub(super) fn describe(&self, out: &mut Vec<TaskInfo>) {
-        for slot in &self.inner.lock().calls {
-            if let Slot::Ready(call) = slot {
-                out.push(self.worker.describe(call, "QUEUED", 0));
-            }
-        }
+        let inner = self.inner.lock();
+        out.extend(inner.turns.waiting().map(|call| self.worker.describe(call, "QUEUED", 0)));
     }
 
     fn died(&self, why: &str) -> Error {
         Error::ActorDied { actor: self.actor, why: why.to_owned() }
     }
 
-    fn activate(self: &Arc<Self>, inner: &mut Inner) {
-        if inner.active < self.max_concurrency && matches!(inner.calls.front(), Some(Slot::Ready(_))) {
-            inner.active += 1;
+    /// Why its calls fail from now on.
+    pub(super) fn ended(&self) -> Error {
+        let why = self.inner.lock().ended.clone();
+        self.died(why.as_deref().unwrap_or("it has ended"))
+    }
+
+    /// Whether a call runs beside no other. Not asked where no call does: that saves the look-up.
+    fn runs_alone(&self, inner: &Inner, call: &Call) -> bool {
+        !inner.turns.one_at_a_time()
+            && self
+                .worker
+                .registry
+                .function(call.spec.function)
+                .is_some_and(|function| matches!(function.code, Code::MethodMut(_) | Code::AsyncMut(_)))
+    }
+
+    /// Calls a thread if there is something to do for it.
+    fn go_on(self: &Arc<Self>, inner: &mut Inner) {
+        if !inner.coming && (inner.turns.may_start() || inner.is_over()) {
+            inner.coming = true;
             self.worker.slots.schedule(self.clone());
         }
     }
 
-    fn next(self: &Arc<Self>) -> Option<Call> {
+    /// The next call for this thread, after the one that it has run, if any.
+    fn next(self: &Arc<Self>, over: Over) -> Option<(Call, Turn)> {
         let mut inner = self.inner.lock();
-        match inner.calls.front() {
-            Some(Slot::Ready(_)) => match inner.pop() {
-                Some(Slot::Ready(call)) => {
-                    // With room for more at once, the next call gets a thread of its own.
-                    self.activate(&mut inner);
-                    Some(call)
-                }
-                _ => None,
-            },
-            _ => {
-                inner.active -= 1;
-                if inner.active == 0 && inner.ended.is_some() && !inner.told {
-                    inner.told = true;
-                    drop(inner);
-                    self.finish();
-                }
-                None
-            }
+        match over {
+            Over::Came => inner.coming = false,
+            Over::Ended(turn) => inner.turns.end(turn),
+            Over::HandedOn => {}
         }
+        let next = inner.turns.start();
+        if next.is_none() && inner.is_over() {
+            inner.told = true;
+            drop(inner);
+            self.finish();
+            return None;
+        }
+        // With room for more at once, the next call gets a thread of its own.
+        self.go_on(&mut inner);
+        next
+    }
+
+    /// A call has ended, and whoever ran it does not take the next one.
+    pub(super) fn end(self: &Arc<Self>, turn: Turn) {
+        let mut inner = self.inner.lock();
+        inner.turns.end(turn);
+        self.go_on(&mut inner);
     }
 
     /// Drops the state and tells the GCS.
     fn finish(&self) {
-        let instance = self.state.write().take();
-        drop_state(self.actor, instance);
+        let state = self.state.write().take();
+        drop_state(self.actor, state);
         self.worker.forget_actor(self.actor, self.incarnation);
         let inner = self.inner.lock();
         let exited = ActorExited {
@@ -220,39 +228,98 @@ impl ActorCell {
         insist(&self.worker.endpoint, MailboxId::WORKER, self.worker.gcs, exited);
     }
 
-    fn run_call(self: &Arc<Self>, call: Call) {
+    fn run_call(self: &Arc<Self>, call: Call, turn: Turn) -> Over {
         let Call { client, spec, args } = call;
         let start = Instant::now();
-        self.worker.begin(client, &spec, start);
+        let run = self.worker.begin(client, &spec, start);
         let _accused = accuse(Culprit::Actor);
         let scope = AttemptScope::begin();
         let _holding = gpus::hold(&self.gpus);
         let ended = match self.worker.wanted(client, &spec) {
             Err(error) => Ended::Failed(error),
             Ok(function) => match function.code {
-                Code::MethodMut(code) => match &mut *self.state.write() {
-                    Some(instance) => {
-                        self.worker.run_values(function, self.label.clone(), || code(&mut **instance, args))
-                    }
-                    None => Ended::Failed(self.died("it has ended")),
+                Code::MethodMut(code) => match self.state.write().as_mut().and_then(Arc::get_mut) {
+                    Some(state) => self.worker.run_values(function, self.label.clone(), || code(state, args)),
+                    None => Ended::Failed(self.ended()),
                 },
                 Code::MethodRef(code) => match &*self.state.read() {
-                    Some(instance) => {
-                        let instance: &(dyn Any + Send + Sync) = &**instance;
-                        self.worker.run_values(function, self.label.clone(), || code(instance, args))
-                    }
-                    None => Ended::Failed(self.died("it has ended")),
+                    Some(state) => self.worker.run_values(function, self.label.clone(), || code(&**state, args)),
+                    None => Ended::Failed(self.ended()),
                 },
+                Code::AsyncRef(_) | Code::AsyncMut(_) => {
+                    let runtime = match current::user_runtime() {
+                        Ok(runtime) => runtime,
+                        Err(error) => {
+                            self.conclude(client, spec, Ended::Failed(error), start, Vec::new());
+                            return Over::Ended(turn);
+                        }
+                    };
+                    let call = AsyncCall { cell: self.clone(), function, client, spec, args, turn, start, run };
+                    runtime.spawn(call.drive());
+                    return Over::HandedOn;
+                }
                 _ => Ended::Failed(wrong_kind(function, "a method")),
             },
         };
+        self.conclude(client, spec, ended, start, scope.still_held());
+        Over::Ended(turn)
+    }
+
+    /// Tells how a call has ended, and which references it keeps; a panic ends the actor.
+    pub(super) fn conclude(
+        self: &Arc<Self>,
+        client: Address,
+        spec: TaskSpec,
+        ended: Ended,
+        start: Instant,
+        kept: Vec<ObjectHandle>,
+    ) {
         if let Ended::Panicked(error) = &ended {
             // Its state may be half changed: nobody may see it again.
             self.stop(&error.to_string(), true);
         }
-        self.worker.tell_end(client, spec, ended, start, scope.still_held());
+        self.worker.tell_end(client, spec, ended, start, kept);
+    }
+
+    pub(super) fn worker(&self) -> &Arc<WorkerShared> {
+        &self.worker
+    }
+
+    pub(super) fn gpus(&self) -> &Option<Ids> {
+        &self.gpus
+    }
+
+    pub(super) fn label(&self) -> Label {
+        self.label.clone()
+    }
+
+    /// The state, for a future that shares it.
+    pub(super) fn share(&self) -> Option<State> {
+        self.state.read().clone()
+    }
+
+    /// The state, for a future that has it alone and then [gives it back](Self::give_back).
+    pub(super) fn take(&self) -> Option<State> {
+        self.state.write().take()
+    }
+
+    pub(super) fn give_back(&self, state: State) {
+        *self.state.write() = Some(state);
     }
 }
+
+/// What lies behind a thread that asks for its next call.
+enum Over {
+    /// It has just come.
+    Came,
+    /// It has run this one to its end.
+    Ended(Turn),
+    /// It has handed one on, which keeps its turn.
+    HandedOn,
+}
+
+/// The calls that name no group.
+const DEFAULT_GROUP: usize = 0;
 
 /// A panic in the user's `Drop` must not take the slot thread with it.
 pub(super) fn drop_state<T>(actor: ActorId, state: T) {
@@ -263,38 +330,32 @@ pub(super) fn drop_state<T>(actor: ActorId, state: T) {
 }
 
 impl Inner {
-    fn pop(&mut self) -> Option<Slot> {
-        let slot = self.calls.pop_front()?;
-        self.first_slot += 1;
-        self.skip_empty();
-        Some(slot)
-    }
-
-    /// The front is never empty.
-    fn skip_empty(&mut self) {
-        while self.calls.pop_front_if(|slot| matches!(slot, Slot::Empty)).is_some() {
-            self.first_slot += 1;
-        }
+    /// Nothing runs any more, and that has not been told.
+    fn is_over(&self) -> bool {
+        self.ended.is_some() && !self.told && self.turns.is_idle()
     }
 }
 
 impl Runnable for ActorCell {
     fn run(self: Arc<Self>) {
         let start = Instant::now();
-        while let Some(call) = self.next() {
-            let before = current::begin(Running {
-                slots: self.worker.slots.clone(),
-                node: self.worker.node_name.clone(),
-                lease: None,
-                attempt: None,
-            });
-            self.run_call(call);
-            current::end(before);
+        let before = current::begin(Running {
+            slots: Some(self.worker.slots.clone()),
+            node: self.worker.node_name.clone(),
+            lease: None,
+            attempt: None,
+        });
+        let mut over = Over::Came;
+        while let Some((call, turn)) = self.next(over) {
+            over = self.run_call(call, turn);
             if self.worker.slots.has_queued() && start.elapsed() > TURN {
-                // Still active: the turn is passed on, not given up.
-                self.worker.slots.schedule(self.clone());
-                return;
+                // Others have their turn; this actor comes back for the rest.
+                if let Over::Ended(turn) = over {
+                    self.end(turn);
+                }
+                break;
             }
         }
+        drop(current::end(before));
     }
 }

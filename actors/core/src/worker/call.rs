@@ -80,10 +80,11 @@ impl WorkerShared {
         self.registry.function(id).ok_or_else(unknown)
     }
 
-    /// The thread begins with this attempt.
-    pub(super) fn begin(&self, client: Address, spec: &TaskSpec, start: Instant) {
+    /// The thread begins with this attempt. Returns the number of its run.
+    pub(super) fn begin(&self, client: Address, spec: &TaskSpec, start: Instant) -> u64 {
         let run = current::runs((client, spec.seq, spec.attempt));
         self.history.begin(client, spec, start, run);
+        run
     }
 
     /// The function of an attempt that has begun; an error if it was cancelled.

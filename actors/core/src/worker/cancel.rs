@@ -10,7 +10,7 @@ use std::time::Duration;
 use mobula_transport::Address;
 use parking_lot::Mutex;
 
-use super::{WorkerShared, current};
+use super::{WorkerShared, current, future};
 use crate::culprit::{Culprit, accuse};
 use crate::messages::{CancelTask, StillHave};
 
@@ -84,6 +84,7 @@ impl WorkerShared {
         let attempt = (cancel.client, cancel.seq, cancel.attempt);
         // First, so that one that is about to start sees it, or is seen to run.
         CANCELLED.add(attempt);
+        future::wake(&attempt);
         let Some(run) = self.history.run_of(&attempt) else { return self.forget_later(attempt) };
         if let Some(how) = cancel.children {
             self.client.cancel_children(run, how);

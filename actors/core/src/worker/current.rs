@@ -7,15 +7,19 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
 
-use super::cancel::Attempt;
+use tokio::runtime::{Handle, RuntimeFlavor};
+
+use super::cancel::{Attempt, CANCELLED};
+use super::future::Awake;
 use super::lease::LeaseQueue;
 use super::output;
 use super::slots::Slots;
 use crate::error::Error;
 
-/// What a slot thread runs.
+/// What a thread runs that belongs to user code.
 pub(super) struct Running {
-    pub(super) slots: Slots,
+    /// The threads that it is one of; none on the runtime for user code.
+    pub(super) slots: Option<Slots>,
     /// The node's name.
     pub(super) node: Arc<str>,
     /// The lease it runs under, while it has the right to drain that lease's queue.
@@ -93,8 +97,10 @@ pub(crate) fn lend_cpu() -> Lent {
             if let Some(lease) = &lease {
                 lease.lend();
             }
-            running.slots.begin_waiting();
-            Lent { slots: Some(running.slots.clone()), lease }
+            if let Some(slots) = &running.slots {
+                slots.begin_waiting();
+            }
+            Lent { slots: running.slots.clone(), lease }
         }
     })
 }
@@ -119,6 +125,14 @@ impl Drop for Lent {
     }
 }
 
+/// Waits in `wait`. On a thread of the runtime for user code, another one takes its place meanwhile:
+/// an async method that blocks in `get` does not hold up the others.
+pub(crate) fn asleep<R>(wait: impl FnOnce() -> R) -> R {
+    let on_runtime = RUNNING.with_borrow(|running| running.as_ref().is_some_and(|running| running.slots.is_none()));
+    let may = || Handle::try_current().is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread);
+    if on_runtime && may() { tokio::task::block_in_place(wait) } else { wait() }
+}
+
 struct ThreadWaker {
     thread: std::thread::Thread,
     woken: AtomicBool,
@@ -131,11 +145,12 @@ impl Wake for ThreadWaker {
     }
 }
 
-/// Runs an async function or method on this thread, lending the CPU while it waits. Timers,
-/// sockets and spawned futures of user code live on a runtime of their own.
+/// Runs an async function on this thread, lending the CPU while it waits. Timers, sockets and
+/// spawned futures of user code live on a runtime of their own. When the task that this thread runs
+/// is cancelled, the future is dropped where it waits.
 ///
 /// # Errors
-/// [`Error::System`] when that runtime cannot be started.
+/// [`Error::System`] when that runtime cannot be started; [`Error::TaskCancelled`].
 pub fn block_on<F: Future>(future: F) -> Result<F::Output, Error> {
     let runtime = user_runtime()?;
     let _entered = runtime.enter();
@@ -143,9 +158,19 @@ pub fn block_on<F: Future>(future: F) -> Result<F::Output, Error> {
     let waker = Waker::from(signal.clone());
     let mut context = Context::from_waker(&waker);
     let mut future = pin!(future);
+    let attempt = attempt();
+    let mut awake = None;
     loop {
+        if attempt.is_some_and(|attempt| CANCELLED.contains(&attempt)) {
+            return Err(Error::TaskCancelled { function: "an async function".to_owned() });
+        }
         if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
             return Ok(output);
+        }
+        if let (None, Some(attempt)) = (&awake, attempt) {
+            awake = Some(Awake::new(attempt, &waker));
+            // It may have been cancelled before it could be woken.
+            continue;
         }
         let mut lent = None;
         let woken = || signal.woken.swap(false, Ordering::AcqRel);
@@ -154,7 +179,7 @@ pub fn block_on<F: Future>(future: F) -> Result<F::Output, Error> {
     }
 }
 
-fn user_runtime() -> Result<&'static tokio::runtime::Runtime, Error> {
+pub(super) fn user_runtime() -> Result<&'static tokio::runtime::Runtime, Error> {
     static RUNTIME: OnceLock<Result<tokio::runtime::Runtime, String>> = OnceLock::new();
     let runtime = RUNTIME.get_or_init(|| {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);

@@ -137,7 +137,7 @@ impl Runnable for LeaseQueue {
     fn run(self: Arc<Self>) {
         let Some(mut task) = self.next() else { return };
         let before = current::begin(Running {
-            slots: self.worker.slots.clone(),
+            slots: Some(self.worker.slots.clone()),
             node: self.worker.node_name.clone(),
             lease: Some(self.clone()),
             attempt: None,

@@ -17,6 +17,7 @@ mod actor;
 mod call;
 mod cancel;
 mod current;
+mod future;
 mod gpus;
 mod history;
 mod lease;
@@ -25,6 +26,7 @@ pub(crate) mod output;
 mod slots;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -54,8 +56,8 @@ use crate::store::StoreClient;
 use crate::value::Value;
 
 pub use self::cancel::is_cancelled;
+pub(crate) use self::current::{asleep, current_run, lend_cpu};
 pub use self::current::{block_on, node_name};
-pub(crate) use self::current::{current_run, lend_cpu};
 pub(crate) use self::gpus::set_process_gpus;
 pub use self::gpus::{VISIBLE_GPUS_VARIABLE, gpu_ids};
 
@@ -249,12 +251,12 @@ impl WorkerShared {
                 cell.push(Call { client: push.client, args: inline_values(&spec, inline), spec });
                 continue;
             }
-            let slot = cell.reserve();
+            let place = cell.reserve();
             let cell = cell.clone();
             self.bring(push.client, spec, inline, move |worker, client, spec, result| match result {
-                Ok(args) => cell.fill(slot, Some(Call { client, spec, args })),
+                Ok(args) => cell.fill(place, Some(Call { client, spec, args })),
                 Err(error) => {
-                    cell.fill(slot, None);
+                    cell.fill(place, None);
                     worker.tell(client, spec, Ended::Failed(error), Instant::now());
                 }
             });

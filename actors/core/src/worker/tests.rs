@@ -8,7 +8,7 @@ use smallvec::smallvec;
 use super::*;
 use crate::client::ClientSetup;
 use crate::ids::{FunctionId, JobId, NodeId};
-use crate::messages::{ActorSpec, RegisterWorker, Strategy, TaskDone, WorkerKind};
+use crate::messages::{ActorSpec, CallRules, RegisterWorker, Strategy, TaskDone, WorkerKind};
 use crate::node::Head;
 use crate::registry::RemoteFunction;
 use crate::resources::Resources;
@@ -110,6 +110,7 @@ fn an_actor_stopped_while_it_is_made_is_dropped() {
         max_concurrency: 1,
         max_restarts: 0,
         detached: false,
+        rules: CallRules::default(),
     };
     let actor = spec.actor;
     let lease = LeaseId { node: NodeId(Default::default()), seq: 1 };
