@@ -19,6 +19,7 @@ mod gate;
 mod gpus;
 mod lost_calls;
 mod many;
+mod memory;
 mod placement;
 mod references;
 mod scheduling;
@@ -66,8 +67,10 @@ fn group(name: &str) -> Option<&'static [Scenario]> {
         "lost-calls" => lost_calls::SCENARIOS,
         "lost-workers" => failures::LOST_WORKERS,
         "many" => many::SCENARIOS,
+        "memory" => memory::SCENARIOS,
         "placement" => placement::SCENARIOS,
         "references" => references::SCENARIOS,
+        "short-of-memory" => memory::SHORT,
         "scheduling" => scheduling::SCENARIOS,
         "spilling" => spilling::SCENARIOS,
         "stuck" => scheduling::STUCK,

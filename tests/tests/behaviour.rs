@@ -175,6 +175,21 @@ fn many_on_a_cluster() {
 }
 
 #[test]
+fn memory_in_one_process() {
+    in_one_process("memory");
+}
+
+#[test]
+fn memory_on_a_cluster() {
+    on_a_cluster("memory");
+}
+
+#[test]
+fn a_node_short_of_memory_ends_what_costs_least() {
+    on(&Cluster::start_with(0, 4, &["--memory-limit", "384M"]), "short-of-memory");
+}
+
+#[test]
 fn placement_in_one_process() {
     in_one_process("placement");
 }

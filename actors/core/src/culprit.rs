@@ -38,6 +38,13 @@ pub enum Culprit {
     },
     /// An actor.
     Actor,
+    /// Nobody in particular: the node ended it to save memory.
+    Memory {
+        /// What was in use.
+        used_bytes: u64,
+        /// Of how much.
+        limit_bytes: u64,
+    },
 }
 
 /// A kind, the owner and the number.
@@ -49,7 +56,8 @@ impl Culprit {
     fn to_bytes(self) -> [u8; RECORD_BYTES] {
         let mut record = [0; RECORD_BYTES];
         match self {
-            Self::Unknown => {}
+            // No worker says that of itself.
+            Self::Unknown | Self::Memory { .. } => {}
             Self::Task { owner, seq } => {
                 record[0] = KIND_TASK;
                 record[1..17].copy_from_slice(owner.0.as_bytes());

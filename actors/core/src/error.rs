@@ -65,6 +65,24 @@ pub enum Error {
         /// How many there could be.
         attempts: u32,
     },
+    /// The node ended the task's worker, again and again, or the task must not run twice: it would
+    /// have run out of memory.
+    #[error(
+        "{function} was ended for want of memory ({times} times): {why}; let fewer such tasks run at once \
+         (options().memory(bytes) says what one needs), or start nodes with more memory"
+    )]
+    OutOfMemory {
+        /// The function.
+        function: String,
+        /// Which node, and how much was in use.
+        why: String,
+        /// What was in use.
+        used_bytes: u64,
+        /// Of how much.
+        limit_bytes: u64,
+        /// How often that happened.
+        times: u32,
+    },
     /// No worker can ever be started for the task.
     #[error("{function} can never run: {why}")]
     NoWorker {
@@ -223,6 +241,7 @@ impl Error {
     pub fn is_retriable(&self) -> bool {
         match self {
             Self::WorkerDied { .. }
+            | Self::OutOfMemory { .. }
             | Self::ActorUnavailable { .. }
             | Self::ObjectLost { .. }
             | Self::TimedOut { .. }

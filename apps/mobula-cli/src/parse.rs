@@ -13,6 +13,14 @@ pub(crate) fn seconds(text: &str) -> Result<f64, String> {
     }
 }
 
+/// A part of a whole, more than 0 and at most 1.
+pub(crate) fn part(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(part) if part > 0.0 && part <= 1.0 => Ok(part),
+        _ => Err("a number above 0, at most 1".to_owned()),
+    }
+}
+
 /// A time with its unit: `90s`, `30m`, `24h`, `7d`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || "a whole number with its unit, such as 90s, 30m, 24h or 7d".to_owned();
@@ -71,6 +79,15 @@ mod tests {
         }
         for wrong in ["", "h", "1", "-1h", "1.5h", "1é", "99999999999999999d"] {
             assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn parts_are_of_one_whole() {
+        assert_eq!(part("0.95"), Ok(0.95));
+        assert_eq!(part("1"), Ok(1.0));
+        for wrong in ["0", "1.1", "-1", "NaN", "95%"] {
+            assert!(part(wrong).is_err(), "{wrong}");
         }
     }
 

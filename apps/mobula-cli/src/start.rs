@@ -25,7 +25,7 @@ use mobula_core::node::{
     DEFAULT_PORT, Head, HeadConfig, HeadNetwork, Node, NodeConfig, NodeError, NodeTraits, Offer, credentials_dir, join,
     parse_address, state_dir,
 };
-use mobula_core::raylet::server::RayletEvent;
+use mobula_core::raylet::server::{DEFAULT_MEMORY_THRESHOLD, MemoryWatch, RayletEvent};
 use mobula_core::store::{HIGH_WATER_PERCENT, StoreConfig};
 use mobula_transport::identity::JoinToken;
 use serde::{Deserialize, Serialize};
@@ -70,12 +70,20 @@ pub(crate) struct StartArgs {
     /// How many GPUs tasks may use; those of CUDA_VISIBLE_DEVICES, or of the machine, by default
     #[arg(long, value_name = "AMOUNT")]
     num_gpus: Option<f64>,
-    /// How much memory tasks may ask for, in bytes (or 512M, 4G); the machine's by default
+    /// How much memory tasks may ask for, in bytes (or 512M, 4G); by default 70 % of what is available
+    /// besides the object store
     #[arg(long, value_name = "BYTES", value_parser = parse::bytes)]
     memory: Option<u64>,
     /// Resources of your own, as JSON: '{"license": 2}'
     #[arg(long, value_name = "JSON", value_parser = parse_resources)]
     resources: Option<Custom>,
+    /// How much memory the node and its workers may use before a worker is ended, in bytes (or 512M,
+    /// 4G); by default the machine's or control group's, whoever uses it
+    #[arg(long, value_name = "BYTES", value_parser = parse::bytes, env = "MOBULA_MEMORY_LIMIT")]
+    memory_limit: Option<u64>,
+    /// The part of that memory which may be in use before a worker is ended; 1 ends none
+    #[arg(long, value_name = "PART", default_value_t = DEFAULT_MEMORY_THRESHOLD, value_parser = parse::part)]
+    memory_threshold: f64,
     /// Labels that tasks and actors can ask for
     #[arg(long, value_name = "KEY=VALUE,..", value_parser = parse_labels)]
     labels: Option<Labelled>,
@@ -335,7 +343,8 @@ fn store(args: &StartArgs) -> StoreConfig {
 }
 
 fn traits(args: &StartArgs) -> NodeTraits {
-    NodeTraits { labels: args.labels.as_deref().cloned().unwrap_or_default() }
+    let memory = MemoryWatch { limit_bytes: args.memory_limit, threshold: args.memory_threshold };
+    NodeTraits { labels: args.labels.as_deref().cloned().unwrap_or_default(), memory }
 }
 
 fn parse_labels(text: &str) -> Result<Labelled, String> {

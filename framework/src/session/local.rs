@@ -31,7 +31,7 @@ pub(super) fn start(config: &Config) -> Result<(Client, Local), Error> {
         name: "local".to_owned(),
         resources: resources(config)?,
         store: config.store(),
-        traits: NodeTraits { labels: config.labels.clone() },
+        traits: NodeTraits { labels: config.labels.clone(), ..NodeTraits::default() },
         network: None,
     })
     .map_err(|error| match error {

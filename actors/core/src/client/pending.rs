@@ -53,6 +53,7 @@ pub(crate) struct Attempts {
     pushed: u32,
     charged: u32,
     spared: u32,
+    ended_for_memory: u32,
 }
 
 /// How often a task runs again uncharged because something else has ended its worker. It may be
@@ -86,6 +87,14 @@ impl Attempts {
             self.uncharge();
         }
         spared
+    }
+
+    /// It ran when its worker was ended for want of memory; that is not charged. How often that has
+    /// happened.
+    pub(crate) fn end_for_memory(&mut self) -> u32 {
+        self.uncharge();
+        self.ended_for_memory += 1;
+        self.ended_for_memory
     }
 
     /// The latest push did not make it run.

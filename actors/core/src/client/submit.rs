@@ -225,6 +225,7 @@ impl Client {
             demand: options.placed_demand(),
             strategy: options.strategy.clone(),
             kind: options.placed_kind(),
+            retriable: options.max_retries > 0,
             near,
         };
         let home = near.map_or(self.0.raylet, |process| Address { process, mailbox: MailboxId::RAYLET });

@@ -447,6 +447,11 @@ impl Submitter {
         self.queue.is_empty() && self.leases.is_empty() && self.outstanding() == 0
     }
 
+    /// The raylet that is asked first.
+    pub(crate) fn home(&self) -> Address {
+        self.home
+    }
+
     /// The raylets that were asked for leases.
     pub(crate) fn asked(&self) -> Vec<Address> {
         self.asked.keys().copied().collect()

@@ -171,6 +171,9 @@ impl TaskQueue {
                 _ if culprit == (Culprit::Task { owner: client.address().process.id, seq }) => Charge::Attempt,
                 Culprit::Unknown if position == 0 => Charge::Attempt,
                 Culprit::Task { .. } | Culprit::Actor if position == 0 => Charge::Spared,
+                Culprit::Memory { used_bytes, limit_bytes } if position == 0 => {
+                    Charge::Memory { used_bytes, limit_bytes }
+                }
                 _ => Charge::Nothing,
             };
             stale.extend(self.again(client, seq, charge, why));
@@ -181,8 +184,10 @@ impl TaskQueue {
     /// A task runs again, if it may. Returns what the attempt may have stored before it was lost.
     fn again(self: &Arc<Self>, client: &Client, seq: u64, charge: Charge, why: &str) -> Vec<(ObjectId, u32)> {
         let mut stale = Vec::new();
+        // Not under the lock of the pending work, which is taken under a queue's.
+        let apart = matches!(charge, Charge::Memory { .. }).then(|| self.in_own_process(client));
         let next = client.0.pending.with(seq, |pending| {
-            let Work::Task { options, lease, .. } = &mut pending.work else {
+            let Work::Task { options, lease, queue } = &mut pending.work else {
                 return None;
             };
             // One that the lease was about to be sent has not been.
@@ -198,6 +203,17 @@ impl TaskQueue {
             let charged = match charge {
                 Charge::Attempt => true,
                 Charge::Spared => pushed && !pending.attempts.spare(),
+                Charge::Memory { used_bytes, limit_bytes } if pushed => {
+                    let times = pending.attempts.end_for_memory();
+                    if options.max_retries == 0 || times > MAX_MEMORY_RETRIES {
+                        let (function, why) = (pending.function.name.to_owned(), why.to_owned());
+                        return Some(Err(Error::OutOfMemory { function, why, used_bytes, limit_bytes, times }));
+                    }
+                    // In a process of its own: should it be the one that takes the memory, it is ended alone.
+                    queue.clone_from(&apart);
+                    return Some(Ok(Some((pending.id, apart.clone()))));
+                }
+                Charge::Memory { .. } => false,
                 Charge::Nothing => {
                     if pushed {
                         pending.attempts.uncharge();
@@ -210,18 +226,28 @@ impl TaskQueue {
                 let attempt = pending.attempts.charged();
                 return Some(Err(Error::WorkerDied { function, why, attempt, attempts }));
             }
-            Some(Ok(Some(pending.id)))
+            Some(Ok(Some((pending.id, None))))
         });
         match next.flatten() {
             None => {}
             Some(Err(error)) => client.fail_pending(seq, &error),
             Some(Ok(None)) => drop(client.0.pending.take(seq)),
-            Some(Ok(Some(function))) => {
+            Some(Ok(Some((function, queue)))) => {
                 tracing::warn!(task = seq, why, ?charge, "a task runs again");
-                self.enqueue(client, seq, function);
+                queue.as_ref().unwrap_or(self).enqueue(client, seq, function);
             }
         }
         stale
+    }
+
+    /// The queue of the same tasks in processes of their own.
+    fn in_own_process(self: &Arc<Self>, client: &Client) -> Arc<Self> {
+        if self.shape.kind == WorkerKind::Process {
+            return self.clone();
+        }
+        let shape = Shape { kind: WorkerKind::Process, ..self.shape.clone() };
+        let home = self.submitter.lock().home();
+        client.0.queues.of(shape, |shape| Self::new(shape, client.next_seq(), home, self.what.clone()))
     }
 
     /// A process is dead; its leases with it.
@@ -433,9 +459,15 @@ enum Charge {
     Attempt,
     /// Nothing, while that does not happen too often: it ran, and something else was the cause.
     Spared,
+    /// Nothing: the node ended its worker to save memory, and nobody knows who has taken that. It is
+    /// counted apart.
+    Memory { used_bytes: u64, limit_bytes: u64 },
     /// Nothing: it had not begun.
     Nothing,
 }
+
+/// How often a task runs again after it was ended for want of memory.
+const MAX_MEMORY_RETRIES: u32 = 5;
 
 /// What lost attempts may have left in the store of the node whose raylet granted their lease.
 fn discard(client: &Client, raylet: Option<Address>, stale: Vec<(ObjectId, u32)>) {

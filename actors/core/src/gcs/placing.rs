@@ -106,6 +106,7 @@ impl Gcs {
                 demand: actor.spec.demand.clone(),
                 strategy: actor.spec.strategy.clone(),
                 kind: actor.spec.kind,
+                retriable: actor.spec.max_restarts != 0,
                 near: None,
             },
             placement_demand: actor.spec.placement_demand.clone(),

@@ -71,6 +71,8 @@ pub struct Shape {
     pub strategy: Strategy,
     /// In which kind of process.
     pub kind: WorkerKind,
+    /// Whether it runs again when its worker is lost: such work is ended first when memory is short.
+    pub retriable: bool,
     /// The raylet whose store has the tasks' large arguments, if any: asked first, and left only
     /// when it cannot run them.
     pub near: Option<ProcessAddr>,

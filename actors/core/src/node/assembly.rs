@@ -9,14 +9,15 @@ use mobula_transport::{Address, Credentials, Endpoint, Payload};
 use parking_lot::Mutex;
 
 use super::NodeError;
-use super::resources::{bytes_as_fractions, gpu_ids};
+use super::resources::{bytes_as_fractions, default_memory_bytes, gpu_ids};
 use crate::ids::NodeId;
 use crate::labels::{self, Labels};
+use crate::memory;
 use crate::messages::{DrainNode, NodeInfo, NodeLeaves};
-use crate::raylet::server::{RayletConfig, RayletEvent};
+use crate::raylet::server::{MemoryWatch, RayletConfig, RayletEvent};
 use crate::raylet::spawn::{Spawn, SpawnConfig};
 use crate::raylet::workers::Launcher;
-use crate::resources::{GPU, OBJECT_STORE_MEMORY, Resources};
+use crate::resources::{GPU, MEMORY, OBJECT_STORE_MEMORY, Resources};
 use crate::store::{Store, StoreConfig, StoreHandle};
 use crate::worker::VISIBLE_GPUS_VARIABLE;
 
@@ -34,6 +35,8 @@ const FLUSH_WITHIN: Duration = Duration::from_millis(500);
 pub struct NodeTraits {
     /// Its labels.
     pub labels: Labels,
+    /// How it watches its memory.
+    pub memory: MemoryWatch,
 }
 
 /// What a node is put together from.
@@ -77,7 +80,11 @@ impl NodeParts {
         let store = Store::start(&endpoint, node, plan.store)?;
         let mut total = plan.resources;
         let gpus = gpu_ids(total.units(GPU), std::env::var(VISIBLE_GPUS_VARIABLE).ok().as_deref())?;
-        total.set(OBJECT_STORE_MEMORY, bytes_as_fractions(store.stats().capacity_bytes));
+        let store_bytes = store.stats().capacity_bytes;
+        if !total.is_empty() && total.fractions(MEMORY) == 0 {
+            total.set(MEMORY, bytes_as_fractions(default_memory_bytes(memory::machine(), store_bytes)));
+        }
+        total.set(OBJECT_STORE_MEMORY, bytes_as_fractions(store_bytes));
         let info = NodeInfo {
             node,
             name: plan.name,
@@ -108,6 +115,7 @@ impl NodeParts {
                 gcs: plan.gcs,
                 launcher: launcher.clone().map(|launcher| launcher as Arc<dyn Launcher>),
                 gpus,
+                memory: plan.traits.memory,
                 heartbeat: HEARTBEAT,
                 deaths: Arc::new(move |process| of_dead.process_died(process)),
                 store_used_bytes: Arc::new(move || of_use.stats().used_bytes),

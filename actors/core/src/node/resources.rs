@@ -3,8 +3,13 @@
 use std::path::Path;
 
 use super::NodeError;
+use crate::memory::Usage;
 use crate::resources::{CPU, FRACTIONS_PER_UNIT, GPU, InvalidAmount, MEMORY, Resources};
 use crate::worker::VISIBLE_GPUS_VARIABLE;
+
+/// Of the memory that is available besides the store, so much is offered; the rest is for the raylet
+/// and the system.
+const MEMORY_PERCENT: u64 = 70;
 
 /// What a node is to offer; what is not given is detected.
 #[derive(Clone, Debug, Default)]
@@ -14,14 +19,15 @@ pub struct Offer {
     /// GPUs; unless given, those of `CUDA_VISIBLE_DEVICES`, or where that is not set the devices
     /// `/dev/nvidia*`.
     pub num_gpus: Option<f64>,
-    /// Heap memory in bytes; the machine's, or the control group's where that is less.
+    /// Heap memory in bytes; seven tenths of what is available besides the store unless given.
     pub memory_bytes: Option<u64>,
     /// Resources of the user's own.
     pub custom: Vec<(String, f64)>,
 }
 
 impl Offer {
-    /// The amounts. The object store's memory is added when the store has been started.
+    /// The amounts. The object store's memory, and what is left beside it, are added when the store
+    /// has been started.
     ///
     /// # Errors
     /// [`InvalidAmount`] when an amount is negative, too large or too fine.
@@ -30,8 +36,9 @@ impl Offer {
             self.num_cpus.unwrap_or_else(|| std::thread::available_parallelism().map_or(1.0, |cpus| cpus.get() as f64));
         let mut resources = Resources::new().with(CPU, cpus)?;
         resources = resources.with(GPU, self.num_gpus.unwrap_or_else(|| detect_gpus() as f64))?;
-        let memory = self.memory_bytes.or_else(memory_bytes).unwrap_or(0);
-        resources.set(MEMORY, bytes_as_fractions(memory));
+        if let Some(memory) = self.memory_bytes {
+            resources.set(MEMORY, bytes_as_fractions(memory));
+        }
         for (name, amount) in &self.custom {
             resources = resources.with(name, *amount)?;
         }
@@ -80,20 +87,10 @@ fn count_gpus(devices: &Path) -> usize {
         .count()
 }
 
-/// The machine's memory, or the control group's limit where that is less.
-fn memory_bytes() -> Option<u64> {
-    let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| total_of_meminfo(&text));
-    let group = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|text| text.trim().parse().ok());
-    match (machine, group) {
-        (Some(machine), Some(group)) => Some(u64::min(machine, group)),
-        (machine, group) => machine.or(group),
-    }
-}
-
-fn total_of_meminfo(text: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
+/// What work may ask for where nobody has said it: a part of what is available, less the store's.
+pub(super) fn default_memory_bytes(usage: Option<Usage>, store_bytes: u64) -> u64 {
+    let available = usage.map_or(0, |usage| usage.available_bytes());
+    available.saturating_sub(store_bytes) / 100 * MEMORY_PERCENT
 }
 
 #[cfg(test)]
@@ -116,7 +113,10 @@ mod tests {
     #[test]
     fn a_machine_is_detected() {
         let resources = Offer::default().resources().unwrap();
-        assert!(resources.units(CPU) >= 1.0 && resources.units(MEMORY) > 1e6, "{resources}");
+        assert!(resources.units(CPU) >= 1.0, "{resources}");
+        let usage = Usage { used_bytes: 400, limit_bytes: 1_500 };
+        assert_eq!(default_memory_bytes(Some(usage), 100), 700);
+        assert_eq!(default_memory_bytes(Some(usage), 2_000), 0);
     }
 
     #[test]
@@ -135,6 +135,5 @@ mod tests {
             std::fs::write(dir.path().join(name), "").unwrap();
         }
         assert_eq!(count_gpus(dir.path()), 2);
-        assert_eq!(total_of_meminfo("MemTotal:  16 kB\nMemFree: 1 kB"), Some(16 * 1024));
     }
 }

@@ -105,6 +105,7 @@ fn leases_are_granted_and_come_back_in_one_process() {
         demand: Resources::new().with(CPU, 1.0).unwrap(),
         strategy: Strategy::Default,
         kind: WorkerKind::Shared,
+        retriable: true,
         near: None,
     };
     let endpoint = rig.head.endpoint();

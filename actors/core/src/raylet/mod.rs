@@ -25,6 +25,7 @@ pub mod server;
 pub mod spawn;
 #[cfg(test)]
 mod tests;
+mod victims;
 pub mod workers;
 
 pub use scheduler::{Asker, Effect, Scheduler, SchedulerConfig};

@@ -1,6 +1,8 @@
 //! The raylet as an actor: feeds the scheduler, carries out its effects, keeps in touch with the
 //! GCS.
 
+mod watch;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,13 +13,17 @@ use mobula_transport::{
 };
 use tokio::time::Instant;
 
+use self::watch::Watching;
 use super::scheduler::{Asker, Effect, Scheduler, SchedulerConfig};
 use super::workers::{Launch, LaunchEvent, Launcher, Report};
 use crate::culprit::Culprit;
 use crate::delivery::{Fate, fate};
 use crate::ids::JobId;
+use crate::memory::Usage;
 use crate::messages::*;
 use crate::resources::{CPU, FRACTIONS_PER_UNIT, Resources};
+
+pub use self::watch::{DEFAULT_MEMORY_THRESHOLD, MemoryWatch};
 
 /// How often time is told to the scheduler while someone waits.
 const TICK: Duration = Duration::from_millis(100);
@@ -47,6 +53,8 @@ pub struct RayletConfig {
     pub launcher: Option<Arc<dyn Launcher>>,
     /// The ids of the node's GPUs.
     pub gpus: Vec<String>,
+    /// How the node watches its memory.
+    pub memory: MemoryWatch,
     /// Between heartbeats.
     pub heartbeat: Duration,
     /// Told of every process that is known to be dead.
@@ -87,6 +95,7 @@ pub fn start(endpoint: &Endpoint, config: RayletConfig) -> Address {
             registered: false,
             reported: config.info.total.clone(),
             report_due: false,
+            watching: Watching::new(config.memory.clone()),
             config,
             askers: HashMap::new(),
             next_asker: 0,
@@ -109,11 +118,14 @@ struct Started {
     digest: Option<u64>,
     process: Option<ProcessAddr>,
     spawned: bool,
+    /// It was killed when this much memory was in use.
+    ended_for_memory: Option<Usage>,
 }
 
 struct RayletServer {
     config: RayletConfig,
     core: Scheduler,
+    watching: Watching,
     epoch: Instant,
     /// When the GCS last answered.
     gcs_heard: Duration,
@@ -159,6 +171,7 @@ impl Actor for RayletServer {
             }
         });
         ctx.every(self.config.heartbeat, |raylet, ctx| raylet.heartbeat(ctx));
+        self.watch_memory(ctx);
         let poster = ctx.poster();
         ctx.endpoint().watch_peers(move |event| match event {
             PeerEvent::Gone { process, why, .. } => {
@@ -428,7 +441,7 @@ impl RayletServer {
     }
 
     fn start_worker(&mut self, start: u64, job: JobId, kind: WorkerKind, gpus: Vec<String>, ctx: &mut Context<Self>) {
-        self.starts.insert(start, Started { digest: None, process: None, spawned: false });
+        self.starts.insert(start, Started { digest: None, process: None, spawned: false, ended_for_memory: None });
         ctx.request(self.config.gcs, GetJob { job }, Vec::new(), GCS_WITHIN, move |raylet, answer, ctx| {
             let (why, for_good) = match answer {
                 Ok((Some(info), _)) => return raylet.launch(Launch { start, job: info, kind, gpus }, ctx),
@@ -491,18 +504,22 @@ impl RayletServer {
             return self.act(ctx);
         };
         self.by_process.remove(&process.id);
+        let (how, culprit) = match started.ended_for_memory {
+            Some(usage) => self.memory_verdict(usage),
+            None => (how.to_owned(), culprit),
+        };
         let culprit = match culprit {
             // Its owner died with it and will charge nobody.
             Culprit::Task { owner, .. } if owner == process.id => Culprit::Unknown,
             known => known,
         };
-        self.core.worker_died(process.id, how, culprit, now);
+        self.core.worker_died(process.id, &how, culprit, now);
         // The leases' loss goes out first: it names the actors, and who is to blame.
         self.act(ctx);
-        ctx.endpoint().mark_gone(process.id, how.to_owned());
+        ctx.endpoint().mark_gone(process.id, how.clone());
         (self.config.deaths)(process.id);
         let node = self.config.info.node;
-        ctx.send(self.config.gcs, ProcessDown { node, process, why: how.to_owned(), culprit });
+        ctx.send(self.config.gcs, ProcessDown { node, process, why: how, culprit });
     }
 
     fn kill(&self, start: u64) {

@@ -36,7 +36,7 @@ fn cpus(amount: f64) -> Resources {
 }
 
 fn shape_of(demand: Resources) -> Shape {
-    Shape { job: job(1), demand, strategy: Strategy::Default, kind: WorkerKind::Shared, near: None }
+    Shape { job: job(1), demand, strategy: Strategy::Default, kind: WorkerKind::Shared, retriable: true, near: None }
 }
 
 fn remote(n: u128, total: Resources) -> NodeInfo {

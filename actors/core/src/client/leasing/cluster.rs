@@ -302,7 +302,14 @@ impl Cluster {
         let working = each.iter().filter(|room| **room > 0).count() as i64;
         let least = each.iter().filter(|room| **room > 0).min().copied().unwrap_or(0);
         let tasks = (room * i64::from(phase.fill) / 100).max(1) as u64;
-        let shape = Shape { job: JobId(Uuid::from_u128(1)), demand, strategy, kind: WorkerKind::Shared, near: None };
+        let shape = Shape {
+            job: JobId(Uuid::from_u128(1)),
+            demand,
+            strategy,
+            kind: WorkerKind::Shared,
+            retriable: true,
+            near: None,
+        };
         let at = match self.submitters.iter().position(|(known, _)| *known == shape) {
             Some(at) => at,
             None => {
