@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use mobula_core::error::Error;
+use mobula_core::node::RuntimeEnv;
 use mobula_core::resources::{CPU, GPU, MEMORY};
 use mobula_core::store::StoreConfig;
 
@@ -31,6 +32,7 @@ pub struct Config {
     pub(crate) ignore_reinit_error: bool,
     pub(crate) worker_binary: Option<PathBuf>,
     pub(crate) silence_workers: bool,
+    pub(crate) runtime_env: RuntimeEnv,
 }
 
 impl Config {
@@ -184,6 +186,20 @@ impl Config {
     /// built from the same functions, and its entry must be `#[mobula::main]`.
     pub fn worker_binary(mut self, path: impl Into<PathBuf>) -> Self {
         self.worker_binary = Some(path.into());
+        self
+    }
+
+    /// What workers on a cluster find around them: a working directory, files, variables. Sent to each
+    /// node once. In a session inside this process it is checked, and changes nothing: tasks see the
+    /// process's own environment and directory.
+    ///
+    /// ```
+    /// use mobula::{Config, RuntimeEnv};
+    /// let env = RuntimeEnv::default().working_dir("assets").env_var("MODE", "fast");
+    /// let config = Config::default().address("10.0.0.1:6380").runtime_env(env);
+    /// ```
+    pub fn runtime_env(mut self, env: RuntimeEnv) -> Self {
+        self.runtime_env = env;
         self
     }
 

@@ -66,6 +66,7 @@
 //! | pass results on without fetching them | [`ObjectRef`] |
 //! | fetch, wait, share | [`get`], [`wait`], [`put`] |
 //! | know which GPUs a task or actor has | [`gpu_ids`] |
+//! | give workers a directory, files, variables | [`RuntimeEnv`] |
 //! | give up on work | [`cancel`], [`is_cancelled`] |
 //! | read large values in place | [`Array`], [`Batch`], [`Bytes`] |
 //! | reduce and gather numbers over many actors or tasks | [`collective`] |
@@ -121,6 +122,7 @@ pub use mobula_core::explain::{
 pub use mobula_core::ids::{NodeId, PlacementGroupId};
 pub use mobula_core::labels::NodeLabel;
 pub use mobula_core::messages::{Cancel, PlacementStrategy};
+pub use mobula_core::node::RuntimeEnv;
 pub use mobula_core::worker::{gpu_ids, is_cancelled};
 pub use mobula_data::execute::OperatorReport;
 pub use mobula_data::executor::{RunError, RunProgress, RunReport};

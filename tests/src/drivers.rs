@@ -1,7 +1,9 @@
 //! Drivers that the tests of whole clusters need: busy ones, waiting ones, and such that lose a node
 //! or the head on the way.
 
-use mobula::{Bundle, Error, PlacementGroup, RemoteHandle, explain, get, get_actor, remote};
+use mobula::{
+    Bundle, Config, Error, PlacementGroup, RemoteHandle, RuntimeEnv, Session, explain, get, get_actor, remote,
+};
 
 use crate::gate::{Gate, Tally, count, folder, pass, wait_until};
 
@@ -12,6 +14,7 @@ pub(crate) fn find(name: &str) -> Option<fn() -> Result<(), Error>> {
         "late" => late,
         "waits" => waits,
         "unplaced" => unplaced,
+        "bad-env" => bad_env,
         "survives" => survives,
         "ends-actors" => ends_actors,
         _ => return None,
@@ -73,6 +76,25 @@ fn unplaced() -> Result<(), Error> {
     wait_until("the head to know them", || explain(&actor).is_ok() && explain(&group).is_ok());
     println!("unplaced {task} {:?} {} end", actor.actor().id().map(|id| id.to_string()), group.id());
     get(&task).and(get(&call)).map(drop)
+}
+
+/// Asks for environments that cannot be made, in this process and on its cluster.
+fn bad_env() -> Result<(), Error> {
+    let nowhere = RuntimeEnv::default().working_dir(folder().join("nowhere"));
+    let large = folder().join("large");
+    // A hole takes no room on the disk.
+    std::fs::File::create(&large).and_then(|file| file.set_len(1 << 30)).expect("the family's home can be written");
+    for (env, part) in [(nowhere, "nowhere"), (RuntimeEnv::default().file(&large), "512 MiB")] {
+        let address = std::env::args().skip_while(|argument| argument != "--address").nth(1);
+        let on_cluster = address.map(|address| Config::default().address(address));
+        for config in std::iter::once(Config::default()).chain(on_cluster) {
+            match Session::start(config.runtime_env(env.clone())) {
+                Err(error @ Error::RuntimeEnv { .. }) => assert!(error.to_string().contains(part), "{error}"),
+                other => panic!("it cannot be made: {other:?}"),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Has work on every CPU when it loses a node, and gets all of its results.

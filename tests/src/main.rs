@@ -22,6 +22,7 @@ mod many;
 mod memory;
 mod placement;
 mod references;
+mod runtime_env;
 mod scheduling;
 mod spilling;
 mod stores;
@@ -71,6 +72,7 @@ fn group(name: &str) -> Option<&'static [Scenario]> {
         "placement" => placement::SCENARIOS,
         "references" => references::SCENARIOS,
         "short-of-memory" => memory::SHORT,
+        "runtime-env" => runtime_env::SCENARIOS,
         "scheduling" => scheduling::SCENARIOS,
         "spilling" => spilling::SCENARIOS,
         "stuck" => scheduling::STUCK,
@@ -103,6 +105,7 @@ fn main() -> ExitCode {
         None if name == "spilling" => Config::default().num_cpus(LOCAL_CPUS).object_store_memory(spilling::STORE_BYTES),
         None => Config::default().num_cpus(LOCAL_CPUS).num_gpus(if name == "gpus" { gpus::GPUS } else { 0.0 }),
     };
+    let config = if name == "runtime-env" { config.runtime_env(runtime_env::make()) } else { config };
     let session = match mobula::init(config) {
         Ok(session) => session,
         Err(error) => {

@@ -1,6 +1,8 @@
 //! The behaviour that users rely on, in one process and on a cluster: the same scenarios, since
 //! there is one path (principle 2). They are in this package's driver program, `src/`.
 
+use rustix::process::Signal;
+
 use crate::support::binaries::behaviour;
 use crate::support::cluster::Cluster;
 use crate::support::process::{Family, Program};
@@ -207,6 +209,34 @@ fn references_in_one_process() {
 #[test]
 fn references_on_a_cluster() {
     on_a_cluster("references");
+}
+
+#[test]
+fn runtime_environments_in_one_process() {
+    // Nothing can be seen of it there, but that the session runs.
+    in_one_process("runtime-env");
+}
+
+#[test]
+fn runtime_environments_on_a_cluster() {
+    let mut cluster = Cluster::start(1, 2);
+    on(&cluster, "runtime-env");
+    let mut command = cluster.family().command(behaviour());
+    command.args(["bad-env", "--address", cluster.address()]);
+    Program::run("bad-env", command).expect_success("what cannot be made is refused");
+    // With the nodes go the copies.
+    let copies = |cluster: &Cluster| {
+        let nodes = ["head", "node-1"].map(|name| cluster.family().path(name).join("nodes"));
+        let entries = |path: &std::path::Path| {
+            let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+            entries.map(|entry| entry.path()).collect::<Vec<_>>()
+        };
+        nodes.iter().flat_map(|nodes| entries(nodes)).flat_map(|node| entries(&node.join("envs"))).count()
+    };
+    assert_eq!(copies(&cluster), 2);
+    cluster.nodes()[0].signal(Signal::TERM);
+    cluster.nodes()[0].wait();
+    assert_eq!(copies(&cluster), 1);
 }
 
 #[test]

@@ -219,6 +219,12 @@ pub enum Error {
         /// The function's name or number.
         function: String,
     },
+    /// What a job's workers are to find around them cannot be made.
+    #[error("the runtime environment cannot be made: {why}")]
+    RuntimeEnv {
+        /// Why, and what to do.
+        why: String,
+    },
     /// A call's options contradict each other or the function.
     #[error("{what}")]
     Invalid {

@@ -27,6 +27,7 @@ pub mod labels;
 pub mod memory;
 pub mod messages;
 pub mod node;
+pub mod package;
 mod printed;
 pub mod raylet;
 mod recent;

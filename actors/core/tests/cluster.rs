@@ -140,6 +140,7 @@ impl Driver {
                 digest,
                 binary: Some(told.to_owned()),
                 namespace: Some("ns".to_owned()),
+                env: Default::default(),
                 store: store(),
             },
         )?;

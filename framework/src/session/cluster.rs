@@ -42,6 +42,7 @@ pub(super) fn start(address: &str, config: &Config) -> Result<(Client, Connectio
             digest: digest()?,
             binary: Some(binary),
             namespace: config.namespace.clone(),
+            env: config.runtime_env.clone(),
             store: config.store(),
         },
     )
@@ -56,6 +57,9 @@ pub(super) fn start(address: &str, config: &Config) -> Result<(Client, Connectio
         binary: Some(served),
         output: output::printer(config),
     });
+    if let Some((hash, path)) = connection.served() {
+        client.serve_file(hash, path);
+    }
     Ok((client, connection))
 }
 

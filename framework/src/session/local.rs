@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mobula_core::client::{Client, ClientSetup};
 use mobula_core::error::Error;
-use mobula_core::messages::{JobRegistered, RegisterJob, RegisterWorker};
+use mobula_core::messages::{JobEnv, JobRegistered, RegisterJob, RegisterWorker};
 use mobula_core::node::{Head, HeadConfig, NodeError, NodeTraits, Offer};
 use mobula_core::resources::{InvalidAmount, Resources};
 use mobula_core::worker::{Worker, WorkerSetup};
@@ -26,6 +26,7 @@ pub(super) struct Local {
 /// Starts everything, in the order in which one needs the other.
 pub(super) fn start(config: &Config) -> Result<(Client, Local), Error> {
     let digest = digest()?;
+    check_env(config)?;
     let head = Head::start(HeadConfig {
         cluster: "local".to_owned(),
         name: "local".to_owned(),
@@ -49,6 +50,7 @@ pub(super) fn start(config: &Config) -> Result<(Client, Local), Error> {
         binary: None,
         digest,
         namespace: config.namespace.clone(),
+        env: JobEnv::default(),
     };
     let JobRegistered { job, .. } = endpoint.request_blocking(gcs, job, Vec::new(), REGISTERED_WITHIN)?.0?;
     let client = Client::start(ClientSetup {
@@ -76,6 +78,19 @@ impl Local {
         self.worker.shutdown();
         self.head.stop();
     }
+}
+
+/// One that could not be made is refused here too; one that could is not applied: there is only this
+/// process, and it has an environment and a directory already.
+fn check_env(config: &Config) -> Result<(), Error> {
+    if !config.runtime_env.is_empty() {
+        config.runtime_env.pack()?;
+        tracing::warn!(
+            "Config::runtime_env changes nothing in a session inside this process: its tasks see this process's own \
+             environment and working directory; on a cluster workers get them"
+        );
+    }
+    Ok(())
 }
 
 /// What the node of a local cluster has: what was given, else what the machine has.

@@ -304,7 +304,8 @@ impl Client {
     }
 
     fn serve_binary(&self, fetch: FetchBinary, replier: Replier<Result<u64, String>>) {
-        let Some(path) = self.0.binary.clone() else {
+        let served = self.0.served.lock().get(&fetch.hash).cloned();
+        let Some(path) = served.or_else(|| self.0.binary.clone()) else {
             replier.reply(Err("this driver has no binary to give".to_owned()));
             return;
         };

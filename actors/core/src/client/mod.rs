@@ -120,6 +120,8 @@ pub(crate) struct Inner {
     job: JobId,
     namespace: String,
     binary: Option<std::path::PathBuf>,
+    /// Other files that nodes may fetch, by their hash.
+    served: Mutex<BTreeMap<String, std::path::PathBuf>>,
     output: Option<Box<dyn Fn(OutputLine) + Send + Sync>>,
     /// Tells sessions of one process apart.
     session: u64,
@@ -170,6 +172,7 @@ impl Client {
             job: setup.job,
             namespace: setup.namespace,
             binary: setup.binary,
+            served: Mutex::default(),
             output: setup.output,
             session: SESSIONS.fetch_add(1, Ordering::Relaxed),
             started: Instant::now(),
@@ -218,6 +221,11 @@ impl Client {
     /// The client's own address.
     pub fn address(&self) -> Address {
         self.0.endpoint.address_of(MailboxId::CLIENT)
+    }
+
+    /// Lets nodes fetch this file by its hash, besides the binary.
+    pub fn serve_file(&self, hash: String, path: std::path::PathBuf) {
+        self.0.served.lock().insert(hash, path);
     }
 
     /// The GCS.

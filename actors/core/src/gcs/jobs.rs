@@ -31,6 +31,7 @@ impl Gcs {
             namespace: request.namespace.unwrap_or_else(|| job.to_string()),
             started_unix_s: self.unix_s(now),
             ended_unix_s: None,
+            env: request.env,
         };
         self.emit(Effect::Write(Write::Job(Box::new(info.clone()))));
         self.jobs.insert(job, Job { info, seen: now });

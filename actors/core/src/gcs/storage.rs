@@ -452,6 +452,7 @@ mod tests {
             digest: 1,
             namespace: "ns".to_owned(),
             started_unix_s: 1,
+            env: Default::default(),
             ended_unix_s: None,
         }
     }

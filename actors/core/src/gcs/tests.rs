@@ -179,7 +179,14 @@ impl Env {
 
     fn register_job(&mut self, n: u128) {
         let asker = self.asker();
-        let request = RegisterJob { driver: process(50), name: "p".into(), binary: None, digest: 1, namespace: None };
+        let request = RegisterJob {
+            driver: process(50),
+            name: "p".into(),
+            binary: None,
+            digest: 1,
+            namespace: None,
+            env: JobEnv::default(),
+        };
         self.core.register_job(job(n), request, self.now, asker);
         self.absorb();
     }

@@ -1,5 +1,7 @@
 //! Jobs: the programs that connect.
 
+use std::collections::BTreeMap;
+
 use mobula_transport::{ProcessAddr, message};
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +22,8 @@ pub struct RegisterJob {
     pub digest: u64,
     /// The namespace of its named actors, if the user chose one.
     pub namespace: Option<String>,
+    /// What its workers find around them.
+    pub env: JobEnv,
 }
 message!(RegisterJob => Result<JobRegistered, Error>);
 
@@ -32,6 +36,15 @@ pub struct BinaryInfo {
     pub size_bytes: u64,
     /// Where the driver has it; used in place by nodes of the same machine when the hash agrees.
     pub path: String,
+}
+
+/// What the workers of a job find around them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobEnv {
+    /// Variables of their environment.
+    pub vars: BTreeMap<String, String>,
+    /// The package whose files lie in their working directory; fetched from the driver like a binary.
+    pub package: Option<BinaryInfo>,
 }
 
 /// The answer to [`RegisterJob`].
@@ -78,6 +91,9 @@ pub struct JobInfo {
     pub started_unix_s: u64,
     /// When it ended, if it has.
     pub ended_unix_s: Option<u64>,
+    /// What its workers find around them.
+    #[serde(default)]
+    pub env: JobEnv,
 }
 
 /// Raylet to GCS: a job of which it needs the binary.

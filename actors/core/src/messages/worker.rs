@@ -56,7 +56,7 @@ pub struct WorkerOutput {
 }
 message!(WorkerOutput);
 
-/// Raylet to driver: a piece of the job's binary. The bytes are the reply's payload.
+/// Raylet to driver: a piece of the job's binary, or of another file that it serves. The bytes are the reply's payload.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FetchBinary {
     /// Its content hash.

@@ -221,6 +221,7 @@ fn launcher(
         store_dir: info.store_dir.clone(),
         host_proof: info.host_proof.clone(),
         binaries: processes.dir.join("binaries"),
+        envs: own.join("envs"),
         last_words,
     };
     let spawn = Spawn::start(endpoint, config).map_err(NodeError::system("starting the thread that starts workers"))?;

@@ -10,7 +10,7 @@ use tokio::task::AbortHandle;
 
 use super::assembly::{NodeParts, NodeTraits, Plan};
 use super::member::find_head;
-use super::{NodeError, credentials_dir, describe_binary, events};
+use super::{NodeError, PackedEnv, RuntimeEnv, credentials_dir, describe_binary, events};
 use crate::ids::JobId;
 use crate::messages::{ClusterView, FinishJob, JobHeartbeat, NodeInfo, RegisterJob};
 use crate::resources::Resources;
@@ -38,6 +38,8 @@ pub struct ConnectionConfig {
     pub binary: Option<PathBuf>,
     /// The namespace of its named actors, if the user chose one.
     pub namespace: Option<String>,
+    /// What its workers find around them.
+    pub env: RuntimeEnv,
     /// The store of the node that is started in this process when the cluster has none on this
     /// machine.
     pub store: StoreConfig,
@@ -56,6 +58,8 @@ pub struct Connection {
     view: ClusterView,
     /// A node without resources in this process, where no other one is on this machine.
     own_node: Option<NodeParts>,
+    /// What is sent to the nodes.
+    env: PackedEnv,
     tasks: [AbortHandle; 2],
 }
 
@@ -72,8 +76,10 @@ impl Connection {
             }
             None => None,
         };
+        // Before the head hears of anything: what cannot be packed is no job.
+        let env = config.env.pack()?;
         let (endpoint, gcs) = Self::ask(address, config.credentials.clone())?;
-        let opened = Self::register(endpoint.clone(), gcs, binary, &config);
+        let opened = Self::register(endpoint.clone(), gcs, binary, env, &config);
         if opened.is_err() {
             endpoint.shutdown(Duration::ZERO);
         }
@@ -112,6 +118,7 @@ impl Connection {
         endpoint: Endpoint,
         gcs: Address,
         binary: Option<crate::messages::BinaryInfo>,
+        env: PackedEnv,
         config: &ConnectionConfig,
     ) -> Result<Self, NodeError> {
         let request = RegisterJob {
@@ -120,6 +127,7 @@ impl Connection {
             binary,
             digest: config.digest,
             namespace: config.namespace.clone(),
+            env: env.job.clone(),
         };
         let answer = endpoint.request_blocking(gcs, request, Payload::new(), REGISTERED_WITHIN);
         let registered = answer.map_err(crate::error::Error::from)?.0?;
@@ -151,6 +159,7 @@ impl Connection {
             namespace: config.namespace.clone().unwrap_or_else(|| job.to_string()),
             view: registered.view,
             own_node,
+            env,
             tasks,
         })
     }
@@ -193,6 +202,12 @@ impl Connection {
     /// The cluster, as it was when the job was registered.
     pub fn view(&self) -> &ClusterView {
         &self.view
+    }
+
+    /// Files that nodes may fetch, by their hash, and where this process can read them as long as the
+    /// connection lives.
+    pub fn served(&self) -> Option<(String, PathBuf)> {
+        self.env.served()
     }
 
     /// Tells the head that the job is done, and ends the endpoint.

@@ -29,6 +29,7 @@ mod head;
 mod member;
 mod paths;
 mod resources;
+mod runtime_env;
 #[cfg(test)]
 mod tests;
 mod worker;
@@ -42,4 +43,5 @@ pub use head::{Head, HeadConfig, HeadNetwork};
 pub use member::{Node, NodeConfig, join};
 pub use paths::{CREDENTIALS_VARIABLE, DEFAULT_PORT, credentials_dir, known_address, parse_address, state_dir};
 pub use resources::Offer;
+pub use runtime_env::{PackedEnv, RuntimeEnv};
 pub use worker::{WORKER_VARIABLE, WorkerEnv, run_worker_if_asked, worker_process_main};

@@ -65,7 +65,14 @@ fn rig(cpus: f64) -> Rig {
     let register = RegisterWorker { start: 0, process, pid: 1, job: None, digest: 7 };
     let config = endpoint.request_blocking(head.raylet(), register, vec![], WITHIN).unwrap().0.unwrap();
     assert_eq!(config.slots, cpus.ceil() as u32);
-    let register = RegisterJob { driver: process, name: "t".into(), binary: None, digest: 7, namespace: None };
+    let register = RegisterJob {
+        driver: process,
+        name: "t".into(),
+        binary: None,
+        digest: 7,
+        namespace: None,
+        env: JobEnv::default(),
+    };
     let job = endpoint.request_blocking(head.gcs(), register, vec![], WITHIN).unwrap().0.unwrap().job;
     Rig { head, job, client, grants }
 }

@@ -61,7 +61,7 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    fn for_now(why: String) -> Self {
+    pub(super) fn for_now(why: String) -> Self {
         Self { why, for_good: false }
     }
 
@@ -85,6 +85,11 @@ impl Binaries {
         if has_content(&in_place, binary).await {
             return Ok(in_place);
         }
+        self.fetched(job, binary).await
+    }
+
+    /// A file that the job's driver serves, as one of this machine.
+    pub(super) async fn fetched(&self, job: &JobInfo, binary: &BinaryInfo) -> Result<PathBuf, Failure> {
         let fetched = self.directory.join(file_name(binary));
         // Held while it is fetched: others that need it wait for this fetch.
         let fetch = self.fetches.lock().entry(binary.hash.clone()).or_default().clone();
@@ -153,7 +158,7 @@ fn not_kept(to: &Path, binary: &BinaryInfo, error: &io::Error) -> Failure {
 }
 
 /// Disks make a thread wait, and the one that starts workers has others to serve.
-async fn in_background<I: Send + 'static, O: Send + 'static>(
+pub(super) async fn in_background<I: Send + 'static, O: Send + 'static>(
     input: I,
     work: impl FnOnce(I) -> io::Result<O> + Send + 'static,
 ) -> io::Result<O> {
@@ -216,7 +221,7 @@ fn remove_abandoned(directory: &Path) {
 }
 
 /// The hash comes from another process: nothing of it but letters and digits becomes a path.
-fn file_name(binary: &BinaryInfo) -> String {
+pub(super) fn file_name(binary: &BinaryInfo) -> String {
     binary.hash.chars().filter(char::is_ascii_alphanumeric).take(64).collect()
 }
 

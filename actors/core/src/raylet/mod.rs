@@ -15,6 +15,7 @@
 
 mod binaries;
 mod bundles;
+mod envs;
 mod gpus;
 mod line;
 mod output;

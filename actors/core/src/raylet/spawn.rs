@@ -5,7 +5,7 @@
 //! happens to the node, its workers do not outlive it. Every worker is the head of a process group
 //! of its own, so that what it has started is killed with it.
 //!
-//! Which binary they run is the business of `binaries`, what they print that of `output`.
+//! Which binary they run is the business of `binaries`, in which directory that of `envs`, what they print that of `output`.
 
 use std::collections::HashMap;
 use std::io;
@@ -21,6 +21,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
 use super::binaries::{Binaries, Failure};
+use super::envs::{Envs, WorkingDir};
 use super::output::{Origin, forward};
 use super::workers::{Launch, LaunchEvent, Launcher, Report};
 use crate::culprit;
@@ -49,6 +50,8 @@ pub struct SpawnConfig {
     pub host_proof: String,
     /// Where fetched binaries are kept.
     pub binaries: PathBuf,
+    /// Where jobs' working directories are unpacked.
+    pub envs: PathBuf,
     /// Where workers leave word of who ended them.
     pub last_words: PathBuf,
 }
@@ -71,6 +74,7 @@ struct Shared {
     config: SpawnConfig,
     running: Mutex<HashMap<u64, Running>>,
     binaries: Binaries,
+    envs: Envs,
 }
 
 impl Shared {
@@ -96,7 +100,8 @@ impl Spawn {
     /// What the system says when there can be no thread.
     pub fn start(endpoint: &Endpoint, config: SpawnConfig) -> io::Result<Self> {
         let binaries = Binaries::new(endpoint, config.binaries.clone());
-        let shared = Arc::new(Shared { endpoint: endpoint.clone(), config, running: Mutex::default(), binaries });
+        let envs = Envs::new(config.envs.clone());
+        let shared = Arc::new(Shared { endpoint: endpoint.clone(), config, running: Mutex::default(), binaries, envs });
         // Bounded by the scheduler: it has few processes starting at once.
         let (orders, mut inbox) = mpsc::unbounded_channel::<(Launch, Report)>();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -160,8 +165,9 @@ async fn run(shared: Arc<Shared>, launch: Launch, report: Report) {
     let start = launch.start;
     let mark = Mark::random();
     let outcome = launch_one(&shared, &launch, &mark).await;
-    let mut child = match outcome {
-        Ok(child) => child,
+    // Its working directory stays as long as it runs.
+    let (mut child, _working_dir) = match outcome {
+        Ok(launched) => launched,
         Err(failure) => {
             shared.running.lock().remove(&start);
             return report(LaunchEvent::Failed { start, why: failure.why, for_good: failure.for_good });
@@ -195,9 +201,14 @@ async fn run(shared: Arc<Shared>, launch: Launch, report: Report) {
     report(LaunchEvent::Exited { start, how: in_words(ended), culprit });
 }
 
-async fn launch_one(shared: &Shared, launch: &Launch, mark: &Mark) -> Result<Child, Failure> {
+type Launched = (Child, Option<Arc<WorkingDir>>);
+
+async fn launch_one(shared: &Shared, launch: &Launch, mark: &Mark) -> Result<Launched, Failure> {
     let for_now = |why: String| Failure { why, for_good: false };
     let binary = shared.binaries.of(&launch.job).await?;
+    // It may be started in another directory.
+    let binary = std::path::absolute(&binary).unwrap_or(binary);
+    let working_dir = shared.envs.of(&launch.job, &shared.binaries).await?;
     let config = &shared.config;
     let env = WorkerEnv {
         start: launch.start,
@@ -216,7 +227,12 @@ async fn launch_one(shared: &Shared, launch: &Launch, mark: &Mark) -> Result<Chi
     };
     let env = serde_json::to_string(&env).map_err(|error| for_now(error.to_string()))?;
     let mut command = Command::new(&binary);
+    if let Some(directory) = &working_dir {
+        command.current_dir(directory.path());
+    }
+    // The node's own variables after those of the job, which cannot change them.
     command
+        .envs(&launch.job.env.vars)
         .env(WORKER_VARIABLE, env)
         // Nobody sees devices that are not its own.
         .env(VISIBLE_GPUS_VARIABLE, launch.gpus.join(","))
@@ -246,7 +262,7 @@ async fn launch_one(shared: &Shared, launch: &Launch, mark: &Mark) -> Result<Chi
     if let Some(pid) = child.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
         running.insert(launch.start, Running::Started(pid));
     }
-    Ok(child)
+    Ok((child, working_dir))
 }
 
 fn in_words(ended: io::Result<ExitStatus>) -> String {
