@@ -67,6 +67,7 @@
 //! | fetch, wait, share | [`get`], [`wait`], [`put`] |
 //! | know which GPUs a task or actor has | [`gpu_ids`] |
 //! | give workers a directory, files, variables | [`RuntimeEnv`] |
+//! | free objects early, see where they are | [`free`], [`object_locations`] |
 //! | give up on work | [`cancel`], [`is_cancelled`] |
 //! | read large values in place | [`Array`], [`Batch`], [`Bytes`] |
 //! | reduce and gather numbers over many actors or tasks | [`collective`] |
@@ -140,7 +141,10 @@ pub use crate::cluster::{Node, available_resources, cluster_resources, nodes};
 pub use crate::config::Config;
 pub use crate::dataset::{Dataset, Paths, read_parquet};
 pub use crate::explain::{Explain, explain};
-pub use crate::object::{Get, ObjectRef, Wait, Waited, cancel, cancel_with, get, get_timeout, put, wait};
+pub use crate::object::{
+    Get, ObjectLocation, ObjectRef, Wait, Waited, cancel, cancel_with, free, get, get_timeout, object_locations, put,
+    wait,
+};
 pub use crate::options::{ActorOptions, TaskOptions};
 pub use crate::placement_group::{
     Bundle, PlacementGroup, PlacementGroupBuilder, PlacementGroupState, get_placement_group, placement_groups,

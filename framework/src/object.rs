@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use mobula_core::client::{Client, ObjectHandle};
 use mobula_core::error::Error;
-use mobula_core::ids::ObjectId;
+use mobula_core::ids::{NodeId, ObjectId};
 use mobula_core::messages::Cancel;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -429,6 +429,70 @@ pub fn cancel_with<T>(object: &ObjectRef<T>, how: Cancel) {
     if let Inner::Live(handle) = &object.inner {
         handle.client().cancel(handle, how);
     }
+}
+
+/// Frees the bytes of these objects everywhere at once, though references to them remain, in this
+/// process or others. Getting one fails with [`Error::ObjectFreed`] from now on, and so does work that
+/// needs it; whoever reads the value already goes on reading. An object whose task has not ended is
+/// freed when it has.
+///
+/// Rarely needed: an object is freed by itself when the last reference to it is dropped. Small
+/// objects (to 100 KiB) may still be read where they were fetched before.
+///
+/// ```
+/// # fn f() -> Result<(), mobula::Error> {
+/// let table = mobula::put(vec![0_u8; 1 << 20])?;
+/// mobula::free(&[table.clone()]);
+/// assert!(matches!(mobula::get(&table), Err(mobula::Error::ObjectFreed { .. })));
+/// # Ok(())
+/// # }
+/// ```
+pub fn free<T>(objects: &[ObjectRef<T>]) {
+    let handles: Vec<ObjectHandle> = objects.iter().filter_map(|object| object.handle().ok().cloned()).collect();
+    if let Some(first) = handles.first() {
+        first.client().free(&handles);
+    }
+}
+
+/// Where an object is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ObjectLocation {
+    /// Its size, encoded.
+    pub size_bytes: u64,
+    /// The nodes in whose stores it was written; none for a small one (to 100 KiB), which its owner
+    /// keeps. Copies that other nodes have fetched are not counted: they come and go.
+    pub nodes: Vec<NodeId>,
+}
+
+/// Where these objects are, in their order; `None` for one whose value is not there: its task has
+/// not ended, or failed.
+///
+/// ```
+/// # fn f() -> Result<(), mobula::Error> {
+/// let table = mobula::put(vec![0_u8; 1 << 20])?;
+/// let locations = mobula::object_locations(&[table])?;
+/// assert!(matches!(&locations[0], Some(table) if table.nodes.len() == 1));
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// [`Error::OwnerDied`] when the owner of one cannot be asked, and the failure to reach the head.
+pub fn object_locations<T>(objects: &[ObjectRef<T>]) -> Result<Vec<Option<ObjectLocation>>, Error> {
+    let live: Vec<ObjectHandle> = objects.iter().filter_map(|object| object.handle().ok().cloned()).collect();
+    let Some(first) = live.first() else {
+        return Ok(vec![None; objects.len()]);
+    };
+    let client = first.client();
+    let nodes = client.status()?.view.nodes;
+    let mut places = client.locate(&live)?.into_iter();
+    let located = objects.iter().map(|object| {
+        let place = object.handle().ok().and_then(|_| places.next().flatten())?;
+        let having = place.nodes.iter().filter_map(|store| nodes.iter().find(|node| node.process.id == store.id));
+        Some(ObjectLocation { size_bytes: place.size_bytes, nodes: having.map(|node| node.node).collect() })
+    });
+    Ok(located.collect())
 }
 
 /// The client of the session this thread works for.

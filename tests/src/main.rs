@@ -21,6 +21,7 @@ mod lost_calls;
 mod many;
 mod memory;
 mod placement;
+mod reconstruction;
 mod references;
 mod runtime_env;
 mod scheduling;
@@ -70,6 +71,7 @@ fn group(name: &str) -> Option<&'static [Scenario]> {
         "many" => many::SCENARIOS,
         "memory" => memory::SCENARIOS,
         "placement" => placement::SCENARIOS,
+        "lost-objects" => reconstruction::SCENARIOS,
         "references" => references::SCENARIOS,
         "short-of-memory" => memory::SHORT,
         "runtime-env" => runtime_env::SCENARIOS,

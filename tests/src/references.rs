@@ -17,6 +17,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     everywhere("a constructor's references outlive a restart", constructor),
     everywhere("an actor that ends lets go of its references", actor_ends),
     everywhere("a long list of objects", long_list),
+    everywhere("a freed object is gone though references remain", freed),
+    everywhere("an object's size and nodes are known to whoever has a reference", located),
     on_cluster("a borrower that is killed lets go of everything", killed_borrower),
 ];
 
@@ -205,6 +207,50 @@ fn long_list() {
     // One after the other, not each inside the one before.
     drop(list);
     do_something_else();
+}
+
+#[remote]
+fn frees(refs: Refs) -> bool {
+    mobula::free(&refs);
+    matches!(get(refs), Err(Error::ObjectFreed { .. }))
+}
+
+fn is_freed<T: mobula::Value>(object: &ObjectRef<T>) -> bool {
+    matches!(get(object), Err(Error::ObjectFreed { .. }))
+}
+
+fn freed() {
+    let (large, small) = (put(bytes(1)).expect("there is room"), put(2_u8).expect("it is small"));
+    let made = make.remote(3);
+    mobula::free(&[large.clone(), made.clone()]);
+    mobula::free(std::slice::from_ref(&small));
+    assert!(is_freed(&large) && is_freed(&made) && is_freed(&small));
+    // What needs it fails with the reason.
+    assert!(matches!(get(read.remote(vec![large.clone()])), Err(Error::ObjectFreed { .. })));
+    wait_until_empty();
+    // Also by who has only borrowed it.
+    let lent = put(bytes(4)).expect("there is room");
+    assert!(get(frees.remote(vec![lent.clone()])).expect("the task ends"));
+    wait_until("it to be freed here", || is_freed(&lent));
+    wait_until_empty();
+}
+
+#[remote]
+fn places(refs: Refs) -> Result<u64, Error> {
+    let located = mobula::object_locations(&refs)?;
+    Ok(located.iter().flatten().filter(|place| place.nodes.len() == 1).map(|place| place.size_bytes).sum())
+}
+
+fn located() {
+    let refs = vec![put(bytes(1)).expect("there is room"), make.remote(2)];
+    assert_eq!(get(&refs).expect("both").len(), 2);
+    let here = mobula::object_locations(&refs).expect("the cluster answers");
+    assert!(here.iter().flatten().all(|place| place.size_bytes == SIZE as u64 && place.nodes.len() == 1), "{here:?}");
+    assert_eq!(here.iter().flatten().count(), 2);
+    assert_eq!(get(places.remote(refs)).expect("a borrower may ask"), 2 * SIZE as u64);
+    let small = mobula::object_locations(&[put(7_u8).expect("it is small")]).expect("the cluster answers");
+    assert!(matches!(&small[0], Some(place) if place.nodes.is_empty()), "{small:?}");
+    wait_until_empty();
 }
 
 fn killed_borrower() {

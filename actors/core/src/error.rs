@@ -137,6 +137,24 @@ pub enum Error {
         /// What happened.
         why: String,
     },
+    /// The object's bytes are lost, and the task that makes it has run as often as it may.
+    #[error(
+        "object {object} is lost, and {function}, which makes it, has used up its {attempts} attempts; a larger max_retries allows more"
+    )]
+    AttemptsExhausted {
+        /// The object.
+        object: ObjectId,
+        /// The function.
+        function: String,
+        /// How many attempts there could be.
+        attempts: u32,
+    },
+    /// The object was freed with `free`, though references to it were left.
+    #[error("object {object} was freed by a call of free")]
+    ObjectFreed {
+        /// The object.
+        object: ObjectId,
+    },
     /// The process that owned the object died, and with it the knowledge of where it is.
     #[error("the owner of object {object} died: {why}")]
     OwnerDied {

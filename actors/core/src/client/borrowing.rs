@@ -335,17 +335,19 @@ impl Client {
             all.push(handle.clone());
             contained.0.entry(*result).or_default().push(handle);
         }
-        self.0.borrowing.taking.lock().insert((worker.id, seq, attempt));
         let client = self.clone();
-        self.secure(all, move || {
-            client.0.borrowing.taking.lock().remove(&(worker.id, seq, attempt));
-            client.let_go(worker, seq, attempt);
-        });
+        self.secure(all, move || client.let_go(worker, seq, attempt));
         contained
+    }
+
+    /// Results with references have come: until [`Self::let_go`] the worker is to hold them.
+    pub(super) fn begin_taking(&self, worker: ProcessId, seq: u64, attempt: u32) {
+        self.0.borrowing.taking.lock().insert((worker, seq, attempt));
     }
 
     /// Tells a worker that it need not hold what the results of an attempt refer to.
     pub(super) fn let_go(&self, worker: ProcessAddr, seq: u64, attempt: u32) {
+        self.0.borrowing.taking.lock().remove(&(worker.id, seq, attempt));
         let to = Address { process: worker, mailbox: MailboxId::CLIENT };
         insist(self.endpoint(), MailboxId::CLIENT, to, ResultKept { attempts: vec![(seq, attempt)] });
     }

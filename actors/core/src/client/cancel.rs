@@ -59,6 +59,9 @@ impl Client {
             if std::mem::replace(&mut pending.cancelled, true) {
                 return None;
             }
+            if let Some(rerun) = &pending.rerun {
+                rerun.cancelled();
+            }
             let place = match &pending.work {
                 Work::Task { queue: Some(queue), lease: Some(lease), .. } => Place::Sent(queue.clone(), *lease),
                 Work::Task { queue, .. } => Place::Here(queue.clone()),

@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use mobula_transport::Address;
+use mobula_transport::{Address, ProcessAddr};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
+use super::lineage::Origin;
 use super::{Client, Refs};
 use crate::error::Error;
 use crate::ids::ObjectId;
@@ -54,11 +55,52 @@ pub(crate) enum Waiter {
     Call(Box<dyn FnOnce() + Send>),
 }
 
+impl Waiter {
+    pub(crate) fn tell(self) {
+        match self {
+            Self::Latch(latch) => latch.count_down(),
+            Self::Call(call) => call(),
+        }
+    }
+}
+
+/// What is known of a stored object beside its place.
+#[derive(Default)]
+pub(crate) struct Provenance {
+    /// The references inside it; those of a value that is not stored are with it.
+    pub(crate) _contains: Refs,
+    pub(crate) origin: Origin,
+    /// Which attempt of its task has made it.
+    pub(crate) attempt: u32,
+}
+
+/// What became of an outcome.
+pub(crate) enum Settled {
+    /// It is the first.
+    First,
+    /// It stands in the place of one that was lost: there, made by that attempt.
+    Instead(Box<StoredObject>, u32),
+    /// Another one counts.
+    Ignored,
+}
+
+/// What there is to do about lost bytes.
+pub(crate) enum Loss {
+    /// Nothing: another outcome is known by now.
+    Over(Waiter),
+    /// They are being made again; the waiter is told.
+    Joined,
+    /// They are to be made again; the waiter is told.
+    New(Origin),
+}
+
 #[derive(Default)]
 struct Inner {
     outcome: Option<Outcome>,
-    /// The references inside a stored value; those of one that is here are with it.
-    contains: Refs,
+    /// Only for what is stored.
+    provenance: Option<Box<Provenance>>,
+    /// The bytes are lost, and another outcome is on its way.
+    lost: bool,
     waiters: SmallVec<[Waiter; 1]>,
     fetching: bool,
 }
@@ -123,30 +165,88 @@ impl Entry {
 
     /// The first outcome is kept; a later one changes nothing.
     pub(crate) fn settle(&self, outcome: Outcome) {
-        self.settle_with(outcome, Refs::default());
+        self.settle_with(outcome, None);
     }
 
-    /// [`settle`](Self::settle) for a stored value with these references inside.
-    pub(crate) fn settle_with(&self, outcome: Outcome, contains: Refs) {
-        let waiters = {
+    /// [`settle`](Self::settle) with what is known beside it. It counts, too, if what was known is
+    /// lost.
+    pub(crate) fn settle_with(&self, outcome: Outcome, provenance: Option<Box<Provenance>>) -> Settled {
+        let (waiters, settled, before) = {
             let mut inner = self.inner.lock();
-            if inner.outcome.is_some() {
-                drop(inner);
-                return drop(contains);
-            }
-            inner.contains = contains;
+            let before = std::mem::replace(&mut inner.provenance, provenance);
+            let settled = match inner.outcome.take() {
+                None => Settled::First,
+                Some(Outcome::Stored(lost)) if inner.lost => {
+                    Settled::Instead(lost, before.as_ref().map_or(0, |before| before.attempt))
+                }
+                other => {
+                    inner.outcome = other;
+                    let ignored = std::mem::replace(&mut inner.provenance, before);
+                    drop(inner);
+                    drop(ignored);
+                    return Settled::Ignored;
+                }
+            };
+            inner.lost = false;
             let state = if matches!(outcome, Outcome::Failed(_)) { FAILED } else { READY };
             inner.outcome = Some(outcome);
             self.state.store(state, Ordering::Release);
-            std::mem::take(&mut inner.waiters)
+            (std::mem::take(&mut inner.waiters), settled, before)
         };
-        for waiter in waiters {
-            match waiter {
-                Waiter::Latch(latch) => latch.count_down(),
-                Waiter::Call(call) => call(),
-            }
-        }
+        waiters.into_iter().for_each(Waiter::tell);
         self.client.note_settled();
+        drop(before);
+        settled
+    }
+
+    /// The bytes were not found at this place. The waiter is told when another outcome is known.
+    pub(crate) fn lost_at(&self, tried: &[ProcessAddr], waiter: Waiter) -> Loss {
+        let mut inner = self.inner.lock();
+        match &inner.outcome {
+            None => {}
+            Some(Outcome::Stored(stored)) if stored.nodes[..] == *tried => {}
+            Some(_) => return Loss::Over(waiter),
+        }
+        inner.waiters.push(waiter);
+        if inner.outcome.is_none() || std::mem::replace(&mut inner.lost, true) {
+            return Loss::Joined;
+        }
+        Loss::New(inner.provenance.as_ref().map(|known| known.origin.clone()).unwrap_or_default())
+    }
+
+    /// A stored object lies in these stores, too. False if it is not a stored one.
+    pub(crate) fn add_places(&self, nodes: &[ProcessAddr]) -> bool {
+        match &mut self.inner.lock().outcome {
+            Some(Outcome::Stored(stored)) => {
+                let known = stored.nodes.clone();
+                stored.nodes.extend(nodes.iter().copied().filter(|node| !known.contains(node)));
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The value is of no use any more: this is the outcome from now on, unless it has failed before.
+    /// Returns the one before.
+    pub(crate) fn forget(&self, error: Error) -> Option<Outcome> {
+        let mut inner = self.inner.lock();
+        if let Some(Outcome::Failed(_)) = inner.outcome {
+            return None;
+        }
+        let before = inner.outcome.replace(Outcome::Failed(Box::new(error)));
+        self.state.store(FAILED, Ordering::Release);
+        inner.lost = false;
+        let (provenance, waiters) = (inner.provenance.take(), std::mem::take(&mut inner.waiters));
+        drop(inner);
+        drop(provenance);
+        waiters.into_iter().for_each(Waiter::tell);
+        self.client.note_settled();
+        before
+    }
+
+    /// How a stored object came to be.
+    pub(crate) fn origin(&self) -> Origin {
+        self.inner.lock().provenance.as_ref().map(|known| known.origin.clone()).unwrap_or_default()
     }
 
     /// Adds a waiter, unless the object is settled: then the waiter comes back.

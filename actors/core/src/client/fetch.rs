@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mobula_transport::{Address, SendError};
+use mobula_transport::{Address, ProcessAddr, SendError};
+use smallvec::SmallVec;
 
 use super::Client;
-use super::entry::{Entry, Latch, Outcome};
+use super::entry::{Entry, Latch, Loss, ObjectHandle, Outcome, Waiter};
 use crate::delivery::{Fate, fate};
 use crate::error::Error;
-use crate::messages::{GetObject, ReturnSpec, StoredObject};
+use crate::messages::{GetObject, Nodes, ReturnSpec, StoredObject};
 use crate::value::Value;
 
 /// How long the owner may take before it is asked again; it answers when the object is ready.
@@ -29,13 +30,31 @@ impl Client {
         if entry.is_settled() || !entry.begin_fetch() {
             return;
         }
-        self.ask_lender(entry.clone(), lender, None);
+        self.ask_lender(entry.clone(), lender, SmallVec::new(), None);
     }
 
-    /// `silent_since`: when the owner was first found to be out of reach, if it was the last time.
-    fn ask_lender(&self, entry: Arc<Entry>, lender: Address, silent_since: Option<Instant>) {
+    /// The bytes of a stored object were not found where it was said to lie. They are made again, or
+    /// the owner is asked; the waiter is told when another outcome is known.
+    pub(super) fn recover(&self, entry: &Arc<Entry>, tried: &[ProcessAddr], why: &str, waiter: Waiter) {
+        match entry.lost_at(tried, waiter) {
+            Loss::Over(waiter) => waiter.tell(),
+            Loss::Joined => {}
+            Loss::New(origin) => match entry.lender() {
+                Some(lender) => self.ask_lender(entry.clone(), lender, tried.into(), None),
+                None => {
+                    if let Err(error) = self.make_again(entry.id(), &origin, why) {
+                        entry.settle(Outcome::Failed(Box::new(error)));
+                    }
+                }
+            },
+        }
+    }
+
+    /// `tried`: where the object was not found. `silent_since`: when the owner was first found to be
+    /// out of reach, if it was the last time.
+    fn ask_lender(&self, entry: Arc<Entry>, lender: Address, tried: Nodes, silent_since: Option<Instant>) {
         let client = self.clone();
-        let question = GetObject { object: entry.id() };
+        let question = GetObject { object: entry.id(), tried: tried.clone() };
         let endpoint = self.endpoint().clone();
         endpoint.request_with(lender, question, Vec::new(), OWNER_DEADLINE, move |answer| match answer {
             Ok((Ok(ReturnSpec::Inline(encoding)), payload)) => {
@@ -45,7 +64,7 @@ impl Client {
             Ok((Ok(ReturnSpec::Stored(stored)), _)) => entry.settle(Outcome::Stored(Box::new(stored))),
             Ok((Err(error), _)) => entry.settle(Outcome::Failed(Box::new(error))),
             // It is alive and has no answer yet.
-            Err(SendError::TimedOut { .. }) if client.is_open() => client.ask_lender(entry, lender, None),
+            Err(SendError::TimedOut { .. }) if client.is_open() => client.ask_lender(entry, lender, tried, None),
             // A connection that broke is no death, and a full way is none either.
             Err(error)
                 if matches!(fate(&error), Fate::Doubtful | Fate::Full)
@@ -53,7 +72,7 @@ impl Client {
                     && silent_since.is_none_or(|since| since.elapsed() < OWNER_SILENCE) =>
             {
                 let (silent_since, again) = (silent_since.unwrap_or_else(Instant::now), client.clone());
-                client.again_soon(move || again.ask_lender(entry, lender, Some(silent_since)));
+                client.again_soon(move || again.ask_lender(entry, lender, tried, Some(silent_since)));
             }
             Err(error) => {
                 let why = error.to_string();
@@ -65,21 +84,70 @@ impl Client {
     /// Reads the stored ones among `values`, pulling them to this node where needed.
     pub(super) fn read_stored(
         &self,
-        stored: Vec<(usize, Box<StoredObject>)>,
+        objects: &[ObjectHandle],
+        mut stored: Vec<(usize, Box<StoredObject>)>,
         deadline: Option<Instant>,
         timeout: Option<Duration>,
         values: &mut [Option<Value>],
     ) -> Result<(), Error> {
-        if stored.is_empty() {
-            return Ok(());
+        while !stored.is_empty() {
+            let lost = self.read_once(stored, deadline, timeout, values)?;
+            stored = self.find_lost(objects, lost, deadline, timeout, values)?;
         }
+        Ok(())
+    }
+
+    /// Waits until it is known what became of lost objects. Returns those that lie elsewhere now.
+    fn find_lost(
+        &self,
+        objects: &[ObjectHandle],
+        lost: Vec<(usize, Box<StoredObject>, String)>,
+        deadline: Option<Instant>,
+        timeout: Option<Duration>,
+        values: &mut [Option<Value>],
+    ) -> Result<Vec<(usize, Box<StoredObject>)>, Error> {
+        if lost.is_empty() {
+            return Ok(Vec::new());
+        }
+        let latch = Latch::new(lost.len());
+        for (position, tried, why) in &lost {
+            self.recover(&objects[*position].0, &tried.nodes, why, Waiter::Latch(latch.clone()));
+        }
+        let mut lent = None;
+        let in_time = latch.wait(deadline, || lent = Some(crate::worker::lend_cpu()));
+        drop(lent);
+        if !in_time {
+            return Err(Error::TimedOut { after: timeout.unwrap_or_default() });
+        }
+        let mut stored = Vec::new();
+        for (position, tried, _) in lost {
+            match objects[position].0.outcome() {
+                Some(Outcome::Inline(value)) => values[position] = Some(value),
+                Some(Outcome::Stored(location)) => stored.push((position, location)),
+                Some(Outcome::Failed(error)) => return Err(*error),
+                // What is settled stays so.
+                None => stored.push((position, tried)),
+            }
+        }
+        Ok(stored)
+    }
+
+    /// Reads what is where it is said to be. Returns the others, with the reasons.
+    fn read_once(
+        &self,
+        stored: Vec<(usize, Box<StoredObject>)>,
+        deadline: Option<Instant>,
+        timeout: Option<Duration>,
+        values: &mut [Option<Value>],
+    ) -> Result<Vec<(usize, Box<StoredObject>, String)>, Error> {
         let latch = Latch::new(stored.len());
         let results = Arc::new(parking_lot::Mutex::new(Vec::with_capacity(stored.len())));
         let patience = deadline.map_or(STORE_DEADLINE, |deadline| deadline.saturating_duration_since(Instant::now()));
         for (position, location) in stored {
             let (latch, results) = (latch.clone(), results.clone());
+            let place = location.clone();
             self.store().get(&location, patience, move |result| {
-                results.lock().push((position, result));
+                results.lock().push((position, place, result));
                 latch.count_down();
             });
         }
@@ -91,10 +159,15 @@ impl Client {
             return Err(Error::TimedOut { after: timeout.unwrap_or_default() });
         }
         let mut results = std::mem::take(&mut *results.lock());
-        results.sort_by_key(|(position, _)| *position);
-        for (position, result) in results {
-            values[position] = Some(result?);
+        results.sort_by_key(|(position, ..)| *position);
+        let mut lost = Vec::new();
+        for (position, place, result) in results {
+            match result {
+                Ok(value) => values[position] = Some(value),
+                Err(Error::ObjectLost { why, .. }) => lost.push((position, place, why)),
+                Err(error) => return Err(error),
+            }
         }
-        Ok(())
+        Ok(lost)
     }
 }

@@ -8,17 +8,18 @@ use mobula_transport::{
     Address, Envelope, Mailbox, MailboxId, Message, Payload, ProcessAddr, Replier, SendError, Undelivered,
 };
 
-use super::entry::{Entry, Outcome};
+use super::entry::{Entry, ObjectHandle, Outcome, Provenance, Settled, Waiter};
+use super::lineage::Origin;
 use super::pending::Work;
 use super::{Client, Inner};
 use crate::culprit::Culprit;
 use crate::delivery::{Fate, fate};
 use crate::error::Error;
-use crate::ids::ObjectId;
 use crate::messages::{
-    BorrowObjects, CancelObject, ClusterEvent, ExplainTask, FetchBinary, GetObject, GroupGone, LeaseGranted, LeaseLost,
-    LeasePending, LeaseRedirected, LeasesKept, ListPendingTasks, ReclaimIdle, ResultKept, ReturnLeases, ReturnObjects,
-    ReturnSpec, StillBorrowed, StillReturning, TaskDone, TaskOutcome, TasksMissing, TasksReturned, WorkerOutput,
+    BorrowObjects, CancelObject, ClusterEvent, ExplainTask, FetchBinary, FindArgument, FreeObject, GetObject,
+    GroupGone, LeaseGranted, LeaseLost, LeasePending, LeaseRedirected, LeasesKept, ListPendingTasks, LocateObjects,
+    ReclaimIdle, ResultKept, ReturnLeases, ReturnObjects, ReturnSpec, StillBorrowed, StillReturning, StoredObject,
+    TaskDone, TaskOutcome, TasksMissing, TasksReturned, WorkerOutput,
 };
 use crate::resources::group;
 use crate::value::Value;
@@ -50,7 +51,7 @@ impl Mailbox for ClientMailbox {
             }
         } else if kind == GetObject::KIND {
             if let Ok((question, request)) = envelope.open::<GetObject>() {
-                client.lend(question.object, request.into_replier());
+                client.lend(question, request.into_replier());
             }
         } else {
             client.rare(kind, envelope);
@@ -142,6 +143,14 @@ impl Client {
             if let Ok((what, _)) = envelope.open::<Undelivered>() {
                 tracing::debug!(to = %what.to, error = %what.error, "a message came back");
                 // What a broken connection has swallowed is asked for when it is up again.
+                if what.to.mailbox == MailboxId::RAYLET && fate(&what.error) == Fate::Dead {
+                    // It may have died before it was first asked: an argument drew the task there. Not
+                    // on this thread, which may be the one that asks, under a queue's lock.
+                    let (client, process, why) = (self.clone(), what.to.process.id, what.error.to_string());
+                    self.endpoint().spawn_task(async move {
+                        client.process_gone(process, &why, Culprit::Unknown);
+                    });
+                }
                 if what.to.mailbox == MailboxId::WORKER {
                     match fate(&what.error) {
                         Fate::Dead => {
@@ -177,6 +186,19 @@ impl Client {
                 self.result_kept(request.from().process.id, &kept.attempts);
                 request.reply(());
             }
+        } else if kind == LocateObjects::KIND {
+            if let Ok((question, request)) = envelope.open::<LocateObjects>() {
+                request.reply(self.places_of(&question.objects));
+            }
+        } else if kind == FreeObject::KIND {
+            if let Ok((free, request)) = envelope.open::<FreeObject>() {
+                self.free_for_borrower(&free.object);
+                request.reply(());
+            }
+        } else if kind == FindArgument::KIND {
+            if let Ok((find, request)) = envelope.open::<FindArgument>() {
+                self.find_argument(&find, request.into_replier());
+            }
         } else if kind == StillReturning::KIND {
             if let Ok((question, request)) = envelope.open::<StillReturning>() {
                 let worker = request.from().process.id;
@@ -193,7 +215,15 @@ impl Client {
         {
             return;
         }
-        let Some(pending) = self.0.pending.take_attempt(done.seq, done.attempt) else {
+        if let TaskOutcome::ArgumentLost(lost, why) = &done.outcome
+            && self.find_argument_of(&done, lost, why)
+        {
+            return;
+        }
+        if !done.refs.is_empty() {
+            self.begin_taking(worker.id, done.seq, done.attempt);
+        }
+        let Some(mut pending) = self.0.pending.take_attempt(done.seq, done.attempt) else {
             return discard(self, worker, done);
         };
         let (seq, run_us) = (done.seq, done.run_us);
@@ -207,6 +237,12 @@ impl Client {
             TaskOutcome::Returned(specs) => {
                 // Before the arguments go: what the results refer to may be among them.
                 let mut contained = self.take_over(worker, done.seq, done.attempt, &done.refs);
+                let stored = specs.iter().any(|spec| matches!(spec, ReturnSpec::Stored(_)));
+                let origin = if stored || pending.rerun.is_some() {
+                    self.0.lineages.origin(done.seq, &mut pending)
+                } else {
+                    Origin::default()
+                };
                 for (result, (entry, spec)) in pending.returns.iter().zip(specs).enumerate() {
                     let refs = contained.of(result);
                     match spec {
@@ -214,20 +250,70 @@ impl Client {
                             let data = payload.next().unwrap_or_default();
                             entry.settle(Outcome::Inline(Value { encoding, data, refs }));
                         }
-                        ReturnSpec::Stored(stored) => entry.settle_with(Outcome::Stored(Box::new(stored)), refs),
+                        ReturnSpec::Stored(stored) => {
+                            let provenance =
+                                Provenance { _contains: refs, origin: origin.clone(), attempt: done.attempt };
+                            self.settle_stored(entry, stored, provenance);
+                        }
                     }
                 }
             }
+            TaskOutcome::ArgumentLost(lost, why) => {
+                let error = Box::new(Error::ObjectLost { object: lost.object, why });
+                self.0.failures.record(seq, &pending, &error);
+                pending.settle_failed(&error);
+            }
             TaskOutcome::Failed(error) => {
-                self.0.failures.record(done.seq, &pending, &error);
-                for entry in &pending.returns {
-                    entry.settle(Outcome::Failed(error.clone()));
-                }
+                self.0.failures.record(seq, &pending, &error);
+                pending.settle_failed(&error);
             }
         }
         if let Work::Task { queue: Some(queue), lease: Some(lease), .. } = &pending.work {
             queue.done(self, *lease, seq, pending.id, run_us);
         }
+    }
+
+    /// A result lies in a store. One that stands in the place of a lost one takes it; one that was
+    /// made again beside a lost one is kept beside what there is, which may be lost, too.
+    fn settle_stored(&self, entry: &Arc<Entry>, stored: StoredObject, provenance: Provenance) {
+        let (attempt, place) = (provenance.attempt, stored.nodes.clone());
+        match entry.settle_with(Outcome::Stored(Box::new(stored)), Some(Box::new(provenance))) {
+            Settled::First => {}
+            // They may be there all the same: their node was only out of reach.
+            Settled::Instead(lost, earlier) => {
+                for node in lost.nodes.into_iter().filter(|node| !place.contains(node)) {
+                    self.store().discard(node, [(entry.id(), earlier)]);
+                }
+            }
+            Settled::Ignored if entry.add_places(&place) => {}
+            Settled::Ignored => {
+                for node in place {
+                    self.store().discard(node, [(entry.id(), attempt)]);
+                }
+            }
+        }
+    }
+
+    /// A task could not begin since an argument's bytes were not found: it waits until they are
+    /// elsewhere, without its lease, and that was no attempt. False if it is not this attempt's turn.
+    fn find_argument_of(&self, done: &TaskDone, lost: &StoredObject, why: &str) -> bool {
+        let next = self.0.pending.with(done.seq, |pending| {
+            let argument = pending.argument(&lost.object)?;
+            let number = pending.attempts.number();
+            let Work::Task { queue: Some(queue), lease, .. } = &mut pending.work else { return None };
+            if number != done.attempt || pending.cancelled {
+                return None;
+            }
+            let found = (queue.clone(), lease.take()?, pending.id, argument);
+            pending.attempts.uncharge();
+            Some(found)
+        });
+        let Some((queue, lease, function, argument)) = next.flatten() else { return false };
+        queue.done(self, lease, done.seq, function, done.run_us);
+        let (client, seq) = (self.clone(), done.seq);
+        let again = Waiter::Call(Box::new(move || client.dependencies_ready(seq)));
+        self.recover(&argument.0, &lost.nodes, why, again);
+        true
     }
 
     /// Has a task whose code failed run again, if its options say so and it has retries left.
@@ -286,21 +372,38 @@ impl Client {
     }
 
     /// Answers a borrower when the object is ready.
-    fn lend(&self, object: ObjectId, replier: Replier<Result<ReturnSpec, Error>>) {
+    fn lend(&self, GetObject { object, tried }: GetObject, replier: Replier<Result<ReturnSpec, Error>>) {
         let Some(handle) = self.exported(&object) else {
             let why = "its owner does not know it any more".to_owned();
             replier.reply(Err(Error::ObjectLost { object, why }));
             return;
         };
+        if !tried.is_empty() {
+            return self.find_for(&handle, &tried, "a borrower did not find it", replier);
+        }
         let settled: Arc<Entry> = handle.0.clone();
-        handle.0.on_settled(move || match settled.outcome() {
-            Some(Outcome::Inline(value)) => {
-                replier.reply_with(Ok(ReturnSpec::Inline(value.encoding)), vec![value.data]);
-            }
-            Some(Outcome::Stored(stored)) => replier.reply(Ok(ReturnSpec::Stored(*stored))),
-            Some(Outcome::Failed(error)) => replier.reply(Err(*error)),
-            None => replier.fail(SendError::Dropped),
-        });
+        handle.0.on_settled(move || tell_outcome(&settled, replier));
+    }
+
+    /// A worker did not find an argument of a call.
+    fn find_argument(&self, find: &FindArgument, replier: Replier<Result<ReturnSpec, Error>>) {
+        let object = find.lost.object;
+        match self.0.pending.with(find.seq, |pending| pending.argument(&object)).flatten() {
+            Some(argument) => self.find_for(&argument, &find.lost.nodes, &find.why, replier),
+            None => replier.reply(Err(Error::ObjectLost { object, why: find.why.clone() })),
+        }
+    }
+
+    fn find_for(
+        &self,
+        object: &ObjectHandle,
+        tried: &[ProcessAddr],
+        why: &str,
+        replier: Replier<Result<ReturnSpec, Error>>,
+    ) {
+        let entry = object.0.clone();
+        let tell = Waiter::Call(Box::new(move || tell_outcome(&entry, replier)));
+        self.recover(&object.0, tried, why, tell);
     }
 
     fn serve_binary(&self, fetch: FetchBinary, replier: Replier<Result<u64, String>>) {
@@ -324,6 +427,17 @@ impl Client {
                 Err(error) => replier.reply(Err(format!("{}: {error}", path.display()))),
             }
         });
+    }
+}
+
+fn tell_outcome(entry: &Entry, replier: Replier<Result<ReturnSpec, Error>>) {
+    match entry.outcome() {
+        Some(Outcome::Inline(value)) => {
+            replier.reply_with(Ok(ReturnSpec::Inline(value.encoding)), vec![value.data]);
+        }
+        Some(Outcome::Stored(stored)) => replier.reply(Ok(ReturnSpec::Stored(*stored))),
+        Some(Outcome::Failed(error)) => replier.reply(Err(*error)),
+        None => replier.fail(SendError::Dropped),
     }
 }
 

@@ -27,9 +27,11 @@ mod fetch;
 mod groups;
 #[cfg(test)]
 mod leasing;
+mod lineage;
 mod mailbox;
 mod options;
 mod pending;
+mod places;
 mod queues;
 mod reconcile;
 mod scope;
@@ -56,6 +58,7 @@ use self::borrowing::Borrowing;
 use self::doubts::Doubts;
 pub(crate) use self::entry::wait_until;
 use self::explain::Failures;
+use self::lineage::Lineages;
 use self::pending::{Pending, PendingTable, Work};
 use self::queues::Queues;
 use crate::collective::Collectives;
@@ -138,6 +141,8 @@ pub(crate) struct Inner {
     groups: Mutex<groups::Groups>,
     /// References that other processes have, and that this one has of others.
     borrowing: Borrowing,
+    /// How lost results can be made again.
+    lineages: Lineages,
     /// What the constructors of actors were given that are not made yet, or may be made again.
     constructors: Mutex<HashMap<ActorId, actors::Constructor>>,
     /// Work that a broken connection may have swallowed.
@@ -184,6 +189,7 @@ impl Client {
             actors: Mutex::default(),
             groups: Mutex::default(),
             borrowing: Borrowing::default(),
+            lineages: Lineages::default(),
             constructors: Mutex::default(),
             doubts: Mutex::default(),
             broken: Mutex::default(),

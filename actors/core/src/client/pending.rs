@@ -10,10 +10,11 @@ use smallvec::SmallVec;
 
 use super::actor_queue::ActorQueue;
 use super::entry::{Entry, ObjectHandle, Outcome};
+use super::lineage::Rerun;
 use super::options::{CallOptions, TaskOptions};
 use super::task_queue::TaskQueue;
 use crate::error::Error;
-use crate::ids::{FunctionId, LeaseId};
+use crate::ids::{FunctionId, LeaseId, ObjectId};
 use crate::messages::{ArgSpec, StoredObject, TaskSpec};
 use crate::registry::RemoteFunction;
 use crate::value::Value;
@@ -45,6 +46,8 @@ pub(crate) struct Pending {
     pub(crate) parent: u64,
     /// Its results have failed already; it is only waited for until its worker is done with it.
     pub(crate) cancelled: bool,
+    /// It has ended before, and makes lost results again.
+    pub(crate) rerun: Option<Rerun>,
 }
 
 /// How often work was pushed, and how many of those pushes count against its retries.
@@ -163,9 +166,24 @@ impl Pending {
         }
     }
 
+    /// The argument that is this object.
+    pub(crate) fn argument(&self, object: &ObjectId) -> Option<ObjectHandle> {
+        self.args.iter().find_map(|arg| match arg {
+            Arg::Object(handle) if handle.id() == *object => Some(handle.clone()),
+            _ => None,
+        })
+    }
+
     /// All results fail with this error.
     pub(crate) fn fail(self, error: &Error) {
-        for entry in self.returns {
+        self.settle_failed(error);
+    }
+
+    pub(crate) fn settle_failed(&self, error: &Error) {
+        if let Some(rerun) = &self.rerun {
+            rerun.ended(self.attempts);
+        }
+        for entry in &self.returns {
             entry.settle(Outcome::Failed(Box::new(error.clone())));
         }
     }

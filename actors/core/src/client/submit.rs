@@ -107,6 +107,7 @@ impl Client {
             work,
             parent: crate::worker::current_run(),
             cancelled: false,
+            rerun: None,
         };
         self.0.pending.insert(seq, Box::new(pending));
         if !self.is_open() {

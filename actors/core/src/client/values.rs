@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
-use super::entry::{Entry, Latch, Outcome, Waiter, wait_until};
+use super::entry::{Entry, Latch, Outcome, Provenance, Waiter, wait_until};
 use super::{Client, INLINE_LIMIT_BYTES, Inner, ObjectHandle, Refs, no_session};
 use crate::error::Error;
 use crate::value::{Encoding, Value};
@@ -42,7 +42,8 @@ impl Client {
         let id = self.next_object();
         let stored = self.0.store.put(id, encoding, parts)?;
         let entry = Entry::new(id, self);
-        entry.settle_with(Outcome::Stored(Box::new(stored)), refs);
+        let provenance = Provenance { _contains: refs, ..Provenance::default() };
+        entry.settle_with(Outcome::Stored(Box::new(stored)), Some(Box::new(provenance)));
         Ok(ObjectHandle(entry))
     }
 
@@ -75,7 +76,7 @@ impl Client {
                 }
             }
         }
-        self.read_stored(stored, deadline, timeout, &mut values)?;
+        self.read_stored(objects, stored, deadline, timeout, &mut values)?;
         Ok(values.into_iter().flatten().collect())
     }
 
@@ -118,11 +119,26 @@ impl Client {
             if told.await.is_err() {
                 return Err(no_session());
             }
-            match object.0.outcome() {
-                Some(Outcome::Inline(value)) => Ok(value),
-                Some(Outcome::Failed(error)) => Err(*error),
-                Some(Outcome::Stored(stored)) => client.0.store.fetch(&stored).await,
-                None => Err(no_session()),
+            loop {
+                let stored = match object.0.outcome() {
+                    Some(Outcome::Inline(value)) => return Ok(value),
+                    Some(Outcome::Failed(error)) => return Err(*error),
+                    Some(Outcome::Stored(stored)) => stored,
+                    None => return Err(no_session()),
+                };
+                match client.0.store.fetch(&stored).await {
+                    Err(Error::ObjectLost { why, .. }) => {
+                        let (tell, told) = tokio::sync::oneshot::channel();
+                        let tell = move || {
+                            let _ = tell.send(());
+                        };
+                        client.recover(&object.0, &stored.nodes, &why, Waiter::Call(Box::new(tell)));
+                        if told.await.is_err() {
+                            return Err(no_session());
+                        }
+                    }
+                    read => return read,
+                }
             }
         }
     }

@@ -9,6 +9,7 @@
 use mobula_transport::{ProcessAddr, message};
 use serde::{Deserialize, Serialize};
 
+use super::task::Nodes;
 use crate::ids::ObjectId;
 
 /// A reference inside a value.
@@ -47,6 +48,32 @@ pub struct StillBorrowed {
     pub loans: Vec<(ObjectId, u64)>,
 }
 message!(StillBorrowed => Vec<(ObjectId, u64)>);
+
+/// Borrower to owner: where are these? Answered at once; `None` for what is not ready, failed or
+/// unknown.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LocateObjects {
+    /// The objects.
+    pub objects: Vec<ObjectId>,
+}
+message!(LocateObjects => Vec<Option<ObjectPlace>>);
+
+/// Where an object is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectPlace {
+    /// Its size.
+    pub size_bytes: u64,
+    /// The processes (raylets) whose store has it; none for a small one, which its owner keeps.
+    pub nodes: Nodes,
+}
+
+/// Borrower to owner: free the object's bytes, though references remain. Told until it is answered.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FreeObject {
+    /// The object.
+    pub object: ObjectId,
+}
+message!(FreeObject => ());
 
 /// Submitter to worker: the references inside the results of these attempts are held by the
 /// submitter itself from now on, or not needed. Told until it is answered.

@@ -20,6 +20,9 @@ pub enum ArgSpec {
     Stored(StoredObject),
 }
 
+/// Processes (raylets) whose stores have, or had, an object.
+pub type Nodes = SmallVec<[ProcessAddr; 1]>;
+
 /// An object that lies in the store of one or more nodes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredObject {
@@ -30,7 +33,7 @@ pub struct StoredObject {
     /// How large it is.
     pub size_bytes: u64,
     /// The processes (raylets) whose store has it.
-    pub nodes: SmallVec<[ProcessAddr; 1]>,
+    pub nodes: Nodes,
 }
 
 /// One task or actor call, as it is pushed to a worker. Its inline arguments are the next parts
@@ -83,6 +86,8 @@ pub enum TaskOutcome {
     Returned(SmallVec<[ReturnSpec; 1]>),
     /// It failed.
     Failed(Box<Error>),
+    /// It was not begun: an argument was not found where it was said to lie, for this reason.
+    ArgumentLost(Box<StoredObject>, String),
 }
 
 /// Worker to client, one way: a task or call has ended.
@@ -195,8 +200,24 @@ message!(TasksMissing);
 pub struct GetObject {
     /// The object.
     pub object: ObjectId,
+    /// Where it was said to lie and was not found; another place is wanted. Empty when it is asked
+    /// for the first time.
+    pub tried: Nodes,
 }
 message!(GetObject => Result<ReturnSpec, Error>);
+
+/// Worker to submitter: an argument of an actor's call was not found where it was said to lie.
+/// Answered with what became of it, as [`GetObject`] is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FindArgument {
+    /// The submitter's number of the call.
+    pub seq: u64,
+    /// The argument, and where it was not found.
+    pub lost: StoredObject,
+    /// Why.
+    pub why: String,
+}
+message!(FindArgument => Result<ReturnSpec, Error>);
 
 /// Anyone to worker: the tasks it runs and has waiting, and those it finished lately.
 #[derive(Clone, Debug, Serialize, Deserialize)]

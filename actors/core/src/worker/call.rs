@@ -18,7 +18,7 @@ use crate::culprit::{Culprit, accuse};
 use crate::delivery::{Fate, fate};
 use crate::error::{Error, Place};
 use crate::ids::{FunctionId, ObjectId};
-use crate::messages::{ReturnSpec, TaskDone, TaskInfo, TaskOutcome, TaskSpec};
+use crate::messages::{ReturnSpec, StoredObject, TaskDone, TaskInfo, TaskOutcome, TaskSpec};
 use crate::registry::{CallError, CallResult, Code, RemoteFunction};
 use crate::store::StoreClient;
 use crate::value::Value;
@@ -38,6 +38,8 @@ pub(super) enum Ended {
     Returned(Vec<Value>),
     Failed(Error),
     Panicked(Error),
+    /// It could not begin: this argument was not found where it was said to lie.
+    ArgumentLost(Box<StoredObject>, String),
 }
 
 thread_local! {
@@ -190,6 +192,7 @@ impl WorkerShared {
                 }
             },
             Ended::Failed(error) | Ended::Panicked(error) => TaskOutcome::Failed(Box::new(error)),
+            Ended::ArgumentLost(lost, why) => TaskOutcome::ArgumentLost(lost, why),
         };
         CANCELLED.forget(&(client, spec.seq, spec.attempt));
         let mut done = TaskDone { seq: spec.seq, attempt: spec.attempt, outcome, run_us, refs: Vec::new() };
@@ -283,7 +286,7 @@ fn deliver(
     done: TaskDone,
     payload: Payload,
 ) {
-    let (failed, run_us) = (matches!(done.outcome, TaskOutcome::Failed(_)), done.run_us);
+    let (failed, run_us) = (!matches!(done.outcome, TaskOutcome::Returned(_)), done.run_us);
     let Err(unsent) = endpoint.try_send(Some(MailboxId::WORKER), client, done, payload) else {
         return history.record(client, &spec, failed, run_us);
     };

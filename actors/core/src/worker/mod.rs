@@ -14,6 +14,7 @@
 //! [`Worker`]; worker *processes* are started by [`crate::raylet`] and [`crate::node`].
 
 mod actor;
+mod bring;
 mod call;
 mod cancel;
 mod current;
@@ -30,13 +31,13 @@ mod turns;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use mobula_transport::{Address, Endpoint, Envelope, Mailbox, MailboxId, Message, Payload, Replier, SendError};
 use parking_lot::Mutex;
 
 use self::actor::{ActorCell, drop_state};
+use self::bring::{Lost, Missing};
 use self::call::{Call, Ended, wrong_kind};
 use self::gpus::LeasedGpus;
 use self::history::History;
@@ -60,9 +61,6 @@ pub(crate) use self::current::{asleep, current_run, lend_cpu};
 pub use self::current::{block_on, node_name};
 pub(crate) use self::gpus::set_process_gpus;
 pub use self::gpus::{VISIBLE_GPUS_VARIABLE, gpu_ids};
-
-/// How long bringing an argument to this node may take; its progress is watched below this.
-const ARGUMENT_DEADLINE: Duration = Duration::from_secs(600);
 
 /// Queues of ended leases are forgotten when there are more than this.
 const LEASES_KEPT: usize = 256;
@@ -227,9 +225,9 @@ impl WorkerShared {
                 continue;
             }
             let queue = queue.clone();
-            self.bring(push.client, spec, inline, move |worker, client, spec, result| match result {
+            self.bring(push.client, spec, inline, Lost::HandBack, move |worker, client, spec, result| match result {
                 Ok(args) => queue.push([Call { client, spec, args }]),
-                Err(error) => worker.tell(client, spec, Ended::Failed(error), Instant::now()),
+                Err(missing) => worker.tell(client, spec, missing.into(), Instant::now()),
             });
         }
         queue.push(here);
@@ -253,67 +251,11 @@ impl WorkerShared {
             }
             let place = cell.reserve();
             let cell = cell.clone();
-            self.bring(push.client, spec, inline, move |worker, client, spec, result| match result {
+            self.bring(push.client, spec, inline, Lost::Ask, move |worker, client, spec, result| match result {
                 Ok(args) => cell.fill(place, Some(Call { client, spec, args })),
-                Err(error) => {
+                Err(missing) => {
                     cell.fill(place, None);
-                    worker.tell(client, spec, Ended::Failed(error), Instant::now());
-                }
-            });
-        }
-    }
-
-    /// Brings the arguments that lie in a store to this node, then calls `then`.
-    fn bring(
-        self: &Arc<Self>,
-        client: Address,
-        spec: TaskSpec,
-        inline: Vec<bytes::Bytes>,
-        then: impl FnOnce(&Arc<Self>, Address, TaskSpec, Result<Vec<Value>, Error>) + Send + 'static,
-    ) {
-        let stored: Vec<_> = spec
-            .args
-            .iter()
-            .enumerate()
-            .filter_map(|(position, arg)| match arg {
-                ArgSpec::Stored(stored) => Some((position, stored.clone())),
-                ArgSpec::Inline(_) => None,
-            })
-            .collect();
-        let remaining = AtomicUsize::new(stored.len());
-        let values: Mutex<Vec<Option<Value>>> = Mutex::new(vec![None; spec.args.len()]);
-        {
-            let mut values = values.lock();
-            let mut inline = inline.into_iter();
-            for (position, arg) in spec.args.iter().enumerate() {
-                if let ArgSpec::Inline(encoding) = arg {
-                    values[position] = Some(Value::new(*encoding, inline.next().unwrap_or_default()));
-                }
-            }
-        }
-        let brought = (client, spec.seq, spec.attempt);
-        self.bringing.lock().insert(brought);
-        let finish = Mutex::new(Some((spec, then)));
-        let gate = Arc::new((remaining, values, finish, Mutex::new(None::<Error>)));
-        for (position, object) in stored {
-            let (gate, worker) = (gate.clone(), self.clone());
-            self.store.get(&object, ARGUMENT_DEADLINE, move |result| {
-                let (remaining, values, finish, failure) = &*gate;
-                match result {
-                    Ok(value) => values.lock()[position] = Some(value),
-                    Err(error) => {
-                        failure.lock().get_or_insert(error);
-                    }
-                }
-                if remaining.fetch_sub(1, Ordering::AcqRel) == 1
-                    && let Some((spec, then)) = finish.lock().take()
-                {
-                    let result = match failure.lock().take() {
-                        Some(error) => Err(error),
-                        None => Ok(std::mem::take(&mut *values.lock()).into_iter().flatten().collect()),
-                    };
-                    then(&worker, client, spec, result);
-                    worker.bringing.lock().remove(&brought);
+                    worker.tell(client, spec, missing.into(), Instant::now());
                 }
             });
         }
@@ -349,10 +291,10 @@ impl WorkerShared {
         let owner = start.spec.owner;
         let key = (start.spec.actor, start.incarnation);
         self.constructing.lock().insert(key, None);
-        let construct = move |worker: &Arc<Self>, result: Result<Vec<Value>, Error>| match result {
-            Err(error) => {
+        let construct = move |worker: &Arc<Self>, result: Result<Vec<Value>, Missing>| match result {
+            Err(missing) => {
                 worker.constructing.lock().remove(&key);
-                replier.reply(Err(error));
+                replier.reply(Err(missing.into()));
             }
             Ok(args) => {
                 let construction =
@@ -363,7 +305,7 @@ impl WorkerShared {
         if is_inline(&spec) {
             construct(self, Ok(inline_values(&spec, payload)));
         } else {
-            self.bring(owner, spec, payload, move |worker, _, _, result| construct(worker, result));
+            self.bring(owner, spec, payload, Lost::HandBack, move |worker, _, _, result| construct(worker, result));
         }
     }
 

@@ -5,6 +5,9 @@ use std::sync::mpsc;
 
 use smallvec::smallvec;
 
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
 use super::*;
 use crate::client::ClientSetup;
 use crate::ids::{FunctionId, JobId, NodeId};
