@@ -7,6 +7,7 @@ use mobula_core::client::ActorHandle;
 use mobula_core::error::Error;
 use mobula_core::ids::ActorId;
 use mobula_core::messages::CallRules;
+use mobula_core::worker;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -131,14 +132,70 @@ pub(crate) fn check_class(actor: ActorHandle, name: &str, class: &str) -> Result
     Err(Error::Invalid { what })
 }
 
-/// Ends an actor for good, whatever its restart policy. Its waiting calls fail; the one that runs
-/// is not interrupted, but its result is lost.
+/// Ends an actor for good and at once, whatever its restart policy. Its waiting calls fail. Async
+/// methods are dropped where they wait; code that runs is not interrupted in a worker that it
+/// shares, but its result is lost. With a process worker, the process is ended.
+///
+/// Three ways to end an actor:
+///
+/// | | who | calls that were made before | calls made after |
+/// |---|---|---|---|
+/// | [`kill`] | anyone | fail, unless they have ended | fail |
+/// | [`terminate`] | anyone | end first | fail |
+/// | [`exit_actor`] | its own methods | those that have begun end first, the others fail | fail |
+///
+/// None of them is a failure: the actor is not made again. One whose handles are all gone ends like
+/// a killed one, after the calls that were made through them.
 ///
 /// # Errors
 /// When the cluster cannot be reached. To kill a dead actor does nothing.
 pub fn kill<H: RemoteHandle>(actor: &H) -> Result<(), Error> {
     let actor = actor.actor().handle().map_err(unshared)?;
     actor.client().kill(actor, true)
+}
+
+/// Ends an actor for good after the calls that this program has made before, and those of others
+/// that have arrived. The reference resolves when they have ended.
+///
+/// ```
+/// # use mobula::{Config, Error, remote};
+/// # struct Log(u32);
+/// # #[remote]
+/// # impl Log {
+/// #     fn new() -> Self { Self(0) }
+/// #     fn add(&mut self) -> u32 { self.0 += 1; self.0 }
+/// # }
+/// # #[mobula::main]
+/// # fn main() -> Result<(), Error> {
+/// # mobula::init(Config::default())?;
+/// let log = Log::remote();
+/// let last = log.add().remote();
+/// mobula::get(mobula::terminate(&log))?;
+/// assert_eq!(mobula::get(last)?, 1);
+/// assert!(matches!(mobula::get(log.add().remote()), Err(Error::ActorDied { .. })));
+/// # Ok(())
+/// # }
+/// ```
+pub fn terminate<H: RemoteHandle>(actor: &H) -> ObjectRef<()> {
+    match actor.actor().handle() {
+        Ok(actor) => ObjectRef::new(actor.client().terminate(actor)),
+        Err(error) => ObjectRef::failed(error),
+    }
+}
+
+/// The handle of the actor whose constructor or method this is: to pass on, or to be called back.
+/// As long as an actor keeps one, it does not end by itself.
+///
+/// # Errors
+/// [`Error::Invalid`] outside of an actor, or when it is of another type.
+pub fn current_actor<C: RemoteClass>() -> Result<C::Handle, Error> {
+    let Some((id, class, rules)) = worker::current_actor() else {
+        return Err(Error::Invalid { what: "current_actor is for constructors and methods of actors".to_owned() });
+    };
+    if class != C::NAME {
+        return Err(Error::Invalid { what: format!("this actor is a {class}, not a {}", C::NAME) });
+    }
+    Ok(C::Handle::from_actor(ActorRef::new(current()?.actor(id, &class, rules))))
 }
 
 /// Ends this life of an actor as if its worker had died: its restart policy applies.

@@ -72,7 +72,8 @@
 //! | read large values in place | [`Array`], [`Batch`], [`Bytes`] |
 //! | reduce and gather numbers over many actors or tasks | [`collective`] |
 //! | clean and transform tables in parallel | [`read_parquet`], [`Dataset`], [`col`], [`lit`] |
-//! | reach an actor by name, end one | [`get_actor`], [`kill`] |
+//! | reach an actor by name, end one | [`get_actor`], [`kill`], [`terminate`], [`exit_actor`] |
+//! | share work among actors | [`ActorPool`] |
 //! | show results to people | [`print`](mod@print) |
 //! | reserve room for several at once | [`PlacementGroup`], [`PlacementStrategy`] |
 //! | see the cluster | [`nodes`], [`cluster_resources`], [`available_resources`] |
@@ -93,6 +94,7 @@ compile_error!(
 extern crate self as mobula;
 
 mod actor;
+mod actor_pool;
 mod argument;
 mod batch_call;
 mod call;
@@ -124,7 +126,7 @@ pub use mobula_core::ids::{NodeId, PlacementGroupId};
 pub use mobula_core::labels::NodeLabel;
 pub use mobula_core::messages::{Cancel, PlacementStrategy};
 pub use mobula_core::node::RuntimeEnv;
-pub use mobula_core::worker::{gpu_ids, is_cancelled};
+pub use mobula_core::worker::{exit_actor, gpu_ids, is_cancelled};
 pub use mobula_data::execute::OperatorReport;
 pub use mobula_data::executor::{RunError, RunProgress, RunReport};
 pub use mobula_data::expr::ValueType;
@@ -133,7 +135,10 @@ pub use mobula_data::schema::{ColumnName, Matching};
 pub use mobula_data::{DataError, Expr, LogicalPlan, col, lit};
 pub use mobula_macros::{main, remote};
 
-pub use crate::actor::{ActorRef, RemoteClass, RemoteHandle, get_actor, get_actor_in, kill, kill_and_restart};
+pub use crate::actor::{
+    ActorRef, RemoteClass, RemoteHandle, current_actor, get_actor, get_actor_in, kill, kill_and_restart, terminate,
+};
+pub use crate::actor_pool::ActorPool;
 pub use crate::argument::IntoArg;
 pub use crate::batch_call::BatchCall;
 pub use crate::call::{Method, Results, Signature};

@@ -54,6 +54,11 @@ impl<T> ObjectRef<T> {
         }
     }
 
+    /// Whether a value or an error is there, as far as this process knows.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.handle().map_or(true, ObjectHandle::is_settled)
+    }
+
     pub(crate) fn into_handle(self) -> Result<ObjectHandle, Arc<Error>> {
         match self.inner {
             Inner::Live(handle) => Ok(handle),

@@ -299,8 +299,22 @@ impl<C, F> ActorOptions<C, F> {
         })
     }
 
+    #[doc(hidden)]
+    #[must_use]
+    pub fn __concurrency_group(self, name: &str, calls: u32) -> Self {
+        self.change(|options| {
+            if calls == 0 {
+                let what = format!("concurrency group {name} = 0: a group that runs no call is of no use");
+                return Err(Error::Invalid { what });
+            }
+            options.concurrency_groups.push((name.to_owned(), calls));
+            Ok(())
+        })
+    }
+
     /// How often it is made anew (by its constructor) when its worker or node is lost; 0 by
-    /// default, -1 without end.
+    /// default, -1 without end. That holds while the constructor runs, too; but an error or a panic
+    /// of the constructor's own code is its end, and surfaces on the first call.
     #[must_use]
     pub fn max_restarts(self, restarts: i32) -> Self {
         self.set(|options| options.max_restarts = restarts)

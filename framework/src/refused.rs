@@ -42,6 +42,28 @@
 //! fn wrong(text: ObjectRef<String>) { add.remote(1, text); }
 //! ```
 //!
+//! A method in a concurrency group that its actor does not have; the first half has it:
+//! ```
+//! # use mobula::remote;
+//! struct Reader;
+//! #[remote(concurrency_groups(io = 2))]
+//! impl Reader {
+//!     fn new() -> Self { Self }
+//!     #[concurrency_group("io")]
+//!     fn read(&self) {}
+//! }
+//! ```
+//! ```compile_fail
+//! # use mobula::remote;
+//! struct Reader;
+//! #[remote(concurrency_groups(io = 2))]
+//! impl Reader {
+//!     fn new() -> Self { Self }
+//!     #[concurrency_group("oi")]
+//!     fn read(&self) {}
+//! }
+//! ```
+//!
 //! The same for methods and constructors:
 //! ```compile_fail,E0061
 //! # use mobula::remote;

@@ -6,6 +6,8 @@
 //! it both ways; it never runs by itself. A name of [`drivers`] in the place of the group runs
 //! that driver.
 
+mod actor_life;
+mod actor_sharing;
 mod actors;
 mod arguments;
 mod async_actors;
@@ -57,6 +59,8 @@ fn group(name: &str) -> Option<&'static [Scenario]> {
         "values" => values::SCENARIOS,
         "arguments" => arguments::SCENARIOS,
         "actors" => actors::SCENARIOS,
+        "actor-life" => actor_life::SCENARIOS,
+        "actor-sharing" => actor_sharing::SCENARIOS,
         "async-actors" => async_actors::SCENARIOS,
         "cancel" => cancel::SCENARIOS,
         "cancel-by-force" => cancel::BY_FORCE,

@@ -57,6 +57,26 @@ fn actors_on_a_cluster() {
 }
 
 #[test]
+fn actor_life_in_one_process() {
+    in_one_process("actor-life");
+}
+
+#[test]
+fn actor_life_on_a_cluster() {
+    on_a_cluster("actor-life");
+}
+
+#[test]
+fn actor_sharing_in_one_process() {
+    in_one_process("actor-sharing");
+}
+
+#[test]
+fn actor_sharing_on_a_cluster() {
+    on_a_cluster("actor-sharing");
+}
+
+#[test]
 fn async_actors_in_one_process() {
     in_one_process("async-actors");
 }

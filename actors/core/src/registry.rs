@@ -54,6 +54,8 @@ pub enum Code {
     MethodMut(fn(&mut (dyn Any + Send + Sync), Vec<Value>) -> CallResult),
     /// A method with `&self`: up to `max_concurrency` of them run at once.
     MethodRef(fn(&(dyn Any + Send + Sync), Vec<Value>) -> CallResult),
+    /// Ends the actor, after all calls that arrived before it.
+    Terminate,
     /// An async method with `&mut self`.
     AsyncMut(for<'a> fn(&'a mut (dyn Any + Send + Sync), Vec<Value>) -> CallFuture<'a>),
     /// An async method with `&self`.
@@ -66,6 +68,8 @@ pub struct RemoteFunction {
     pub name: &'static str,
     /// The signature as text; part of the digest, so that a changed one is noticed.
     pub signature: &'static str,
+    /// The concurrency group of a method; empty for the default one.
+    pub group: &'static str,
     /// The code.
     pub code: Code,
 }
@@ -118,6 +122,8 @@ impl Registry {
             text.push_str(function.name);
             text.push('\0');
             text.push_str(function.signature);
+            text.push('\0');
+            text.push_str(function.group);
             text.push('\n');
         }
         Ok(Self { by_id, digest: xxhash_rust::xxh3::xxh3_64(text.as_bytes()) })
@@ -128,7 +134,7 @@ impl Registry {
         self.by_id.get(&id).copied()
     }
 
-    /// A number that is equal exactly when names and signatures are.
+    /// A number that is equal exactly when names, signatures and groups are.
     pub fn digest(&self) -> u64 {
         self.digest
     }

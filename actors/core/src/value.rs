@@ -41,6 +41,11 @@ impl Value {
         Self { encoding, data: data.into(), refs: Refs::default() }
     }
 
+    /// The value `()`: MessagePack's nil, which is how serde writes it.
+    pub(crate) fn unit() -> Self {
+        Self::new(Encoding::MSGPACK, Bytes::from_static(&[0xc0]))
+    }
+
     /// How many bytes it has.
     pub fn len(&self) -> usize {
         self.data.len()

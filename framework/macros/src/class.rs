@@ -2,7 +2,7 @@
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
-use syn::{Error, Ident, ImplItem, ImplItemFn, ItemImpl, Result, ReturnType, Type};
+use syn::{Error, Ident, ImplItem, ImplItemFn, ItemImpl, LitStr, Result, ReturnType, Type};
 
 use crate::function::{Attributes, full_name, registered};
 use crate::options::{ACTOR_VALUES, Options};
@@ -29,12 +29,15 @@ pub(crate) fn expand(attributes: TokenStream, mut block: ItemImpl) -> Result<Tok
         let ImplItem::Fn(function) = item else {
             continue;
         };
-        let options = Options::take_from_method(&mut function.attrs)?;
-        if options.skip {
+        let own = Options::take_from_method(&mut function.attrs)?;
+        if let Some(group) = &own.group {
+            options.check_group(group)?;
+        }
+        if own.skip {
             continue;
         }
         if function.sig.receiver().is_some() {
-            methods.push(Method::read(function, &options, &class)?);
+            methods.push(Method::read(function, &own, &class)?);
         } else if function.sig.ident == "new" {
             constructor = Some(Constructor::read(function, &class)?);
         }
@@ -121,8 +124,13 @@ impl Constructor {
         } else {
             call
         };
-        let registered =
-            registered(&quote!(CONSTRUCTOR), &format!("{name}::new"), &remote.text, &quote!(Constructor(construct)));
+        let registered = registered(
+            &quote!(CONSTRUCTOR),
+            &format!("{name}::new"),
+            &remote.text,
+            "",
+            &quote!(Constructor(construct)),
+        );
         let class_name = full_name(&class_text);
         let signature = quote!(fn(#(#holders),*));
         quote! {
@@ -180,6 +188,8 @@ struct Method {
     exclusive: bool,
     /// Calls on the builder of its calls.
     builder: TokenStream,
+    /// Its concurrency group; empty for the default one.
+    group: String,
 }
 
 impl Method {
@@ -197,6 +207,7 @@ impl Method {
         Ok(Self {
             exclusive: receiver.mutability.is_some(),
             builder: options.builder.clone(),
+            group: options.group.as_ref().map(LitStr::value).unwrap_or_default(),
             function: function.clone(),
             remote,
         })
@@ -220,7 +231,7 @@ impl Method {
         let any = quote!((dyn ::core::any::Any + ::core::marker::Send + ::core::marker::Sync));
         let (state, borrow) =
             if self.exclusive { (quote!(&mut #any), quote!(state_mut)) } else { (quote!(&#any), quote!(state_ref)) };
-        let registered = registered(&quote!(#variable), &format!("{name}::{method}"), &remote.text, &kind);
+        let registered = registered(&quote!(#variable), &format!("{name}::{method}"), &remote.text, &self.group, &kind);
         let holders = remote.holders();
         let refs = &remote.returned.refs;
         let encode = &remote.returned.encode;

@@ -44,7 +44,7 @@ pub(crate) fn expand(attributes: TokenStream, function: ItemFn) -> Result<TokenS
     let decode = remote.decode(&quote!(FUNCTION.name));
     let passed = remote.passed();
     let run = remote.run(quote!(#name.call(#(#passed),*)));
-    let registered = registered(&quote!(FUNCTION), &name.to_string(), text, &quote!(Task(run)));
+    let registered = registered(&quote!(FUNCTION), &name.to_string(), text, "", &quote!(Task(run)));
     let batch = batch_function(&remote, &function, &conditions);
     let signature = quote!(fn(#(#holders),*) -> #refs);
 
@@ -191,12 +191,19 @@ pub(crate) fn full_name(path: &str) -> TokenStream {
 }
 
 /// A static of the function and its entry in the registry.
-pub(crate) fn registered(variable: &TokenStream, path: &str, signature: &str, code: &TokenStream) -> TokenStream {
+pub(crate) fn registered(
+    variable: &TokenStream,
+    path: &str,
+    signature: &str,
+    group: &str,
+    code: &TokenStream,
+) -> TokenStream {
     let name = full_name(path);
     let function = quote! {
         ::mobula::__private::RemoteFunction {
             name: #name,
             signature: #signature,
+            group: #group,
             code: ::mobula::__private::Code::#code,
         }
     };

@@ -56,7 +56,9 @@ mod signature;
 /// are `Send`. Methods marked `#[remote(skip)]` and functions
 /// without `self` stay as they are. Attribute options: `num_cpus`, `num_gpus`, `memory`,
 /// `max_restarts`, `max_task_retries`, `max_concurrency`, `max_pending_calls`, `spread`,
-/// `process_worker`; on a method: `num_returns`, `max_task_retries`, `retry_exceptions`.
+/// `process_worker`, and `concurrency_groups(io = 2, compute = 4)`: methods marked
+/// `#[concurrency_group("io")]` then have a limit and an order of their own, beside the calls of
+/// other groups and of none; on a method: `num_returns`, `max_task_retries`, `retry_exceptions`.
 #[proc_macro_attribute]
 pub fn remote(attributes: TokenStream, item: TokenStream) -> TokenStream {
     let expanded = match syn::parse::<Item>(item) {

@@ -7,7 +7,7 @@ use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
 use syn::parse::{Parse, ParseStream};
 use syn::punctuated::Punctuated;
-use syn::{Attribute, Error, Expr, Ident, LitInt, Result, Token};
+use syn::{Attribute, Error, Expr, Ident, LitInt, LitStr, Result, Token, parenthesized, token};
 
 /// Options of a task that take a value.
 pub(crate) const TASK_VALUES: &[&str] = &["num_cpus", "num_gpus", "memory", "name", "max_retries", "retry_exceptions"];
@@ -19,6 +19,9 @@ const METHOD_VALUES: &[&str] = &["max_task_retries", "retry_exceptions"];
 /// Options of both that take none.
 pub(crate) const FLAGS: &[&str] = &["spread", "process_worker"];
 
+/// The option of an actor that takes a list.
+const GROUPS: &str = "concurrency_groups";
+
 /// What an attribute asks for.
 #[derive(Default)]
 pub(crate) struct Options {
@@ -28,24 +31,46 @@ pub(crate) struct Options {
     pub(crate) num_returns: Option<(usize, Ident)>,
     /// Leave this method alone.
     pub(crate) skip: bool,
+    /// The concurrency groups of an actor.
+    groups: Vec<Ident>,
+    /// The one of a method.
+    pub(crate) group: Option<LitStr>,
 }
 
-/// One `name = value`, or `name`.
+/// One `name = value`, `name`, or `name(inner = value, ..)`.
 struct Entry {
     name: Ident,
     value: Option<Expr>,
+    list: Option<Punctuated<Group, Token![,]>>,
+}
+
+/// One concurrency group.
+struct Group {
+    name: Ident,
+    limit: Expr,
+}
+
+impl Parse for Group {
+    fn parse(input: ParseStream<'_>) -> Result<Self> {
+        let name = input.parse()?;
+        input.parse::<Token![=]>()?;
+        Ok(Self { name, limit: input.parse()? })
+    }
 }
 
 impl Parse for Entry {
     fn parse(input: ParseStream<'_>) -> Result<Self> {
-        let name = input.parse()?;
-        let value = if input.peek(Token![=]) {
+        let name: Ident = input.parse()?;
+        let (mut value, mut list) = (None, None);
+        if name == GROUPS && input.peek(token::Paren) {
+            let inner;
+            parenthesized!(inner in input);
+            list = Some(Punctuated::parse_terminated(&inner)?);
+        } else if input.peek(Token![=]) {
             input.parse::<Token![=]>()?;
-            Some(input.parse()?)
-        } else {
-            None
-        };
-        Ok(Self { name, value })
+            value = Some(input.parse()?);
+        }
+        Ok(Self { name, value, list })
     }
 }
 
@@ -54,8 +79,15 @@ impl Options {
     pub(crate) fn parse(attributes: TokenStream, values: &[&str], returns: bool) -> Result<Self> {
         let entries = syn::parse::Parser::parse2(Punctuated::<Entry, Token![,]>::parse_terminated, attributes)?;
         let mut options = Self::default();
-        for Entry { name, value } in entries {
+        let of_actor = !returns;
+        for Entry { name, value, list } in entries {
             let text = name.to_string();
+            if let Some(list) = list.filter(|_| of_actor) {
+                for group in list {
+                    options.add_group(group)?;
+                }
+                continue;
+            }
             match value {
                 Some(value) if text == "num_returns" && returns => {
                     let number: LitInt = syn::parse2(quote!(#value))?;
@@ -70,11 +102,11 @@ impl Options {
                     options.builder.extend(call);
                 }
                 _ => {
-                    let returns = if returns { ", num_returns = .." } else { "" };
+                    let more = if returns { ", num_returns = .." } else { ", concurrency_groups(name = limit, ..)" };
                     return Err(Error::new_spanned(
                         &name,
                         format!(
-                            "unknown option: there are {} = ..{returns}, {}",
+                            "unknown option: there are {} = ..{more}, {}",
                             values.join(" = .., "),
                             FLAGS.join(", ")
                         ),
@@ -85,16 +117,43 @@ impl Options {
         Ok(options)
     }
 
-    /// Takes `#[remote(..)]` off a method and reads it: `skip`, or the options of its calls.
+    fn add_group(&mut self, Group { name, limit }: Group) -> Result<()> {
+        if self.groups.contains(&name) {
+            return Err(Error::new_spanned(name, "there are two concurrency groups of this name"));
+        }
+        let text = name.to_string();
+        self.builder.extend(quote_spanned!(name.span()=> .__concurrency_group(#text, #limit)));
+        self.groups.push(name);
+        Ok(())
+    }
+
+    /// Whether the actor has this concurrency group.
+    pub(crate) fn check_group(&self, group: &LitStr) -> Result<()> {
+        let names: Vec<String> = self.groups.iter().map(Ident::to_string).collect();
+        if names.contains(&group.value()) {
+            return Ok(());
+        }
+        let declared = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        let message = format!("no such concurrency group; #[remote(concurrency_groups(..))] declares: {declared}");
+        Err(Error::new_spanned(group, message))
+    }
+
+    /// Takes `#[concurrency_group("..")]` and `#[remote(..)]` off a method and reads it: `skip`, or the options of its calls.
     pub(crate) fn take_from_method(attributes: &mut Vec<Attribute>) -> Result<Self> {
         let mut options = Self::default();
         let mut kept = Vec::with_capacity(attributes.len());
         for attribute in attributes.drain(..) {
+            if attribute.path().is_ident("concurrency_group") {
+                options.group = Some(attribute.parse_args()?);
+                continue;
+            }
             if attribute.path().segments.last().is_none_or(|segment| segment.ident != "remote") {
                 kept.push(attribute);
                 continue;
             }
-            for Entry { name, value } in attribute.parse_args_with(Punctuated::<Entry, Token![,]>::parse_terminated)? {
+            for Entry { name, value, .. } in
+                attribute.parse_args_with(Punctuated::<Entry, Token![,]>::parse_terminated)?
+            {
                 match value {
                     None if name == "skip" => options.skip = true,
                     Some(value) if name == "num_returns" => {

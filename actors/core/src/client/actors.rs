@@ -13,7 +13,16 @@ use crate::delivery::insist;
 use crate::error::Error;
 use crate::ids::{ActorId, FunctionId};
 use crate::messages::{ActorLocation, ActorSpec, ArgSpec, CallRules, CreateActor, FindActor, KillActor};
-use crate::registry::RemoteFunction;
+use crate::registry::{Code, RemoteFunction};
+
+/// The method that every actor has.
+const TERMINATE_NAME: &str = "mobula-core::terminate";
+static TERMINATE: RemoteFunction =
+    RemoteFunction { name: TERMINATE_NAME, signature: "", group: "", code: Code::Terminate };
+
+inventory::submit! {
+    RemoteFunction { name: TERMINATE_NAME, signature: "", group: "", code: Code::Terminate }
+}
 
 /// A counted reference to an actor. When the last handle of the process that made the actor is
 /// dropped, the actor ends after its pending calls, unless it is detached or a handle was sent
@@ -131,6 +140,7 @@ impl Client {
             strategy: options.strategy,
             kind: kind_for(options.kind, &options.demand),
             max_concurrency: options.max_concurrency.max(1),
+            concurrency_groups: options.concurrency_groups,
             max_restarts: options.max_restarts,
             detached: options.detached,
             rules: options.rules,
@@ -214,6 +224,14 @@ impl Client {
         drop(actors);
         queue.resolve();
         ActorHandle(queue)
+    }
+
+    /// Ends an actor after the calls that were made before, as far as this process has made them or
+    /// they have arrived. Resolves to unit when they have ended. It is not made again.
+    pub fn terminate(&self, actor: &ActorHandle) -> ObjectHandle {
+        let mut ended = self.call(actor, &TERMINATE, SmallVec::new(), 1);
+        // One was asked for.
+        ended.pop().unwrap_or_else(|| self.ready(actor))
     }
 
     /// Ends an actor. Calls that wait fail; a call that runs ends first.

@@ -18,7 +18,7 @@ use super::{Client, Refs};
 use crate::error::Error;
 use crate::ids::ObjectId;
 use crate::messages::StoredObject;
-use crate::value::{Encoding, Value};
+use crate::value::Value;
 
 /// How long a waiting thread polls before it sleeps. A sleeping thread costs about 50 µs to wake,
 /// so a short task is over sooner than its waiter could have gone to sleep and come back.
@@ -42,8 +42,7 @@ pub(crate) enum Outcome {
 impl Outcome {
     /// The value `()`.
     pub(crate) fn unit() -> Self {
-        // MessagePack's nil, which is how serde writes it.
-        Self::Inline(Value::new(Encoding::MSGPACK, bytes::Bytes::from_static(&[0xc0])))
+        Self::Inline(Value::unit())
     }
 }
 

@@ -141,6 +141,8 @@ pub struct ActorOptions {
     pub kind: WorkerKind,
     /// How many `&self` calls may run at once.
     pub max_concurrency: u32,
+    /// How many of each concurrency group's.
+    pub concurrency_groups: Vec<(String, u32)>,
     /// How often it is made again after a failure of the system; -1 without end.
     pub max_restarts: i32,
     /// Whether it outlives its job.
@@ -162,6 +164,7 @@ impl Default for ActorOptions {
             group: None,
             kind: WorkerKind::Shared,
             max_concurrency: 1,
+            concurrency_groups: Vec::new(),
             max_restarts: 0,
             detached: false,
             rules: CallRules::default(),

@@ -24,7 +24,7 @@ use crate::value::Encoding;
 const WITHIN: Duration = Duration::from_secs(20);
 
 static NOTHING: RemoteFunction =
-    RemoteFunction { name: "client tests: nothing", signature: "", code: Code::Task(|_| Ok(Vec::new())) };
+    RemoteFunction { name: "client tests: nothing", signature: "", group: "", code: Code::Task(|_| Ok(Vec::new())) };
 
 /// What the raylet and the worker have heard.
 #[derive(Debug)]

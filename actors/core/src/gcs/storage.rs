@@ -472,6 +472,7 @@ mod tests {
             strategy: Strategy::Spread,
             kind: WorkerKind::Process,
             max_concurrency: 1,
+            concurrency_groups: Vec::new(),
             max_restarts: -1,
             detached: true,
             rules: CallRules::default(),

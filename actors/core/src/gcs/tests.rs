@@ -69,6 +69,7 @@ fn spec(n: u128) -> ActorSpec {
         strategy: Strategy::Default,
         kind: WorkerKind::Shared,
         max_concurrency: 1,
+        concurrency_groups: Vec::new(),
         max_restarts: 0,
         detached: false,
         rules: CallRules::default(),

@@ -40,6 +40,8 @@ pub struct ActorSpec {
     pub kind: WorkerKind,
     /// How many `&self` calls may run at once.
     pub max_concurrency: u32,
+    /// How many of each concurrency group's; those of no group have `max_concurrency`.
+    pub concurrency_groups: Vec<(String, u32)>,
     /// How often it is made again after a failure of the system; -1 without end.
     pub max_restarts: i32,
     /// Whether it outlives its job.

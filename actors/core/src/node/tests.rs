@@ -97,6 +97,7 @@ impl Rig {
             strategy: Strategy::Default,
             kind: WorkerKind::Shared,
             max_concurrency: 1,
+            concurrency_groups: Vec::new(),
             max_restarts: 0,
             detached: false,
             rules: CallRules::default(),

@@ -15,7 +15,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::WorkerShared;
 use super::call::{Call, Ended, wrong_kind};
-use super::current::{self, Running};
+use super::current::{self, Running, RunningActor};
 use super::future::{self, AsyncCall};
 use super::gpus::{self, Ids};
 use super::output::Label;
@@ -26,8 +26,9 @@ use crate::culprit::{Culprit, accuse};
 use crate::delivery::insist;
 use crate::error::Error;
 use crate::ids::ActorId;
-use crate::messages::{ActorExited, TaskInfo, TaskSpec};
+use crate::messages::{ActorExited, ActorSpec, TaskInfo, TaskSpec};
 use crate::registry::{Code, Instance};
+use crate::value::Value;
 
 /// An actor with work gives its thread to others after this long, if others wait.
 const TURN: Duration = Duration::from_millis(5);
@@ -40,16 +41,30 @@ struct Inner {
     /// A thread has been called to take the next call and has not come yet.
     coming: bool,
     /// Why it has ended, if it has.
-    ended: Option<String>,
+    ended: Option<(String, End)>,
     /// Its end has been told to the GCS.
     told: bool,
-    failed: bool,
+}
+
+/// How an actor ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// By a failure of its code: its restart policy applies.
+    Failed,
+    /// It was told to end.
+    Stopped,
+    /// By itself. Calls that have begun end first, also where they wait.
+    Exited,
 }
 
 /// A user's actor.
 pub(super) struct ActorCell {
     pub(super) actor: ActorId,
     pub(super) incarnation: u32,
+    /// What it was made by.
+    spec: Arc<ActorSpec>,
+    /// The names of its concurrency groups; the first one is the default one, which has none.
+    groups: Box<[String]>,
     label: Label,
     gpus: Option<Ids>,
     worker: Arc<WorkerShared>,
@@ -63,55 +78,54 @@ pub(super) struct ActorCell {
 
 impl ActorCell {
     pub(super) fn new(
-        actor: ActorId,
+        spec: Arc<ActorSpec>,
         incarnation: u32,
-        max_concurrency: u32,
-        label: Label,
         gpus: Option<Ids>,
         instance: Instance,
         worker: Arc<WorkerShared>,
     ) -> Arc<Self> {
+        let default = (String::new(), spec.max_concurrency);
+        let all = std::iter::once(&default).chain(&spec.concurrency_groups);
+        let (groups, limits): (Vec<String>, Vec<u32>) = all.cloned().unzip();
         Arc::new(Self {
-            actor,
+            actor: spec.actor,
             incarnation,
-            label,
+            label: Label::of_actor(&spec.class),
+            spec,
+            groups: groups.into(),
             gpus,
             worker,
             state: RwLock::new(Some(instance.into())),
             aborted: AtomicBool::new(false),
-            inner: Mutex::new(Inner {
-                turns: Turns::new([max_concurrency]),
-                coming: false,
-                ended: None,
-                told: false,
-                failed: false,
-            }),
+            inner: Mutex::new(Inner { turns: Turns::new(limits), coming: false, ended: None, told: false }),
         })
     }
 
     /// Adds a call whose arguments are here; a dead actor's call is answered at once.
     pub(super) fn push(self: &Arc<Self>, call: Call) {
         let mut inner = self.inner.lock();
-        if let Some(why) = &inner.ended {
+        if let Some((why, _)) = &inner.ended {
             let error = self.died(why);
             drop(inner);
             self.worker.tell(call.client, call.spec, Ended::Failed(error), Instant::now());
             return;
         }
-        let alone = self.runs_alone(&inner, &call);
-        inner.turns.push(DEFAULT_GROUP, call, alone);
+        let (group, alone) = self.how(&inner, &call.spec);
+        inner.turns.push(group, call, alone);
         self.go_on(&mut inner);
     }
 
     /// Takes a place in the order for a call whose arguments are on their way.
-    pub(super) fn reserve(&self) -> Place {
-        self.inner.lock().turns.reserve(DEFAULT_GROUP)
+    pub(super) fn reserve(&self, spec: &TaskSpec) -> Place {
+        let mut inner = self.inner.lock();
+        let (group, _) = self.how(&inner, spec);
+        inner.turns.reserve(group)
     }
 
     /// The call for a reserved place; `None` if it failed before it could run.
     pub(super) fn fill(self: &Arc<Self>, place: Place, call: Option<Call>) {
         let mut inner = self.inner.lock();
-        if let Some(why) = &inner.ended {
+        if let Some((why, _)) = &inner.ended {
             let error = self.died(why);
             drop(inner);
             if let Some(call) = call {
@@ -119,7 +133,7 @@ impl ActorCell {
             }
             return;
         }
-        let alone = call.as_ref().is_some_and(|call| self.runs_alone(&inner, call));
+        let alone = call.as_ref().is_some_and(|call| self.how(&inner, &call.spec).1);
         inner.turns.fill(place, call, alone);
         self.go_on(&mut inner);
     }
@@ -131,21 +145,28 @@ impl ActorCell {
         out.extend(own.map(|call| (call.spec.seq, call.spec.attempt)));
     }
 
-    /// Ends the actor: what waits fails, code that runs ends first (futures where they wait), then
-    /// the state is dropped.
-    pub(super) fn stop(self: &Arc<Self>, why: &str, failed: bool) {
+    /// Ends the actor: what waits fails, code that runs ends first (futures where they wait, unless
+    /// it exits), then the state is dropped.
+    pub(super) fn stop(self: &Arc<Self>, why: &str, end: End) {
         let mut inner = self.inner.lock();
-        if inner.ended.is_some() {
+        let before = inner.ended.as_ref().map(|(_, end)| *end);
+        if before.is_some_and(|before| before != End::Exited || end == End::Exited) {
             return;
         }
-        inner.ended = Some(why.to_owned());
-        inner.failed = failed;
+        // Who exits may be told to end before it has.
+        if before.is_none() {
+            inner.ended = Some((why.to_owned(), end));
+        }
         let calls = inner.turns.clear();
-        self.aborted.store(true, Ordering::Release);
+        if end != End::Exited {
+            self.aborted.store(true, Ordering::Release);
+        }
         // Somebody has to drop the state, on a thread for user code.
         self.go_on(&mut inner);
         drop(inner);
-        future::wake_all();
+        if end != End::Exited {
+            future::wake_all();
+        }
         for call in calls {
             self.worker.tell(call.client, call.spec, Ended::Failed(self.died(why)), Instant::now());
         }
@@ -162,18 +183,19 @@ impl ActorCell {
 
     /// Why its calls fail from now on.
     pub(super) fn ended(&self) -> Error {
-        let why = self.inner.lock().ended.clone();
-        self.died(why.as_deref().unwrap_or("it has ended"))
+        let ended = self.inner.lock().ended.clone();
+        self.died(ended.as_ref().map_or("it has ended", |(why, _)| why))
     }
 
-    /// Whether a call runs beside no other. Not asked where no call does: that saves the look-up.
-    fn runs_alone(&self, inner: &Inner, call: &Call) -> bool {
-        !inner.turns.one_at_a_time()
-            && self
-                .worker
-                .registry
-                .function(call.spec.function)
-                .is_some_and(|function| matches!(function.code, Code::MethodMut(_) | Code::AsyncMut(_)))
+    /// A call's group, and whether it runs beside no other. Where no call ever does, that need not
+    /// be looked up.
+    fn how(&self, inner: &Inner, spec: &TaskSpec) -> (usize, bool) {
+        if inner.turns.one_at_a_time() {
+            return (DEFAULT_GROUP, false);
+        }
+        let Some(function) = self.worker.registry.function(spec.function) else { return (DEFAULT_GROUP, false) };
+        let group = self.groups.iter().position(|group| group == function.group).unwrap_or(DEFAULT_GROUP);
+        (group, matches!(function.code, Code::MethodMut(_) | Code::AsyncMut(_) | Code::Terminate))
     }
 
     /// Calls a thread if there is something to do for it.
@@ -216,14 +238,8 @@ impl ActorCell {
         let state = self.state.write().take();
         drop_state(self.actor, state);
         self.worker.forget_actor(self.actor, self.incarnation);
-        let inner = self.inner.lock();
-        let exited = ActorExited {
-            actor: self.actor,
-            incarnation: self.incarnation,
-            why: inner.ended.clone().unwrap_or_default(),
-            failed: inner.failed,
-        };
-        drop(inner);
+        let (why, end) = self.inner.lock().ended.clone().unwrap_or((String::new(), End::Stopped));
+        let exited = ActorExited { actor: self.actor, incarnation: self.incarnation, why, failed: end == End::Failed };
         // The head may be away, and nobody else can tell it.
         insist(&self.worker.endpoint, MailboxId::WORKER, self.worker.gcs, exited);
     }
@@ -258,6 +274,10 @@ impl ActorCell {
                     runtime.spawn(call.drive());
                     return Over::HandedOn;
                 }
+                Code::Terminate => {
+                    self.stop("it was terminated, after the calls before", End::Exited);
+                    Ended::Returned(vec![Value::unit()])
+                }
                 _ => Ended::Failed(wrong_kind(function, "a method")),
             },
         };
@@ -276,9 +296,14 @@ impl ActorCell {
     ) {
         if let Ended::Panicked(error) = &ended {
             // Its state may be half changed: nobody may see it again.
-            self.stop(&error.to_string(), true);
+            self.stop(&error.to_string(), End::Failed);
         }
         self.worker.tell_end(client, spec, ended, start, kept);
+    }
+
+    /// What its threads know of it.
+    pub(super) fn running(self: &Arc<Self>) -> RunningActor {
+        RunningActor { spec: self.spec.clone(), cell: Some(self.clone()) }
     }
 
     pub(super) fn worker(&self) -> &Arc<WorkerShared> {
@@ -343,6 +368,7 @@ impl Runnable for ActorCell {
             slots: Some(self.worker.slots.clone()),
             node: self.worker.node_name.clone(),
             lease: None,
+            actor: Some(self.running()),
             attempt: None,
         });
         let mut over = Over::Came;

@@ -9,12 +9,15 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 
+use super::actor::{ActorCell, End};
 use super::cancel::{Attempt, CANCELLED};
 use super::future::Awake;
 use super::lease::LeaseQueue;
 use super::output;
 use super::slots::Slots;
 use crate::error::Error;
+use crate::ids::ActorId;
+use crate::messages::{ActorSpec, CallRules};
 
 /// What a thread runs that belongs to user code.
 pub(super) struct Running {
@@ -24,8 +27,18 @@ pub(super) struct Running {
     pub(super) node: Arc<str>,
     /// The lease it runs under, while it has the right to drain that lease's queue.
     pub(super) lease: Option<Arc<LeaseQueue>>,
+    /// The actor whose code it runs, if it is one's.
+    pub(super) actor: Option<RunningActor>,
     /// The attempt of a task or call that it runs, and the number of this run.
     pub(super) attempt: Option<(Attempt, u64)>,
+}
+
+/// An actor whose code a thread runs.
+#[derive(Clone)]
+pub(super) struct RunningActor {
+    pub(super) spec: Arc<ActorSpec>,
+    /// None while it is made.
+    pub(super) cell: Option<Arc<ActorCell>>,
 }
 
 thread_local! {
@@ -79,6 +92,36 @@ pub(crate) fn current_run() -> u64 {
 /// The name of the node on which the calling task or actor runs; `None` outside of one.
 pub fn node_name() -> Option<String> {
     RUNNING.with_borrow(|running| running.as_ref().map(|running| running.node.to_string()))
+}
+
+fn actor() -> Option<RunningActor> {
+    RUNNING.with_borrow(|running| running.as_ref()?.actor.clone())
+}
+
+/// The actor whose constructor or method this thread runs: its id, its type's name and how its calls
+/// are treated; `None` outside of one.
+pub fn current_actor() -> Option<(ActorId, String, CallRules)> {
+    actor().map(|actor| (actor.spec.actor, actor.spec.class.clone(), actor.spec.rules))
+}
+
+/// Ends the actor whose method this thread runs, when what it runs has ended. Calls that wait fail,
+/// and it is not made again.
+///
+/// ```
+/// // Not a method of an actor.
+/// assert!(mobula_core::worker::exit_actor().is_err());
+/// ```
+///
+/// # Errors
+/// [`Error::Invalid`] outside of an actor's methods.
+pub fn exit_actor() -> Result<(), Error> {
+    match actor().and_then(|actor| actor.cell) {
+        Some(cell) => {
+            cell.stop("it has exited", End::Exited);
+            Ok(())
+        }
+        None => Err(Error::Invalid { what: "exit_actor is for the methods of actors".to_owned() }),
+    }
 }
 
 /// While it lives, the thread waits and somebody else may use its CPU.

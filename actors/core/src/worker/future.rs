@@ -130,6 +130,7 @@ impl Polls {
             slots: None,
             node: worker.node_name.clone(),
             lease: None,
+            actor: Some(cell.running()),
             attempt: Some((self.attempt, self.run)),
         });
         let accused = accuse(Culprit::Actor);

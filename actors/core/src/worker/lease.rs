@@ -140,6 +140,7 @@ impl Runnable for LeaseQueue {
             slots: Some(self.worker.slots.clone()),
             node: self.worker.node_name.clone(),
             lease: Some(self.clone()),
+            actor: None,
             attempt: None,
         });
         let holding = gpus::hold(&self.gpus);

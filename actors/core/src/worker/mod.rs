@@ -36,9 +36,10 @@ use std::time::Instant;
 use mobula_transport::{Address, Endpoint, Envelope, Mailbox, MailboxId, Message, Payload, Replier, SendError};
 use parking_lot::Mutex;
 
-use self::actor::{ActorCell, drop_state};
+use self::actor::{ActorCell, End, drop_state};
 use self::bring::{Lost, Missing};
 use self::call::{Call, Ended, wrong_kind};
+use self::current::{Running, RunningActor};
 use self::gpus::LeasedGpus;
 use self::history::History;
 use self::lease::LeaseQueue;
@@ -58,7 +59,7 @@ use crate::value::Value;
 
 pub use self::cancel::is_cancelled;
 pub(crate) use self::current::{asleep, current_run, lend_cpu};
-pub use self::current::{block_on, node_name};
+pub use self::current::{block_on, current_actor, exit_actor, node_name};
 pub(crate) use self::gpus::set_process_gpus;
 pub use self::gpus::{VISIBLE_GPUS_VARIABLE, gpu_ids};
 
@@ -150,7 +151,7 @@ impl Worker {
         self.0.endpoint.detach(MailboxId::WORKER);
         let actors: Vec<_> = self.0.actors.lock().drain().map(|(_, actor)| actor).collect();
         for actor in actors {
-            actor.stop("its worker was shut down", false);
+            actor.stop("its worker was shut down", End::Stopped);
         }
         self.0.leases.lock().clear();
         self.0.slots.stop();
@@ -249,7 +250,7 @@ impl WorkerShared {
                 cell.push(Call { client: push.client, args: inline_values(&spec, inline), spec });
                 continue;
             }
-            let place = cell.reserve();
+            let place = cell.reserve(&spec);
             let cell = cell.clone();
             self.bring(push.client, spec, inline, Lost::Ask, move |worker, client, spec, result| match result {
                 Ok(args) => cell.fill(place, Some(Call { client, spec, args })),
@@ -319,7 +320,7 @@ impl WorkerShared {
         drop(constructing);
         let actor = self.actors.lock().get(&stop.actor).cloned();
         if let Some(actor) = actor.filter(|actor| actor.incarnation == stop.incarnation) {
-            actor.stop(&stop.why, false);
+            actor.stop(&stop.why, End::Stopped);
         }
     }
 
@@ -364,15 +365,21 @@ impl Runnable for Construction {
         let holding = gpus::hold(&gpus);
         let label = Label::of_actor(&start.spec.class);
         let scope = AttemptScope::begin();
-        let built = worker.function(start.spec.constructor).and_then(|function| match function.code {
-            Code::Constructor(code) => {
-                worker.run_code(function, label.clone(), || code(args)).map_err(|(error, _)| error)
-            }
+        let (spec, incarnation) = (Arc::new(start.spec), start.incarnation);
+        let before = current::begin(Running {
+            slots: Some(worker.slots.clone()),
+            node: worker.node_name.clone(),
+            lease: None,
+            actor: Some(RunningActor { spec: spec.clone(), cell: None }),
+            attempt: None,
+        });
+        let built = worker.function(spec.constructor).and_then(|function| match function.code {
+            Code::Constructor(code) => worker.run_code(function, label, || code(args)).map_err(|(error, _)| error),
             _ => Err(wrong_kind(function, "a constructor")),
         });
+        drop(current::end(before));
         drop((accused, holding));
         let borrowed = scope.still_held();
-        let (spec, incarnation) = (start.spec, start.incarnation);
         let actor = spec.actor;
         // Held until it is among the actors, so that who stops it finds it in one place or the other.
         let mut constructing = worker.constructing.lock();
@@ -386,8 +393,7 @@ impl Runnable for Construction {
                 return replier.reply(Err(Error::ActorDied { actor, why }));
             }
             (Ok(instance), None) => {
-                let cell =
-                    ActorCell::new(actor, incarnation, spec.max_concurrency, label, gpus, instance, worker.clone());
+                let cell = ActorCell::new(spec, incarnation, gpus, instance, worker.clone());
                 worker.actors.lock().insert(actor, cell);
                 Ok(())
             }

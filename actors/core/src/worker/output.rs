@@ -154,8 +154,12 @@ mod tests {
 
     #[test]
     fn names_are_short() {
-        let function =
-            RemoteFunction { name: "taxi@0.1.0::steps::clean", signature: "", code: Code::Task(|_| Ok(vec![])) };
+        let function = RemoteFunction {
+            name: "taxi@0.1.0::steps::clean",
+            signature: "",
+            group: "",
+            code: Code::Task(|_| Ok(vec![])),
+        };
         assert_eq!(Label::of_task(&function, None).text(), "clean");
         assert_eq!(Label::of_task(&function, Some("more")).text(), "more");
     }

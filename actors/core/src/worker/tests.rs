@@ -37,7 +37,7 @@ impl Drop for Made {
 inventory::submit! {
     RemoteFunction {
         name: SLOW_MAKER,
-        signature: "",
+        signature: "", group: "",
         code: Code::Constructor(|_| {
             eventually("the test lets it go on", || GOES_ON.load(Ordering::SeqCst));
             Ok(Box::new(Made))
@@ -45,10 +45,10 @@ inventory::submit! {
     }
 }
 inventory::submit! {
-    RemoteFunction { name: NOTHING, signature: "", code: Code::Task(|_| Ok(Vec::new())) }
+    RemoteFunction { name: NOTHING, signature: "", group: "", code: Code::Task(|_| Ok(Vec::new())) }
 }
 inventory::submit! {
-    RemoteFunction { name: WITH_PATH, signature: "", code: Code::Task(|_| Ok(Vec::new())) }
+    RemoteFunction { name: WITH_PATH, signature: "", group: "", code: Code::Task(|_| Ok(Vec::new())) }
 }
 
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
@@ -111,6 +111,7 @@ fn an_actor_stopped_while_it_is_made_is_dropped() {
         strategy: Strategy::Default,
         kind: WorkerKind::Shared,
         max_concurrency: 1,
+        concurrency_groups: Vec::new(),
         max_restarts: 0,
         detached: false,
         rules: CallRules::default(),

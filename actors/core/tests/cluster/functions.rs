@@ -77,7 +77,7 @@ macro_rules! functions {
     ($($name:ident = $text:literal, $code:expr;)*) => {
         $(
             pub(crate) const $name: &str = $text;
-            inventory::submit! { RemoteFunction { name: $text, signature: "", code: $code } }
+            inventory::submit! { RemoteFunction { name: $text, signature: "", group: "", code: $code } }
         )*
     };
 }

@@ -38,13 +38,14 @@ const RUN_BLOCK_NAME: &str = concat!("mobula-data@", env!("CARGO_PKG_VERSION"), 
 pub(super) static RUN_BLOCK: RemoteFunction = RemoteFunction {
     name: RUN_BLOCK_NAME,
     signature: "(Order, BlockTask) -> (Answer, RecordBatch?)",
+    group: "",
     code: Code::Task(run_block_task),
 };
 
 inventory::submit! {
     RemoteFunction {
         name: RUN_BLOCK_NAME,
-        signature: "(Order, BlockTask) -> (Answer, RecordBatch?)",
+        signature: "(Order, BlockTask) -> (Answer, RecordBatch?)", group: "",
         code: Code::Task(run_block_task),
     }
 }
