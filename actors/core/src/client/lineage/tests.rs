@@ -4,7 +4,7 @@ use super::*;
 use crate::registry::Code;
 
 static NOTHING: RemoteFunction =
-    RemoteFunction { name: "lineage tests: nothing", signature: "", code: Code::Task(|_| Ok(Vec::new())) };
+    RemoteFunction { name: "lineage tests: nothing", signature: "", group: "", code: Code::Task(|_| Ok(Vec::new())) };
 
 fn made_from(lineages: &Lineages, of: Option<Arc<Lineage>>, cost_bytes: usize) -> Arc<Lineage> {
     let object = ObjectId { owner: mobula_transport::ProcessId::random(), seq: 1, index: 0 };
