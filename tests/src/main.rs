@@ -81,6 +81,7 @@ fn group(name: &str) -> Option<&'static [Scenario]> {
         "runtime-env" => runtime_env::SCENARIOS,
         "scheduling" => scheduling::SCENARIOS,
         "spilling" => spilling::SCENARIOS,
+        "spilling-many-gets" => spilling::MANY_GETS,
         "stuck" => scheduling::STUCK,
         _ => return None,
     })
@@ -108,7 +109,10 @@ fn main() -> ExitCode {
     }
     let config = match address {
         Some(address) => Config::default().address(address),
-        None if name == "spilling" => Config::default().num_cpus(LOCAL_CPUS).object_store_memory(spilling::STORE_BYTES),
+        None if name.starts_with("spilling") => {
+            let small = Config::default().num_cpus(LOCAL_CPUS).object_store_memory(spilling::STORE_BYTES);
+            small.spill_dir(spilling::SPILL_DIR)
+        }
         None => Config::default().num_cpus(LOCAL_CPUS).num_gpus(if name == "gpus" { gpus::GPUS } else { 0.0 }),
     };
     let config = if name == "runtime-env" { config.runtime_env(runtime_env::make()) } else { config };

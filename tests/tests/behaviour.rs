@@ -117,8 +117,13 @@ fn spilling_in_one_process() {
 }
 
 #[test]
+fn spilling_with_many_gets_in_one_process() {
+    in_one_process("spilling-many-gets");
+}
+
+#[test]
 fn spilling_on_a_cluster() {
-    let cluster = Cluster::start_with(0, 2, &["--object-store-memory", "75M"]);
+    let cluster = Cluster::start_with(0, 2, &["--object-store-memory", "75M", "--spill-dir", "/dev/shm"]);
     let mut command = cluster.family().command(behaviour());
     command.args(["spilling", "--address", cluster.address()]);
     Program::run("spilling", command).expect_success("spilling");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::address::{Address, ProcessId};
+use crate::address::{Address, ProcessAddr, ProcessId};
 use crate::message::Payload;
 
 /// Why a message did not arrive or was not answered.
@@ -87,6 +87,12 @@ pub enum SendError {
         /// Its reason.
         why: String,
     },
+    /// The receiver has what was asked for, but wants it to be asked of another process.
+    #[error("it is to be had from {process} instead")]
+    Elsewhere {
+        /// The other one.
+        process: ProcessAddr,
+    },
 }
 
 impl SendError {
@@ -103,7 +109,8 @@ impl SendError {
             | Self::WrongLength { .. }
             | Self::Closed
             | Self::Dropped
-            | Self::Refused { .. } => false,
+            | Self::Refused { .. }
+            | Self::Elsewhere { .. } => false,
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The object store against the hardware: put of 800 MiB, warm and cold, beside a plain copy into
-//! memory that is already there and into fresh memory; small objects; and 1 GiB from the store of
-//! one process to that of another over the loopback.
+//! memory that is already there and into fresh memory; small objects; 1 GiB from the store of one
+//! process to that of another over the loopback; and 1 GiB from one process to eight.
 //!
-//! `cargo bench -p mobula-core --bench store [-- put|small|pull]`. Every case runs in turns with
+//! `cargo bench -p mobula-core --bench store [-- put|small|pull|broadcast]`. Every case runs in turns with
 //! its floor, so that a noisy machine is noisy for both; medians are printed, and their ratio.
 //!
 //! What fresh memory costs is up to the machine: a virtual one may take back what has been free
@@ -10,7 +10,7 @@
 //! floor of the cold pull keeps its memory while the pull takes its own, each of them comes first
 //! in half of the rounds, and their means are printed.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -35,11 +35,19 @@ const PULL_BYTES: usize = 1 << 30;
 const PULL_ROUNDS: usize = 6;
 /// Set in the environment of the process that serves an object: where its credentials are.
 const SERVE: &str = "MOBULA_BENCH_STORE_SERVE";
+/// Set in the environment of a process that receives a broadcast: where its credentials are.
+const RECEIVE: &str = "MOBULA_BENCH_STORE_RECEIVE";
+const RECEIVERS: usize = 8;
+/// The store of each node in the broadcast.
+const BROADCAST_STORE_BYTES: u64 = 3 << 29;
 const SOON: Duration = Duration::from_secs(60);
 
 fn main() {
     if let Ok(credentials) = std::env::var(SERVE) {
         return serve(credentials.as_ref());
+    }
+    if let Ok(credentials) = std::env::var(RECEIVE) {
+        return receive(credentials.as_ref());
     }
     let only: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     let wanted = |name: &str| only.is_empty() || only.iter().any(|arg| arg == name);
@@ -54,6 +62,9 @@ fn main() {
     if wanted("pull") {
         pull();
     }
+    if wanted("broadcast") {
+        broadcast();
+    }
 }
 
 struct Node {
@@ -64,7 +75,11 @@ struct Node {
 
 impl Node {
     fn start(endpoint: Endpoint) -> Self {
-        let store = Store::start(&endpoint, NodeId::random(), StoreConfig::default()).expect("a store in /dev/shm");
+        Self::start_with(endpoint, StoreConfig::default())
+    }
+
+    fn start_with(endpoint: Endpoint, config: StoreConfig) -> Self {
+        let store = Store::start(&endpoint, NodeId::random(), config).expect("a store in /dev/shm");
         let client = store.client();
         Self { endpoint, store, client }
     }
@@ -263,4 +278,72 @@ fn pull() {
     report("fault in fresh shared memory, 1 thread (floor)", PULL_BYTES, floor, None);
     report("pull from another process, cold", PULL_BYTES, mean(cold), Some(floor));
     report("pull from another process, warm", PULL_BYTES, median(warm), None);
+}
+
+fn broadcast_node(credentials: &Path) -> Node {
+    let config = StoreConfig { capacity_bytes: Some(BROADCAST_STORE_BYTES), ..StoreConfig::default() };
+    Node::start_with(bind(credentials), config)
+}
+
+/// One of those who receive a broadcast: says that it is ready, pulls what it is told to, says so.
+fn receive(credentials: &Path) {
+    let node = broadcast_node(credentials);
+    println!("ready");
+    let mut lines = std::io::stdin().lines();
+    let stored = lines.next().expect("what to pull").expect("text");
+    let stored: StoredObject = serde_json::from_str(&stored).expect("what to pull");
+    let value = node.client.get_blocking(&stored, SOON * 10).expect("it is served");
+    assert!(value.len() == PULL_BYTES && value.data[PULL_BYTES - 1] == 7);
+    println!("done");
+    // It may be passing it on.
+    lines.next();
+    drop(value);
+    node.store.shutdown();
+}
+
+fn broadcast() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let authority = ClusterAuthority::create("bench").expect("an authority");
+    authority.credentials(Role::Node).and_then(|mine| mine.save(directory.path())).expect("credentials");
+    let source = broadcast_node(directory.path());
+    let data = vec![7u8; PULL_BYTES];
+    let stored = source.client.put(source.object(0), Encoding::RAW, &[&data]).expect("room");
+    let floor = {
+        let memory = fresh_memory();
+        timed(|| (0..RECEIVERS).for_each(|_| copy_into(&memory, &data))).0
+    };
+    let mut receivers: Vec<_> = (0..RECEIVERS)
+        .map(|_| {
+            let mut child = Command::new(std::env::current_exe().expect("this program"))
+                .env(RECEIVE, directory.path())
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .expect("another process");
+            let output = BufReader::new(child.stdout.take().expect("piped"));
+            (child, output)
+        })
+        .collect();
+    let hear = |output: &mut BufReader<std::process::ChildStdout>| {
+        let mut line = String::new();
+        output.read_line(&mut line).expect("what it says");
+        assert!(!line.is_empty(), "a receiver ended");
+    };
+    receivers.iter_mut().for_each(|(_, output)| hear(output));
+    let what = serde_json::to_string(&stored).expect("plain data");
+    let (time, ()) = timed(|| {
+        for (child, _) in &mut receivers {
+            writeln!(child.stdin.as_mut().expect("piped"), "{what}").expect("it listens");
+        }
+        receivers.iter_mut().for_each(|(_, output)| hear(output));
+    });
+    report("8 copies into faulted shared memory, 1 thread (floor)", RECEIVERS * PULL_BYTES, floor, None);
+    report("broadcast to 8 processes, cold", RECEIVERS * PULL_BYTES, time, Some(floor));
+    let served = source.store.stats().served_bytes as f64 / PULL_BYTES as f64;
+    println!("{:52} {served:8.2} times", "each byte left the source's store");
+    for (mut child, _) in receivers {
+        drop(child.stdin.take());
+        child.wait().expect("it ends");
+    }
+    source.store.shutdown();
 }

@@ -38,7 +38,8 @@ pub(crate) fn fate(error: &SendError) -> Fate {
         | SendError::Undecodable { .. }
         | SendError::TooLarge { .. }
         | SendError::WrongLength { .. }
-        | SendError::Refused { .. } => Fate::Refused,
+        | SendError::Refused { .. }
+        | SendError::Elsewhere { .. } => Fate::Refused,
         _ => Fate::Doubtful,
     }
 }

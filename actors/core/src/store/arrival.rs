@@ -18,7 +18,6 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use mobula_transport::ProcessAddr;
 use parking_lot::Mutex;
 
 use crate::ids::ObjectId;
@@ -26,7 +25,7 @@ use crate::store::bulk::Fetcher;
 use crate::store::directory::StoreDirectory;
 use crate::store::ledger::Reserved;
 use crate::store::mapping::{Mapping, Mappings};
-use crate::store::pull::Failure;
+use crate::store::pull::{Ask, Failure};
 use crate::store::segment::SegmentId;
 use crate::store::server::Shared;
 
@@ -70,13 +69,13 @@ impl Arrival {
     }
 }
 
-/// Fetches the object from `source` into the segment that was reserved for it, and tells `ended`
+/// Fetches the object from whom `ask` names into the segment that was reserved for it, and tells `ended`
 /// where it is or why it is not. Blocks while memory is prepared, but not for the network.
 pub(crate) fn fetch(
     shared: &Arc<Shared>,
     mappings: &Arc<Mappings>,
     fetcher: &dyn Fetcher,
-    source: ProcessAddr,
+    ask: Ask,
     (object, size_bytes): (ObjectId, u64),
     reserved: Reserved,
     ended: impl FnOnce(Result<SegmentId, Failure>) + Send + 'static,
@@ -100,7 +99,7 @@ pub(crate) fn fetch(
         state: Mutex::new(Some(State { reserved, memory: None, fetched: None, ended: Box::new(ended) })),
     });
     match opened {
-        Ok(arrival) => landing.prepare(&Arc::new(arrival), fetcher, source),
+        Ok(arrival) => landing.prepare(&Arc::new(arrival), fetcher, &ask),
         Err(error) => landing.never_started(error),
     }
 }
@@ -121,7 +120,7 @@ struct State {
 }
 
 impl Landing {
-    fn prepare(self: &Arc<Self>, arrival: &Arc<Arrival>, fetcher: &dyn Fetcher, source: ProcessAddr) {
+    fn prepare(self: &Arc<Self>, arrival: &Arc<Arrival>, fetcher: &dyn Fetcher, ask: &Ask) {
         let (fresh, class_bytes) = match &*self.state.lock() {
             Some(state) => (state.reserved.fresh, state.reserved.class_bytes),
             None => return,
@@ -136,7 +135,7 @@ impl Landing {
                 started = true;
                 let landing = self.clone();
                 let finish = Box::new(move |fetched| landing.end(|state| state.fetched = Some(fetched)));
-                fetcher.fetch(source, arrival.clone(), finish);
+                fetcher.fetch(ask, arrival.clone(), finish);
             }
             if at >= end {
                 break;

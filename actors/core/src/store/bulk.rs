@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use mobula_transport::{BulkBody, BulkSink, BulkSource, Endpoint, ProcessAddr, SendError};
+use mobula_transport::{BulkBody, BulkSink, BulkSource, Endpoint, Payload, ProcessAddr, ProcessId, SendError};
 use serde::{Deserialize, Serialize};
 use smallvec::smallvec;
 
@@ -21,9 +21,9 @@ use crate::ids::ObjectId;
 use crate::messages::StoredObject;
 use crate::store::arrival::Arrival;
 use crate::store::client::{Pin, StoreClient};
-use crate::store::messages::shard_of;
-use crate::store::pull::Failure;
-use crate::store::server::{Served, Shared};
+use crate::store::messages::shard_address;
+use crate::store::pull::{Ask, Failure};
+use crate::store::server::{ServeObject, Shared, ToServe};
 use crate::value::Encoding;
 
 /// How much of an object is faulted in before its first byte is sent; the rest follows meanwhile.
@@ -32,18 +32,27 @@ const FAULT_AHEAD_BYTES: usize = 64 << 20;
 const SERVE_DEADLINE: Duration = Duration::from_secs(60);
 /// A fetch without any progress for this long has failed.
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(70);
+/// How long a store waits for an object that it is pulling itself before it refuses to pass it on. Its
+/// own pull has deadlines.
+const RELAY_DEADLINE: Duration = Duration::from_secs(300);
+/// A fetch from such a store without any progress for this long has failed.
+const RELAY_PROGRESS_DEADLINE: Duration = Duration::from_secs(310);
+/// How long a shard may take to say how an object is served.
+const ASK_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What one store asks another for, MessagePack.
 #[derive(Debug, Serialize, Deserialize)]
 struct PullRequest {
     object: ObjectId,
+    /// Who was to give it instead, and did not.
+    failed: Vec<ProcessId>,
 }
 
 /// How an object is fetched from another store.
 pub(crate) trait Fetcher: Send + Sync {
-    /// Fetches the object from `source` into the arrival's segment and tells `finish`; does not
-    /// wait for it.
-    fn fetch(&self, source: ProcessAddr, arrival: Arc<Arrival>, finish: Finish);
+    /// Fetches the object from whom `ask` names into the arrival's segment and tells `finish`; does
+    /// not wait for it.
+    fn fetch(&self, ask: &Ask, arrival: Arc<Arrival>, finish: Finish);
 }
 
 /// What hears of the end of a fetch.
@@ -68,8 +77,9 @@ struct BulkFetcher {
 }
 
 impl Fetcher for BulkFetcher {
-    fn fetch(&self, source: ProcessAddr, arrival: Arc<Arrival>, finish: Finish) {
-        let request = match rmp_serde::to_vec(&PullRequest { object: arrival.object }) {
+    fn fetch(&self, ask: &Ask, arrival: Arc<Arrival>, finish: Finish) {
+        let request = PullRequest { object: arrival.object, failed: ask.failed.clone() };
+        let request = match rmp_serde::to_vec(&request) {
             Ok(request) => Bytes::from(request),
             Err(error) => {
                 let (what, doing) = ("a pull request".to_owned(), "encoded".to_owned());
@@ -78,12 +88,13 @@ impl Fetcher for BulkFetcher {
             }
         };
         let sink = Box::new(Sink { arrival, written_bytes: 0 });
-        let fetched = self.endpoint.bulk().fetch(source, request, sink, PROGRESS_DEADLINE);
+        let deadline = if ask.relay { RELAY_PROGRESS_DEADLINE } else { PROGRESS_DEADLINE };
+        let fetched = self.endpoint.bulk().fetch(ask.process, request, sink, deadline);
         self.endpoint.spawn_task(async move {
-            let result = fetched
-                .await
-                .map(|_| ())
-                .map_err(|error| Failure::Source { passing: error.is_retriable(), why: error.to_string() });
+            let result = fetched.await.map(|_| ()).map_err(|error| match error {
+                SendError::Elsewhere { process } => Failure::Elsewhere(process),
+                error => Failure::Source { passing: error.is_retriable(), why: error.to_string() },
+            });
             finish(result);
         });
     }
@@ -128,13 +139,20 @@ impl BulkSource for Server {
     fn open(&self, peer: ProcessAddr, request: Bytes) -> BoxFuture<'static, Result<BulkBody, SendError>> {
         let (client, shared) = (self.client.clone(), self.shared.clone());
         Box::pin(async move {
-            let PullRequest { object } = rmp_serde::from_slice(&request)
+            let PullRequest { object, failed } = rmp_serde::from_slice(&request)
                 .map_err(|error| SendError::Undecodable { name: "PullRequest".to_owned(), why: error.to_string() })?;
+            let shard = shard_address(client.store(), &object);
+            let asked = ServeObject { object, peer, failed };
+            let (to_serve, _) = shared.endpoint.request(shard, asked, Payload::new(), ASK_DEADLINE).await?;
+            let deadline = match to_serve {
+                ToServe::Now => SERVE_DEADLINE,
+                ToServe::WhenPulled => RELAY_DEADLINE,
+                ToServe::Elsewhere(process) => return Err(SendError::Elsewhere { process }),
+            };
             // Of this node alone: a store does not pull in order to serve.
             let here =
                 StoredObject { object, encoding: Encoding::RAW, size_bytes: 0, nodes: smallvec![client.store()] };
-            let pin = client.pin(&here, Some(SERVE_DEADLINE)).await.map_err(refusal)?;
-            shared.tell(shard_of(&object), Served { object, peer });
+            let pin = client.pin(&here, Some(deadline)).await.map_err(refusal)?;
             let size_bytes = pin.size_bytes();
             let body = faulted(&shared, pin).await.map_err(refusal)?;
             shared.served_bytes.fetch_add(size_bytes, Ordering::Relaxed);

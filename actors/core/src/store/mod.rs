@@ -23,6 +23,7 @@
 //! | `table` | pure: objects, pins, waiters |
 //! | `spill` | pure: what lies in memory and what on disk, and who waits for room |
 //! | `pull` | pure: what is fetched when, and from where |
+//! | `broadcast` | pure: who gives an object to whom when many nodes want it |
 //! | `directory`, `pool`, `disk`, `mapping`, `background` | the files, their memory, and the threads for it |
 //! | [`messages`] | what processes say to a store |
 //! | `server`, `client`, `writer`, `bulk`, `arrival` | the shells |
@@ -32,6 +33,7 @@
 
 mod arrival;
 mod background;
+mod broadcast;
 mod bulk;
 mod client;
 mod directory;

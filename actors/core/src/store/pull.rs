@@ -4,6 +4,10 @@
 //! in flight; an object larger than the bound goes alone. A source that fails is followed by the
 //! next one; when none is left the object is lost, with the reasons. Asking again for an object
 //! that is being pulled only adds its sources.
+//!
+//! A source that many ask may name another store to be asked instead (see
+//! [`broadcast`](super::broadcast)), which has the object or is pulling it itself. If that one fails
+//! the source is asked again, and told which ones have failed.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
@@ -22,16 +26,28 @@ pub(crate) const PULL_WINDOW_BYTES: u64 = 512 << 20;
 pub(crate) const PULL_STREAMS: usize = 64;
 /// How often one source is tried when the failure may pass.
 pub(crate) const ATTEMPTS_PER_SOURCE: u32 = 2;
+/// How often a source may name another one before that counts as its failure.
+pub(crate) const MAX_REDIRECTS: u32 = 4;
 /// So many reasons are kept for the final error.
 const REASONS_KEPT: usize = 4;
 
 /// What is to be done.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Effect {
-    /// Fetch the object from this source, then say [`PullManager::done`] or [`PullManager::failed`].
-    Start { object: ObjectId, encoding: Encoding, size_bytes: u64, source: ProcessAddr },
+    /// Fetch the object, then say [`PullManager::done`] or [`PullManager::failed`].
+    Start { object: ObjectId, encoding: Encoding, size_bytes: u64, ask: Ask },
     /// No source could give the object.
     GiveUp { object: ObjectId, error: Error },
+}
+
+/// Whom to ask for an object.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Ask {
+    pub(crate) process: ProcessAddr,
+    /// It was named by a source, and may have to wait for the object itself.
+    pub(crate) relay: bool,
+    /// Those that it named before, and that have failed.
+    pub(crate) failed: Vec<ProcessId>,
 }
 
 /// Why a source did not give the object.
@@ -41,6 +57,8 @@ pub(crate) enum Failure {
     Here(Error),
     /// The source failed; `passing` when it may succeed later.
     Source { why: String, passing: bool },
+    /// The source wants it to be fetched from this one.
+    Elsewhere(ProcessAddr),
 }
 
 /// The pulls of a store.
@@ -62,8 +80,13 @@ struct Pull {
     /// How often each was tried.
     tried: BTreeMap<ProcessAddr, u32>,
     reasons: Vec<String>,
-    /// The source it is being fetched from; waiting in the queue if none.
+    /// The source that was asked; waiting in the queue if none.
     running: Option<ProcessAddr>,
+    /// The one it has named.
+    relay: Option<ProcessAddr>,
+    /// Those that were named and have failed.
+    failed: Vec<ProcessId>,
+    redirects: u32,
 }
 
 impl PullManager {
@@ -84,6 +107,9 @@ impl PullManager {
                 tried: BTreeMap::new(),
                 reasons: Vec::new(),
                 running: None,
+                relay: None,
+                failed: Vec::new(),
+                redirects: 0,
             }
         });
         for node in nodes {
@@ -105,19 +131,30 @@ impl PullManager {
 
     /// The fetch that was started has failed.
     pub(crate) fn failed(&mut self, object: ObjectId, failure: Failure, effects: &mut Vec<Effect>) {
+        if let Failure::Elsewhere(process) = failure {
+            return self.redirected(object, process, effects);
+        }
         let Some(source) = self.stop(object) else {
             return;
         };
-        match failure {
-            Failure::Here(error) => {
+        // `stop` found it.
+        let Some(pull) = self.pulls.get_mut(&object) else {
+            return;
+        };
+        match (failure, pull.relay.take()) {
+            (Failure::Here(error), _) => {
                 self.pulls.remove(&object);
                 effects.push(Effect::GiveUp { object, error });
             }
-            Failure::Source { why, passing } => {
-                // `stop` found it.
-                let Some(pull) = self.pulls.get_mut(&object) else {
-                    return;
-                };
+            (Failure::Source { why, .. }, Some(relay)) => {
+                pull.reasons.push(format!("from {relay}: {why}"));
+                pull.failed.push(relay.id);
+                // It is the source's word that has failed, not the source: this is no new attempt.
+                *pull.tried.entry(source).or_default() -= 1;
+                pull.sources.push_front(source);
+                self.queue.push_front(object);
+            }
+            (Failure::Source { why, passing }, None) => {
                 pull.reasons.push(format!("from {source}: {why}"));
                 let tries = pull.tried.entry(source).or_default();
                 if passing && *tries < ATTEMPTS_PER_SOURCE {
@@ -126,8 +163,26 @@ impl PullManager {
                 // It has waited its turn once: the next source goes first.
                 self.queue.push_front(object);
             }
+            // Handled above.
+            (Failure::Elsewhere(_), _) => {}
         }
         self.admit(effects);
+    }
+
+    /// The source has named another one.
+    fn redirected(&mut self, object: ObjectId, process: ProcessAddr, effects: &mut Vec<Effect>) {
+        let Some(pull) = self.pulls.get_mut(&object) else { return };
+        let Some(source) = pull.running else { return };
+        let useless = process == source || pull.failed.contains(&process.id);
+        if pull.relay.is_some() || useless || pull.redirects >= MAX_REDIRECTS {
+            let why = format!("it names {process} again and again");
+            return self.failed(object, Failure::Source { why, passing: false }, effects);
+        }
+        pull.redirects += 1;
+        pull.relay = Some(process);
+        let ask = Ask { process, relay: true, failed: Vec::new() };
+        let (encoding, size_bytes) = (pull.encoding, pull.size_bytes);
+        effects.push(Effect::Start { object, encoding, size_bytes, ask });
     }
 
     /// A node is gone for good: it will not be asked. (A running fetch from it fails by itself.)
@@ -177,7 +232,8 @@ impl PullManager {
             self.in_flight_bytes += pull.size_bytes;
             self.running += 1;
             let (encoding, size_bytes) = (pull.encoding, pull.size_bytes);
-            effects.push(Effect::Start { object, encoding, size_bytes, source });
+            let ask = Ask { process: source, relay: false, failed: pull.failed.clone() };
+            effects.push(Effect::Start { object, encoding, size_bytes, ask });
         }
     }
 }

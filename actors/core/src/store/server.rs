@@ -36,7 +36,7 @@ mod shared;
 use self::front::Front;
 use self::shard::Shard;
 use self::shared::ProcessDied;
-pub(crate) use self::shared::{Served, Shared};
+pub(crate) use self::shared::{ServeObject, Shared, ToServe};
 
 /// Objects that one message may ask for.
 pub const MAX_GET_OBJECTS: usize = 1 << 20;

@@ -30,6 +30,7 @@ use smallvec::SmallVec;
 use crate::error::Error;
 use crate::ids::ObjectId;
 use crate::messages::StoredObject;
+use crate::store::broadcast::{Answer, Copies};
 use crate::store::messages::{CreateObject, HeldPins, Located, ObjectState, ObjectSummary};
 use crate::store::segment::{ContentId, SegmentId};
 use crate::store::spill::{Claimed, NotRestored};
@@ -53,6 +54,14 @@ pub(crate) enum Effect {
     Pull(StoredObject),
     /// These processes' stores took copies of the object: free them there too.
     ForwardFree(ObjectId, Vec<ProcessAddr>),
+}
+
+/// How an object is served.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Serve {
+    pub(crate) answer: Answer,
+    /// It is still on its way here.
+    pub(crate) waits: bool,
 }
 
 /// The objects of one shard.
@@ -81,8 +90,8 @@ struct Entry {
     /// Where it is being pulled from.
     sources: Vec<ProcessAddr>,
     waiters: Vec<Waiter>,
-    /// Stores that fetched the object from here.
-    copies: BTreeSet<ProcessAddr>,
+    /// Stores that fetched the object from here, or were sent to others for it.
+    copies: Copies,
 }
 
 #[derive(Debug)]
@@ -327,8 +336,9 @@ impl Table {
         if let Some(content) = entry.sealed {
             self.condemn(content, effects);
         }
-        if !entry.copies.is_empty() {
-            effects.push(Effect::ForwardFree(object, entry.copies.into_iter().collect()));
+        let copies = entry.copies.processes();
+        if !copies.is_empty() {
+            effects.push(Effect::ForwardFree(object, copies));
         }
     }
 
@@ -352,11 +362,18 @@ impl Table {
         self.lost_hope(object, "the attempt of its task does not count any more", effects);
     }
 
-    /// The store of `peer` fetched the object from here.
-    pub(crate) fn served(&mut self, object: ObjectId, peer: ProcessAddr) {
-        if let Some(entry) = self.objects.get_mut(&object) {
-            entry.copies.insert(peer);
+    /// The store of `peer` asks for the object, for which it was sent to those in `failed` before.
+    pub(crate) fn serve(&mut self, object: ObjectId, peer: ProcessAddr, failed: &[ProcessId]) -> Serve {
+        let Some(entry) = self.objects.get_mut(&object) else {
+            return Serve { answer: Answer::Give, waits: false };
+        };
+        let sealed = entry.sealed.and_then(|content| self.contents.get(&content));
+        let written_here = sealed.map_or(entry.creating > 0, |held| !held.copy);
+        if written_here {
+            return Serve { answer: entry.copies.ask(peer, failed), waits: false };
         }
+        entry.copies.note(peer);
+        Serve { answer: Answer::Give, waits: entry.pulling }
     }
 
     /// The spiller gave the copy up.
@@ -412,7 +429,7 @@ impl Table {
         // the effects do not depend on the hasher.
         let mut waiting: Vec<ObjectId> = Vec::new();
         for (object, entry) in &mut self.objects {
-            entry.copies.retain(|peer| peer.id != process);
+            entry.copies.died(process);
             let before = entry.waiters.len();
             entry.waiters.retain(|waiter| waiter.process != process);
             if entry.waiters.len() != before {

@@ -21,7 +21,8 @@ fn wanted(n: u64, size_bytes: u64, nodes: &[u16]) -> StoredObject {
 }
 
 fn start(n: u64, size_bytes: u64, source: u16) -> Effect {
-    Effect::Start { object: object(n), encoding: Encoding::RAW, size_bytes, source: node(source) }
+    let ask = Ask { process: node(source), relay: false, failed: vec![] };
+    Effect::Start { object: object(n), encoding: Encoding::RAW, size_bytes, ask }
 }
 
 fn source_failed(passing: bool) -> Failure {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use mobula_transport::{Actor, Address, Context, Handlers, MailboxId, Payload, ProcessAddr, ProcessId};
+use mobula_transport::{Actor, Address, Context, Handlers, MailboxId, Payload, ProcessId};
 
 use super::shared::{FetchEnded, ProcessDied, PullEnded, PullObject, RoomFound, Shared, WatchDecay, WatchRoom};
 use crate::ids::ObjectId;
@@ -14,7 +14,7 @@ use crate::store::bulk::Fetcher;
 use crate::store::client::StoreClient;
 use crate::store::ledger::{DECAY_EVERY, Reserved};
 use crate::store::messages::{GetStoreStats, Located, OpenClient, SegmentsDropped};
-use crate::store::pull::{self, Failure, PULL_WINDOW_BYTES, PullManager};
+use crate::store::pull::{self, Ask, Failure, PULL_WINDOW_BYTES, PullManager};
 use crate::store::segment::SegmentId;
 use crate::value::Encoding;
 
@@ -38,7 +38,7 @@ struct Wanted {
     object: ObjectId,
     encoding: Encoding,
     size_bytes: u64,
-    source: ProcessAddr,
+    ask: Ask,
 }
 
 impl Actor for Front {
@@ -138,8 +138,8 @@ impl Front {
     fn carry_out(&mut self, effects: Vec<pull::Effect>) {
         for effect in effects {
             match effect {
-                pull::Effect::Start { object, encoding, size_bytes, source } => {
-                    self.fetch(object, encoding, size_bytes, source);
+                pull::Effect::Start { object, encoding, size_bytes, ask } => {
+                    self.fetch(Wanted { object, encoding, size_bytes, ask });
                 }
                 pull::Effect::GiveUp { object, error } => {
                     self.shared.tell_shard(&object, PullEnded { object, result: Err(error) });
@@ -150,12 +150,11 @@ impl Front {
 
     /// Finds room for the object, then fetches it; either may take long and ends in
     /// [`FetchEnded`].
-    fn fetch(&mut self, object: ObjectId, encoding: Encoding, size_bytes: u64, source: ProcessAddr) {
+    fn fetch(&mut self, wanted: Wanted) {
         let user = self.shared.endpoint.process().id;
-        let (id, reserved) = self.shared.ask_for_room(MailboxId::STORE, size_bytes, user);
-        let wanted = Wanted { object, encoding, size_bytes, source };
+        let (id, reserved) = self.shared.ask_for_room(MailboxId::STORE, wanted.size_bytes, user);
         match reserved {
-            Some(reserved) => self.fetch_into(reserved, &wanted),
+            Some(reserved) => self.fetch_into(reserved, wanted),
             None => {
                 self.wanted.insert(id, wanted);
             }
@@ -164,7 +163,7 @@ impl Front {
 
     fn room_found(&mut self, RoomFound { id, room }: RoomFound) {
         match (self.wanted.remove(&id), room) {
-            (Some(wanted), Ok(reserved)) => self.fetch_into(reserved, &wanted),
+            (Some(wanted), Ok(reserved)) => self.fetch_into(reserved, wanted),
             (Some(Wanted { object, encoding, size_bytes, .. }), Err(error)) => {
                 self.fetch_ended(FetchEnded { object, encoding, size_bytes, result: Err(Failure::Here(error)) });
             }
@@ -174,8 +173,8 @@ impl Front {
         }
     }
 
-    fn fetch_into(&self, reserved: Reserved, wanted: &Wanted) {
-        let Wanted { object, encoding, size_bytes, source } = *wanted;
+    fn fetch_into(&self, reserved: Reserved, wanted: Wanted) {
+        let Wanted { object, encoding, size_bytes, ask } = wanted;
         let ended = {
             let shared = self.shared.clone();
             move |result: Result<SegmentId, Failure>| {
@@ -185,7 +184,7 @@ impl Front {
         let (shared, fetcher, mappings) = (self.shared.clone(), self.fetcher.clone(), self.client.mappings().clone());
         self.shared.pool.io().run(move || {
             let dropped = reserved.dropped.clone();
-            arrival::fetch(&shared, &mappings, &*fetcher, source, (object, size_bytes), reserved, ended);
+            arrival::fetch(&shared, &mappings, &*fetcher, ask, (object, size_bytes), reserved, ended);
             shared.announce(dropped);
         });
     }

@@ -7,15 +7,18 @@ use std::sync::atomic::Ordering;
 use mobula_transport::{Actor, Handlers, MailboxId, ProcessId, Replier, Request, SendError};
 
 use super::MAX_GET_OBJECTS;
-use super::shared::{CreationFailed, Evicted, ProcessDied, PullEnded, PullObject, Restored, RoomFound, Served, Shared};
+use super::shared::{
+    CreationFailed, Evicted, ProcessDied, PullEnded, PullObject, Restored, RoomFound, ServeObject, Shared, ToServe,
+};
 use crate::error::Error;
+use crate::store::broadcast::Answer;
 use crate::store::client::tell;
 use crate::store::ledger::Reserved;
 use crate::store::messages::{
     AbandonCreation, AbortObject, CountPins, CreateObject, DiscardResults, FreeObjects, GetObjects, ListObjects,
     Located, ReleaseObjects, STORE_SHARD_BASE, STORE_SHARDS, SealObject, Segment, shard_address,
 };
-use crate::store::table::{self, Table, WaiterId};
+use crate::store::table::{self, Serve, Table, WaiterId};
 
 /// Bits of a waiter's number that say which object of its message it waits for.
 const WAITER_INDEX_BITS: u32 = 20;
@@ -123,9 +126,14 @@ impl Actor for Shard {
                 shard.room_found(message);
             }
         });
-        table.on::<Served>(|shard, message, request, _| {
+        table.on::<ServeObject>(|shard, message, request, _| {
             if shard.shared.is_own(&request) {
-                shard.table.served(message.object, message.peer);
+                let ServeObject { object, peer, failed } = message;
+                request.reply(match shard.table.serve(object, peer, &failed) {
+                    Serve { answer: Answer::Elsewhere(process), .. } => ToServe::Elsewhere(process),
+                    Serve { answer: Answer::Give, waits: true } => ToServe::WhenPulled,
+                    Serve { answer: Answer::Give, waits: false } => ToServe::Now,
+                });
             }
         });
         table.on::<PullEnded>(|shard, message, request, _| {

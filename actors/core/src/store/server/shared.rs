@@ -247,13 +247,25 @@ pub(super) struct Restored {
 }
 mobula_transport::message!(Restored);
 
-/// To a shard: another store fetched the object.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(crate) struct Served {
+/// To a shard: another store asks for the object, for which it was sent to those in `failed` before.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ServeObject {
     pub(crate) object: ObjectId,
     pub(crate) peer: ProcessAddr,
+    pub(crate) failed: Vec<ProcessId>,
 }
-mobula_transport::message!(Served);
+mobula_transport::message!(ServeObject => ToServe);
+
+/// How to serve it.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) enum ToServe {
+    /// It is here, or will be when it is sealed.
+    Now,
+    /// It is being pulled.
+    WhenPulled,
+    /// That one is to be asked.
+    Elsewhere(ProcessAddr),
+}
 
 /// To the front: bring this object here.
 #[derive(Clone, Debug, Serialize, Deserialize)]

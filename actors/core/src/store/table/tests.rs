@@ -211,7 +211,7 @@ fn a_free_follows_the_copies_and_drops_a_late_pull() {
     let mut effects = Vec::new();
     table.create(SegmentId(1), &new(1, 1), process(1));
     table.seal(SegmentId(1), process(1), &mut effects);
-    table.served(object(1), node(3));
+    table.serve(object(1), node(3), &[]);
     table.free(object(1), &mut effects);
     assert_eq!(effects[1..], [discard(1, None), Effect::ForwardFree(object(1), vec![node(3)])]);
     effects.clear();

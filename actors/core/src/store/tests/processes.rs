@@ -158,6 +158,51 @@ fn an_object_is_pulled_once_and_freed_everywhere() {
 }
 
 #[test]
+fn an_object_that_eight_nodes_want_spreads_through_them() {
+    const EACH: usize = 3 * MIB;
+    let source = Local::at(bind(), 16 * MIB);
+    let receivers: Vec<Local> = (0..8).map(|_| Local::at(bind(), 16 * MIB)).collect();
+    let data = pattern(EACH, 5);
+    let stored = source.client.put(object(1), Encoding::RAW, &[&data]).unwrap();
+    let (tell, told) = mpsc::channel();
+    for receiver in &receivers {
+        // Twice: the second one is not sent again.
+        for _ in 0..2 {
+            let tell = tell.clone();
+            receiver.client.get(&stored, SOON, move |value| tell.send(value).unwrap());
+        }
+    }
+    for _ in 0..16 {
+        assert!(told.recv().unwrap().unwrap().data == data);
+    }
+    assert!(source.stats().served_bytes <= 3 * EACH as u64, "{:?}", source.stats());
+    let served: u64 = receivers.iter().chain([&source]).map(|node| node.stats().served_bytes).sum();
+    assert_eq!(served, 8 * EACH as u64, "each of them got it once");
+    source.client.free(&[stored]);
+    for receiver in &receivers {
+        receiver.until("freed everywhere", |stats| stats.used_bytes == 0 && stats.objects == 0);
+    }
+}
+
+#[test]
+fn a_node_that_gave_its_copy_up_passes_nobody_on() {
+    let source = Local::at(bind(), 16 * MIB);
+    let receivers: Vec<Local> = (0..4).map(|_| Local::at(bind(), 16 * MIB)).collect();
+    let stored = source.client.put(object(1), Encoding::RAW, &[&pattern(MIB, 5)]).unwrap();
+    for receiver in &receivers[..2] {
+        assert_eq!(receiver.client.get_blocking(&stored, SOON).unwrap().len(), MIB);
+        // A free that reaches the copies alone stands for giving them up.
+        receiver.client.inner.tell_shard(&object(1), crate::store::messages::FreeObjects { objects: vec![object(1)] });
+        receiver.until("it is given up", |stats| stats.objects == 0);
+    }
+    // One that is gone is passed over as well.
+    for receiver in &receivers[2..] {
+        receiver.endpoint.mark_gone(receivers[0].endpoint.process().id, "its power cable was pulled".to_owned());
+        assert!(receiver.client.get_blocking(&stored, SOON).unwrap().data == pattern(MIB, 5));
+    }
+}
+
+#[test]
 fn a_pull_waits_for_the_seal() {
     let (one, two) = two_nodes(64 * MIB);
     let mut writer = one.client.create(object(1), Encoding::RAW, 3).unwrap();

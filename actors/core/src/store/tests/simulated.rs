@@ -9,7 +9,7 @@ use super::*;
 
 /// Replays one history and shows what came of it.
 const SEED: &str = "MOBULA_TEST_SEED";
-const NODES: usize = 3;
+const NODES: usize = 5;
 const OBJECTS: u64 = 12;
 const CAPACITY: usize = 1 << 20;
 /// Longer than any deadline on the way: what has not ended by then never will.
@@ -19,7 +19,7 @@ fn size_of(n: u64) -> usize {
     n as usize * 7_001 % 90_000
 }
 
-/// A history of three nodes; returns what came of every get, and the network's digest.
+/// A history of some nodes; returns what came of every get, and the network's digest.
 async fn history(seed: u64) -> (Vec<String>, u64) {
     let network = SimNetwork::new(seed, SimOptions::default());
     let mut random = StdRng::seed_from_u64(seed);
