@@ -127,7 +127,8 @@ fn lost() {
     get(&task).expect_err("its workers die");
     let said = explain(&task).expect("it is explained");
     assert_eq!((said.state.as_str(), said.attempts), ("FAILED", Some((2, 2))), "{said}");
-    assert!(said.error.as_ref().is_some_and(|error| error.contains("signal 6")), "{said}");
+    let error = said.error.as_ref().expect("it failed");
+    assert!(error.contains("signal 6") && error.contains("on node ") && error.contains("(pid "), "{said}");
 }
 
 fn cancelled() {

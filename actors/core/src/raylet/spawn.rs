@@ -198,7 +198,7 @@ async fn run(shared: Arc<Shared>, launch: Launch, report: Report) {
         let _ = tokio::time::timeout(LAST_WORDS, reader).await;
     }
     let culprit = culprit::read(&shared.last_words(start));
-    report(LaunchEvent::Exited { start, how: in_words(ended), culprit });
+    report(LaunchEvent::Exited { start, how: in_words(ended, pid, &shared.config.worker.node_name), culprit });
 }
 
 type Launched = (Child, Option<Arc<WorkingDir>>);
@@ -265,15 +265,17 @@ async fn launch_one(shared: &Shared, launch: &Launch, mark: &Mark) -> Result<Lau
     Ok((child, working_dir))
 }
 
-fn in_words(ended: io::Result<ExitStatus>) -> String {
+/// How a worker ended, and which it was: what people see of it when its work fails.
+fn in_words(ended: io::Result<ExitStatus>, pid: u32, node: &str) -> String {
     use std::os::unix::process::ExitStatusExt;
+    let who = format!("its process (pid {pid} on node {node})");
     match ended {
         Ok(status) => match (status.code(), status.signal()) {
-            (Some(code), _) => format!("its process ended with exit code {code}"),
-            (None, Some(9)) => "its process was killed (signal 9: by request, or for want of memory)".to_owned(),
-            (None, Some(signal)) => format!("its process was ended by signal {signal}"),
-            (None, None) => "its process ended".to_owned(),
+            (Some(code), _) => format!("{who} ended with exit code {code}"),
+            (None, Some(9)) => format!("{who} was killed (signal 9: by request, or for want of memory)"),
+            (None, Some(signal)) => format!("{who} was ended by signal {signal}"),
+            (None, None) => format!("{who} ended"),
         },
-        Err(error) => format!("its process was lost: {error}"),
+        Err(error) => format!("{who} was lost: {error}"),
     }
 }
