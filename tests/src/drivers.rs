@@ -17,6 +17,7 @@ pub(crate) fn find(name: &str) -> Option<fn() -> Result<(), Error>> {
         "bad-env" => bad_env,
         "survives" => survives,
         "ends-actors" => ends_actors,
+        "chaos" => crate::chaos::driver,
         _ => return None,
     })
 }

@@ -12,6 +12,7 @@ mod actors;
 mod arguments;
 mod async_actors;
 mod cancel;
+mod chaos;
 mod collectives;
 mod datasets;
 mod drivers;

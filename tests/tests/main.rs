@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod behaviour;
+mod chaos;
 mod cli;
 mod lifecycle;
 mod strangers;

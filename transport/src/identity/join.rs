@@ -16,7 +16,7 @@ use super::tls::{PinnedAuthority, SERVER_NAME, joining_client};
 use super::token::JoinToken;
 
 /// How long a join may take, on either side.
-const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
+const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// The largest request or answer.
 const JOIN_MAX_BYTES: usize = 64 * 1024;
 /// Tokens a head keeps; the oldest is dropped for a new one.
