@@ -17,6 +17,7 @@ pub(crate) fn find(name: &str) -> Option<fn() -> Result<(), Error>> {
         "bad-env" => bad_env,
         "survives" => survives,
         "ends-actors" => ends_actors,
+        "moves" => moves,
         "chaos" => crate::chaos::driver,
         _ => return None,
     })
@@ -53,6 +54,19 @@ fn late() -> Result<(), Error> {
     let task = same.remote(5);
     println!("submitted");
     assert_eq!(get(&task)?, 5);
+    Ok(())
+}
+
+/// Loses the node that it asks first, and goes on with another one.
+fn moves() -> Result<(), Error> {
+    assert_eq!(get(&same.remote(1))?, 1);
+    println!("at home");
+    let killed = folder().join("head-is-away");
+    wait_until("the head to be killed", || killed.exists());
+    assert_eq!(get(&same.remote(2))?, 2);
+    // Objects too.
+    let numbers: Vec<u64> = (0..100_000).collect();
+    assert_eq!(get(&mobula::put(numbers.clone())?)?, numbers);
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use rustix::process::Signal;
 
-use crate::support::binaries::behaviour;
+use crate::support::binaries::{behaviour, binary};
 use crate::support::cluster::{Cluster, is_alive};
 use crate::support::process::Program;
 use crate::support::wait_until;
@@ -89,6 +89,44 @@ fn tasks_of_a_killed_node_run_again() {
     let mut driver = Program::start("a driver that loses a node", command);
     driver.wait_for_output("work on every node", |output| output.contains("under way").then_some(()));
     cluster.nodes()[0].signal(Signal::KILL);
+    let status = driver.wait();
+    assert!(status.success(), "{status}\n{}\n{}", driver.stdout(), driver.stderr());
+}
+
+#[test]
+fn a_node_whose_output_nobody_reads_lives_on() {
+    let cluster = Cluster::start(0, 1);
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let mut command = cluster.family().command(binary("mobula"));
+    command.args(["start", "--address", cluster.address(), "--token", cluster.token(), "--num-cpus", "1", "--dir"]);
+    command.arg(cluster.family().path("unread")).env("MOBULA_LOG", "debug");
+    command.stdout(std::process::Stdio::null()).stderr(writer);
+    let mut node = command.spawn().expect("the node starts");
+    cluster.wait_for_nodes(2);
+    // Each of these is worth a line of the log.
+    for _ in 0..3 {
+        cluster.run(&["list", "workers"]);
+    }
+    drop(keep_busy(&cluster));
+    cluster.wait_for_nodes(2);
+    let pid = rustix::process::Pid::from_raw(i32::try_from(node.id()).expect("an id fits")).expect("it is one");
+    rustix::process::kill_process(pid, Signal::TERM).expect("it lives");
+    let status = wait_until("the node to end", || node.try_wait().expect("a child can be waited for"));
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn a_driver_whose_node_dies_goes_on_with_another() {
+    // A driver is at home on the head's node, if that is on its machine.
+    let mut cluster = Cluster::start(1, 1);
+    let mut command = cluster.family().command(behaviour());
+    command.args(["moves", "--address", cluster.address()]);
+    let mut driver = Program::start("a driver that loses its node", command);
+    driver.wait_for_output("its first task", |output| output.contains("at home").then_some(()));
+    cluster.kill_head();
+    cluster.restart_head(1);
+    std::fs::write(cluster.family().path("head-is-away"), b"").expect("the family's home can be written");
     let status = driver.wait();
     assert!(status.success(), "{status}\n{}\n{}", driver.stdout(), driver.stderr());
 }

@@ -103,7 +103,9 @@ fn run(command: &Command) -> Result<(), CliError> {
 fn log_to_stderr() {
     let filter = EnvFilter::try_from_env("MOBULA_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
     let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
+    // Nobody may read it any more, or its disk be full: that is no reason to panic.
+    log.log_internal_errors(false).init();
 }
 
 #[cfg(test)]

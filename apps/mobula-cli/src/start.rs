@@ -11,6 +11,7 @@
 //! ready, passes on what it said, and leaves it behind.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -282,7 +283,9 @@ fn serve(running: &Running, signals: &Signals, drain: Duration) -> Result<(), Cl
             Some(RayletEvent::Registered) | None => {}
         }
     };
-    eprintln!(
+    // Whoever read it may be gone.
+    let _ = writeln!(
+        std::io::stderr(),
         "mobula: stopping ({why}); running work may go on for {} s, another signal ends it at once",
         drain.as_secs()
     );

@@ -25,6 +25,7 @@ mod entry;
 mod explain;
 mod fetch;
 mod groups;
+mod home;
 #[cfg(test)]
 mod leasing;
 mod lineage;
@@ -118,8 +119,9 @@ pub struct Client(pub(crate) Arc<Inner>);
 pub(crate) struct Inner {
     endpoint: Endpoint,
     gcs: Address,
-    raylet: Address,
-    store: StoreClient,
+    home: home::Home,
+    /// Another home is looked for.
+    homeless: AtomicBool,
     job: JobId,
     namespace: String,
     binary: Option<std::path::PathBuf>,
@@ -172,8 +174,8 @@ impl Client {
         let client = Self(Arc::new(Inner {
             endpoint: setup.endpoint,
             gcs: setup.gcs,
-            raylet: setup.raylet,
-            store: setup.store,
+            home: home::Home::new(setup.raylet, setup.store),
+            homeless: AtomicBool::new(false),
             job: setup.job,
             namespace: setup.namespace,
             binary: setup.binary,
@@ -214,11 +216,6 @@ impl Client {
         &self.0.endpoint
     }
 
-    /// The node's store.
-    pub fn store(&self) -> &StoreClient {
-        &self.0.store
-    }
-
     /// Where names of actors are looked up unless told otherwise.
     pub fn namespace(&self) -> &str {
         &self.0.namespace
@@ -237,11 +234,6 @@ impl Client {
     /// The GCS.
     pub fn gcs(&self) -> Address {
         self.0.gcs
-    }
-
-    /// The raylet that is asked first.
-    pub fn raylet(&self) -> Address {
-        self.0.raylet
     }
 
     /// Whether the session has not been shut down.
@@ -327,7 +319,7 @@ impl Client {
     }
 
     pub(crate) fn free_stored(&self, stored: &crate::messages::StoredObject) {
-        self.0.store.free(std::slice::from_ref(stored));
+        self.store().free(std::slice::from_ref(stored));
     }
 
     fn ask_gcs_blocking<M: Message>(&self, message: M) -> Result<M::Reply, Error> {

@@ -70,6 +70,7 @@ impl Client {
         for actor in self.actor_queues() {
             actor.process_gone(process, why);
         }
+        self.home_lost(process);
     }
 
     /// A process could not be reached for a while. What runs there runs again elsewhere; but a
@@ -88,6 +89,7 @@ impl Client {
         for actor in self.actor_queues() {
             actor.process_unreachable(process, why);
         }
+        self.home_lost(process);
     }
 
     /// Tries to reach a lost raylet a while later: it may hold leases that nobody uses, and might

@@ -229,7 +229,7 @@ impl Client {
             retriable: options.max_retries > 0,
             near,
         };
-        let home = near.map_or(self.0.raylet, |process| Address { process, mailbox: MailboxId::RAYLET });
+        let home = near.map_or_else(|| self.raylet(), |process| Address { process, mailbox: MailboxId::RAYLET });
         let what = options.name.clone().unwrap_or_else(|| pending.function.plain_name().to_owned());
         let queue = self.0.queues.of(shape, |shape| TaskQueue::new(shape, self.next_seq(), home, what));
         if near.is_none() {

@@ -269,6 +269,12 @@ impl TaskQueue {
         }
     }
 
+    /// The client has another home, since the one before was lost.
+    pub(crate) fn moves(self: &Arc<Self>, client: &Client, lost: ProcessId) {
+        self.step(client, |submitter, _, out| submitter.raylet_unreachable(lost, client.raylet(), out));
+        client.arm_ticker();
+    }
+
     /// Time passes. Returns whether another tick is needed.
     pub(crate) fn tick(self: &Arc<Self>, client: &Client) -> bool {
         let mut again = false;

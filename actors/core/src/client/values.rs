@@ -40,7 +40,7 @@ impl Client {
     pub(super) fn put_large(&self, encoding: Encoding, parts: &[&[u8]], refs: Refs) -> Result<ObjectHandle, Error> {
         self.check_open()?;
         let id = self.next_object();
-        let stored = self.0.store.put(id, encoding, parts)?;
+        let stored = self.store().put(id, encoding, parts)?;
         let entry = Entry::new(id, self);
         let provenance = Provenance { _contains: refs, ..Provenance::default() };
         entry.settle_with(Outcome::Stored(Box::new(stored)), Some(Box::new(provenance)));
@@ -126,7 +126,7 @@ impl Client {
                     Some(Outcome::Stored(stored)) => stored,
                     None => return Err(no_session()),
                 };
-                match client.0.store.fetch(&stored).await {
+                match client.store().fetch(&stored).await {
                     Err(Error::ObjectLost { why, .. }) => {
                         let (tell, told) = tokio::sync::oneshot::channel();
                         let tell = move || {

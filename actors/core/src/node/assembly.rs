@@ -2,6 +2,7 @@
 //! common.
 
 use std::path::PathBuf;
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -166,7 +167,11 @@ impl NodeParts {
     /// Waits for something the node's owner has to know: that it was asked to stop, or that the
     /// head does not want it any more.
     pub fn next_event(&self, within: Duration) -> Option<RayletEvent> {
-        self.events.lock().recv_timeout(within).ok()
+        match self.events.lock().recv_timeout(within) {
+            Ok(event) => Some(event),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => Some(RayletEvent::StopAsked("its raylet has ended".to_owned())),
+        }
     }
 
     /// Takes no new work, waits for what runs until the deadline, tells the head and stops. What

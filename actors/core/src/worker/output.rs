@@ -112,6 +112,8 @@ impl Drop for Printing {
 pub(crate) fn log_to_driver() {
     let filter = EnvFilter::try_from_env("MOBULA_LOG").unwrap_or_else(|_| EnvFilter::new(LOGGED));
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Logged).with_ansi(false);
+    // A stream that nobody reads is no reason to panic.
+    let subscriber = subscriber.log_internal_errors(false);
     // A process that has one already keeps it.
     let _ = subscriber.try_init();
 }

@@ -1,0 +1,93 @@
+//! The node of this process: the raylet that is asked first, and the store that objects are read in.
+//!
+//! A worker ends with its node. A driver does not: it looks for another node, first of all for one
+//! whose store it can read too.
+
+use std::sync::atomic::Ordering;
+
+use mobula_transport::{Address, MailboxId, ProcessId};
+use parking_lot::RwLock;
+
+use super::Client;
+use crate::gcs::placement::takes_work;
+use crate::messages::{ClusterStatus, GetClusterStatus, NodeInfo};
+use crate::store::StoreClient;
+
+/// Where a client is at home.
+pub(super) struct Home(RwLock<(Address, StoreClient)>);
+
+impl Home {
+    pub(super) fn new(raylet: Address, store: StoreClient) -> Self {
+        Self(RwLock::new((raylet, store)))
+    }
+}
+
+impl Client {
+    /// The raylet that is asked first.
+    pub fn raylet(&self) -> Address {
+        self.0.home.0.read().0
+    }
+
+    /// The node's store.
+    pub fn store(&self) -> StoreClient {
+        self.0.home.0.read().1.clone()
+    }
+
+    /// A process is dead, or out of reach. If this client was at home there, it looks for another
+    /// home, until there is one.
+    pub(super) fn home_lost(&self, process: ProcessId) {
+        if self.raylet().process.id == process && !self.0.homeless.swap(true, Ordering::AcqRel) {
+            tracing::warn!(%process, "the node that this process asks first is gone; looking for another one");
+            self.look_for_home(process);
+        }
+    }
+
+    fn look_for_home(&self, lost: ProcessId) {
+        let client = self.clone();
+        self.ask_gcs(GetClusterStatus, move |answer| {
+            if !client.is_open() {
+                return;
+            }
+            // Reading what proves a store waits for a disk at worst.
+            let again = client.clone();
+            client.endpoint().runtime().spawn_blocking(move || {
+                let client = again;
+                match answer.ok().and_then(|status| client.another_home(&status, lost)) {
+                    Some((raylet, store)) => client.move_to(lost, raylet, store),
+                    None => client.clone().again_soon(move || client.look_for_home(lost)),
+                }
+            });
+        });
+    }
+
+    fn another_home(&self, status: &ClusterStatus, lost: ProcessId) -> Option<(Address, Option<StoreClient>)> {
+        let mut nodes: Vec<&NodeInfo> = status
+            .view
+            .nodes
+            .iter()
+            .filter(|node| node.alive && node.process.id != lost && takes_work(&node.total))
+            .collect();
+        nodes.sort_by_key(|node| (!node.head, node.node));
+        let at = |node: &NodeInfo| Address { process: node.process, mailbox: MailboxId::RAYLET };
+        let near = nodes.iter().find_map(|node| {
+            let store = StoreClient::connect(self.endpoint(), node.process, &node.store_dir, &node.host_proof).ok()?;
+            Some((at(node), Some(store)))
+        });
+        near.or_else(|| nodes.first().map(|node| (at(node), None)))
+    }
+
+    fn move_to(&self, lost: ProcessId, raylet: Address, store: Option<StoreClient>) {
+        {
+            let mut home = self.0.home.0.write();
+            home.0 = raylet;
+            if let Some(store) = store {
+                home.1 = store;
+            }
+        }
+        self.0.homeless.store(false, Ordering::Release);
+        tracing::info!(raylet = %raylet.process, "another node is asked first from now on");
+        for queue in self.task_queues() {
+            queue.moves(self, lost);
+        }
+    }
+}
