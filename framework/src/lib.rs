@@ -103,6 +103,8 @@ pub mod collective;
 mod config;
 mod dataset;
 mod explain;
+#[doc = include_str!("faults.md")]
+pub mod faults {}
 mod object;
 mod options;
 mod placement_group;
