@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | an argument | the submitter's pending work | the attempt's end is told; before that the worker has borrowed what it still has |
 //! | a constructor's argument | the client that made the actor | the actor cannot be made again |
-//! | a result | the worker that returned it ([`Returned`]) | the submitter says that it has borrowed it |
+//! | a result | the worker that returned it | the submitter says that it has borrowed it |
 //! | an object | the object's own entry | it is freed; who fetches it keeps it until it has borrowed what it read |
 //! | bytes that the user wrote by himself | the session | it ends |
 //!
