@@ -134,6 +134,11 @@ impl<F> Method<'_, F> {
         self.set(|options| options.retry_exceptions = RetryExceptions::If(Arc::new(accepts)))
     }
 
+    /// What is called, and how.
+    pub(crate) fn into_parts(self) -> (ActorRef, &'static RemoteFunction, Option<Arc<client::CallOptions>>) {
+        (self.actor.clone(), self.function, self.options)
+    }
+
     fn set(mut self, set: impl FnOnce(&mut client::CallOptions)) -> Self {
         set(Arc::make_mut(self.options.get_or_insert_default()));
         self

@@ -74,6 +74,7 @@
 //! | clean and transform tables in parallel | [`read_parquet`], [`Dataset`], [`col`], [`lit`] |
 //! | reach an actor by name, end one | [`get_actor`], [`kill`], [`terminate`], [`exit_actor`] |
 //! | share work among actors | [`ActorPool`] |
+//! | be told how an actor ends | [`watch`], [`on_end`] |
 //! | show results to people | [`print`](mod@print) |
 //! | reserve room for several at once | [`PlacementGroup`], [`PlacementStrategy`] |
 //! | see the cluster | [`nodes`], [`cluster_resources`], [`available_resources`] |
@@ -115,6 +116,7 @@ mod run;
 mod session;
 mod table;
 mod value;
+mod watch;
 
 /// The Arrow that datasets speak, so that programs need not match its version.
 pub use arrow;
@@ -126,7 +128,7 @@ pub use mobula_core::explain::{
 };
 pub use mobula_core::ids::{NodeId, PlacementGroupId};
 pub use mobula_core::labels::NodeLabel;
-pub use mobula_core::messages::{Cancel, PlacementStrategy};
+pub use mobula_core::messages::{ActorEnd, Cancel, EndReason, PlacementStrategy};
 pub use mobula_core::node::RuntimeEnv;
 pub use mobula_core::worker::{exit_actor, gpu_ids, is_cancelled};
 pub use mobula_data::execute::OperatorReport;
@@ -159,6 +161,7 @@ pub use crate::placement_group::{
 };
 pub use crate::session::{Session, init, shutdown};
 pub use crate::value::{Array, Batch, Number, Value};
+pub use crate::watch::{on_end, watch};
 
 #[doc(hidden)]
 pub mod __private;

@@ -1,6 +1,9 @@
 //! How actors are made again while they are made, and how they end.
 
-use mobula::{Error, ObjectRef, current_actor, exit_actor, get, get_actor, get_timeout, kill, remote, terminate};
+use mobula::{
+    ActorEnd, EndReason, Error, ObjectRef, current_actor, exit_actor, get, get_actor, get_timeout, kill,
+    kill_and_restart, on_end, remote, terminate, watch,
+};
 
 use crate::gate::{Gate, Tally, count, pass, wait_until};
 use crate::{Scenario, everywhere, on_cluster};
@@ -15,6 +18,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     everywhere("exit_actor and current_actor are for actors", only_for_actors),
     everywhere("an actor passes its own handle on", own_handle),
     everywhere("an error of a constructor is not retried", constructor_error),
+    everywhere("a watcher is told how an actor ends", watched),
+    everywhere("a restart is no end", restart_is_no_end),
+    everywhere("tasks and actors watch, and a dropped actor ends", watched_by_others),
+    everywhere("an actor is told of its children by a method of its own", supervised),
+    on_cluster("a watcher is told of a process that was killed", watched_process),
     on_cluster("a constructor that is lost with its worker runs again", constructor_lost),
 ];
 
@@ -203,4 +211,138 @@ fn constructor_lost() {
     let actor = options.max_restarts(1).remote(tally.path(), u64::MAX, true);
     assert_dead(get_timeout(&actor.hello().remote(), PATIENCE));
     assert_eq!(tally.get(), 2, "as often as it may be restarted");
+}
+
+#[track_caller]
+fn assert_ended(end: &ObjectRef<ActorEnd>, reason: EndReason) -> ActorEnd {
+    let end = get_timeout(end, PATIENCE).expect("it has ended");
+    assert_eq!(end.reason, reason, "{end:?}");
+    end
+}
+
+struct Child;
+
+#[remote]
+impl Child {
+    fn new(fine: bool) -> Result<Self, Refused> {
+        if fine { Ok(Self) } else { Err(Refused) }
+    }
+
+    fn breaks(&mut self) {
+        panic!("a broken child")
+    }
+
+    fn aborts(&mut self) {
+        std::process::abort()
+    }
+
+    fn hello(&self) -> String {
+        "hello".to_owned()
+    }
+}
+
+fn watched() {
+    let child = Child::remote(true);
+    let watchers = [watch(&child), watch(&child)];
+    kill(&child).expect("it is there");
+    for watcher in &watchers {
+        assert_ended(watcher, EndReason::Killed);
+    }
+    assert_ended(&watch(&child), EndReason::Killed);
+
+    let child = Child::remote(true);
+    let end = watch(&child);
+    get(&terminate(&child)).expect("it ends");
+    assert_ended(&end, EndReason::Exited);
+
+    let child = Child::remote(true);
+    let end = watch(&child);
+    get(&child.breaks().remote()).expect_err("it panics");
+    assert!(assert_ended(&end, EndReason::Crashed).why.contains("a broken child"));
+
+    let end = assert_ended(&watch(&Child::remote(false)), EndReason::Crashed);
+    assert!(end.why.contains("the constructor refused"), "{end:?}");
+}
+
+fn restart_is_no_end() {
+    let child = Child::options().max_restarts(1).remote(true);
+    let end = watch(&child);
+    get(&child.hello().remote()).expect("it lives");
+    kill_and_restart(&child).expect("it is there");
+    wait_until("the child to be back", || get(&child.hello().remote()).is_ok());
+    assert!(matches!(get_timeout(&end, std::time::Duration::ZERO), Err(Error::TimedOut { .. })));
+    kill_and_restart(&child).expect("it is there");
+    assert_eq!(assert_ended(&end, EndReason::OutOfRestarts).restarts, 1);
+}
+
+#[remote(num_cpus = 0.0)]
+fn watches(child: ChildHandle, started: String) -> Result<ActorEnd, Error> {
+    let end = watch(&child);
+    drop(child);
+    count(&started);
+    get_timeout(&end, PATIENCE)
+}
+
+fn watched_by_others() {
+    let (child, started) = (Child::remote(true), Tally::new());
+    let end = watches.remote(child.clone(), started.path());
+    wait_until("the task to watch", || started.get() == 1);
+    kill(&child).expect("it is there");
+    let end = get_timeout(&end, PATIENCE).expect("the task was told");
+    assert_eq!(end.reason, EndReason::Killed);
+    // To watch keeps nothing alive.
+    let child = Child::remote(true);
+    get(&child.hello().remote()).expect("it lives");
+    let end = watch(&child);
+    drop(child);
+    assert_ended(&end, EndReason::Killed);
+}
+
+struct Parent {
+    children: Vec<ChildHandle>,
+    ends: Vec<ActorEnd>,
+}
+
+#[remote]
+impl Parent {
+    fn new(children: usize) -> Result<Self, Error> {
+        let children: Vec<_> = (0..children).map(|_| Child::remote(true)).collect();
+        let me = current_actor::<Self>()?;
+        for child in &children {
+            on_end(child, me.child_ended())?;
+        }
+        Ok(Self { children, ends: Vec::new() })
+    }
+
+    fn child_ended(&mut self, end: ActorEnd) {
+        self.ends.push(end);
+    }
+
+    fn lose(&mut self, child: usize) -> Result<(), Error> {
+        kill(&self.children[child])
+    }
+
+    fn ends(&self) -> Vec<ActorEnd> {
+        self.ends.clone()
+    }
+}
+
+fn supervised() {
+    let parent = Parent::remote(3);
+    // Its other calls do not wait for the children's ends.
+    assert!(get_timeout(&parent.ends().remote(), PATIENCE).expect("it answers").is_empty());
+    get(&parent.lose().remote(1)).expect("it loses one");
+    wait_until("the parent to be told", || get(&parent.ends().remote()).expect("it answers").len() == 1);
+    get(&parent.lose().remote(0)).expect("and another one");
+    wait_until("the parent to be told again", || get(&parent.ends().remote()).expect("it answers").len() == 2);
+    let ends = get(&parent.ends().remote()).expect("it answers");
+    assert!(ends.iter().all(|end| end.reason == EndReason::Killed), "{ends:?}");
+    assert_ne!(ends[0].actor, ends[1].actor);
+}
+
+fn watched_process() {
+    let child = Child::options().process_worker().remote(true);
+    let end = watch(&child);
+    get(&child.aborts().remote()).expect_err("its process is gone");
+    assert_ended(&end, EndReason::Crashed);
 }

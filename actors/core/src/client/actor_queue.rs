@@ -407,6 +407,11 @@ impl ActorQueue {
 impl Drop for ActorQueue {
     fn drop(&mut self) {
         self.client.forget_actor(self.actor);
+        // The actor may not have been made yet; then it never is.
+        for entry in std::mem::take(&mut self.inner.get_mut().ready) {
+            let why = "the last handle to it was dropped before it was made".to_owned();
+            entry.settle(Outcome::Failed(Box::new(Error::ActorDied { actor: self.actor, why })));
+        }
         // Handles and pending calls keep the queue alive, so here every call has ended and nobody
         // in this process can make another one.
         if *self.ends_with_handles.get_mut() && self.inner.get_mut().order.dead().is_none() {

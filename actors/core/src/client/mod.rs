@@ -43,6 +43,7 @@ mod task_queue;
 #[cfg(test)]
 mod tests;
 mod values;
+mod watching;
 mod wire_ref;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -139,6 +140,8 @@ pub(crate) struct Inner {
     /// Raylets that were asked for leases by queues that are forgotten: they may yet have granted one.
     forgotten_at: Mutex<BTreeMap<ProcessId, Address>>,
     actors: Mutex<HashMap<ActorId, Weak<ActorQueue>>>,
+    /// Who waits for the end of actors.
+    watched: Mutex<watching::Watched>,
     /// Placement groups of which something is to be heard.
     groups: Mutex<groups::Groups>,
     /// References that other processes have, and that this one has of others.
@@ -189,6 +192,7 @@ impl Client {
             queues: Queues::default(),
             forgotten_at: Mutex::default(),
             actors: Mutex::default(),
+            watched: Mutex::default(),
             groups: Mutex::default(),
             borrowing: Borrowing::default(),
             lineages: Lineages::default(),
@@ -277,6 +281,7 @@ impl Client {
         for actor in actors {
             actor.close(&error);
         }
+        self.stop_watching();
         self.end_groups(&error);
         for (_, pending) in self.0.pending.drain() {
             pending.fail(&error);

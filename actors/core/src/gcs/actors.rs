@@ -11,8 +11,8 @@ use super::state::{ActorState, Asker, Effect, Gcs, Reply, Write};
 use crate::error::Error;
 use crate::ids::{ActorId, LeaseId, NodeId};
 use crate::messages::{
-    ActorDetails, ActorExited, ActorInfo, ActorLease, ActorLocation, ActorSpec, FoundActor, LeaseActorError,
-    PendingDemand, Strategy,
+    ActorDetails, ActorEnd, ActorExited, ActorInfo, ActorLease, ActorLocation, ActorSpec, EndReason, FoundActor,
+    LeaseActorError, PendingDemand, Strategy,
 };
 use crate::resources::{Resources, group};
 
@@ -58,10 +58,25 @@ pub(super) struct ActorEntry {
     pub(super) incarnation: u32,
     pub(super) restarts: u32,
     pub(super) worker_failures: u32,
+    /// Who asks where it is.
     pub(super) waiters: Vec<(ProcessId, Asker)>,
+    /// Who asks how it ends.
+    pub(super) watchers: Vec<(ProcessId, Asker)>,
+    /// In which way it has ended, if it is dead.
+    pub(super) end: EndReason,
 }
 
 impl ActorEntry {
+    /// How it has ended, if it has.
+    pub(super) fn ended(&self) -> Option<ActorEnd> {
+        let Phase::Dead(error) = &self.phase else { return None };
+        let why = match error {
+            Error::ActorDied { why, .. } => why.clone(),
+            other => other.to_string(),
+        };
+        Some(ActorEnd { actor: self.spec.actor, reason: self.end, why, restarts: self.restarts })
+    }
+
     pub(super) fn is_dead(&self) -> bool {
         matches!(self.phase, Phase::Dead(_))
     }
@@ -92,6 +107,7 @@ impl ActorEntry {
                 Phase::Dead(error) => Some(error.clone()),
                 _ => None,
             },
+            end: self.end,
         }
     }
 }
@@ -141,6 +157,8 @@ impl Gcs {
             restarts: 0,
             worker_failures: 0,
             waiters: self.unknown.remove(&id).map(|(_, waiters)| waiters).unwrap_or_default(),
+            watchers: Vec::new(),
+            end: EndReason::Unknown,
         };
         self.enqueue(&entry, false);
         self.actors.insert(id, entry);
@@ -182,14 +200,21 @@ impl Gcs {
             Some(actor) => &mut actor.waiters,
             None => &mut self.unknown.entry(id).or_insert_with(|| (now + UNKNOWN_KEPT, Vec::new())).1,
         };
-        match waiters.iter_mut().find(|(process, _)| *process == from) {
-            // The asker's own deadline has passed, or it would not ask again.
-            Some(waiter) => {
-                let before = std::mem::replace(&mut waiter.1, asker);
-                self.emit(Effect::Forget(before));
-            }
-            None => waiters.push((from, asker)),
+        if let Some(before) = wait(waiters, from, asker) {
+            self.emit(Effect::Forget(before));
         }
+    }
+
+    /// Someone asks how an actor ends. As with [`Gcs::resolve_actor`], a process asks once.
+    pub fn watch_actor(&mut self, id: ActorId, from: ProcessId, asker: Asker) {
+        let effect = match self.actors.get_mut(&id) {
+            None => Some(Effect::Answer(asker, Reply::Ended(None))),
+            Some(actor) => match actor.ended() {
+                Some(end) => Some(Effect::Answer(asker, Reply::Ended(Some(end)))),
+                None => wait(&mut actor.watchers, from, asker).map(Effect::Forget),
+            },
+        };
+        self.effects.extend(effect);
     }
 
     /// The living actor of a name.
@@ -211,10 +236,10 @@ impl Gcs {
             Some(actor) => {
                 if let Some(spot) = actor.spot().cloned() {
                     self.stop_incarnation(id, spot, why);
-                    self.fail_incarnation(id, why, true);
+                    self.fail_incarnation(id, why, EndReason::Killed);
                 } else if matches!(actor.phase, Phase::Unattached { .. }) {
                     // It is told to stop when its node reports it.
-                    self.fail_incarnation(id, why, true);
+                    self.fail_incarnation(id, why, EndReason::Killed);
                 }
                 Ok(())
             }
@@ -385,12 +410,12 @@ impl Gcs {
             Ok(Ok(())) => self.actor_alive(id, spot),
             Ok(Err(error)) => {
                 self.release(&spot);
-                self.die(id, error);
+                self.die(id, error, EndReason::Crashed);
             }
             Err(error) => {
                 self.stop_actor(spot.worker, id, incarnation, &error.to_string());
                 self.release(&spot);
-                self.fail_incarnation(id, &format!("its worker could not make it: {error}"), true);
+                self.fail_incarnation(id, &format!("its worker could not make it: {error}"), EndReason::Crashed);
             }
         }
         self.place_actors(now);
@@ -412,9 +437,9 @@ impl Gcs {
             _ => false,
         };
         if lived && failed {
-            self.fail_incarnation(id, why, true);
+            self.fail_incarnation(id, why, EndReason::Crashed);
         } else if lived {
-            self.die(id, Error::ActorDied { actor: id, why: why.clone() });
+            self.die(id, Error::ActorDied { actor: id, why: why.clone() }, EndReason::Exited);
         }
         self.emit(Effect::Answer(asker, Reply::Finished));
         self.place_actors(now);
@@ -426,13 +451,13 @@ impl Gcs {
         if self.lingering.remove(&(id, incarnation)).is_none()
             && self.actors.get(&id).and_then(ActorEntry::spot).is_some_and(|spot| spot.lease == lease)
         {
-            self.fail_incarnation(id, why, true);
+            self.fail_incarnation(id, why, EndReason::Crashed);
         }
         self.place_actors(now);
     }
 
     /// Incarnations for which `lost` holds are dead with their worker.
-    pub(super) fn worker_lost(&mut self, lost: impl Fn(&Spot) -> bool, why: &str, _now: Duration) {
+    pub(super) fn worker_lost(&mut self, lost: impl Fn(&Spot) -> bool, why: &str, reason: EndReason) {
         let gone: Vec<(ActorId, u32)> =
             self.lingering.iter().filter(|(_, spot)| lost(spot)).map(|(key, _)| *key).collect();
         for key in gone {
@@ -447,7 +472,7 @@ impl Gcs {
             .collect();
         for (actor, lease) in dead {
             self.leases.remove(&lease);
-            self.fail_incarnation(actor, why, true);
+            self.fail_incarnation(actor, why, reason);
         }
     }
 
@@ -462,6 +487,18 @@ impl Gcs {
         for actor in asked {
             self.leave_leasing(actor);
             self.requeue(actor, None);
+        }
+    }
+}
+
+/// Adds one who waits. Returns an earlier question of the same process, which is not answered any
+/// more: the asker's own deadline has passed, or it would not ask again.
+fn wait(waiters: &mut Vec<(ProcessId, Asker)>, from: ProcessId, asker: Asker) -> Option<Asker> {
+    match waiters.iter_mut().find(|(process, _)| *process == from) {
+        Some(waiter) => Some(std::mem::replace(&mut waiter.1, asker)),
+        None => {
+            waiters.push((from, asker));
+            None
         }
     }
 }

@@ -12,7 +12,7 @@ use super::nodes::raylet;
 use super::state::{ActorState, Asker, Effect, Gcs, Reply, Write};
 use crate::error::Error;
 use crate::ids::{ActorId, LeaseId, NodeId};
-use crate::messages::{ActorLocation, ActorSpec, ClusterEvent, HostedActor, WorkerKind};
+use crate::messages::{ActorLocation, ActorSpec, ClusterEvent, EndReason, HostedActor, WorkerKind};
 
 /// Dead actors that are remembered, with how they ended.
 const DEAD_ACTORS_KEPT: usize = 10_000;
@@ -54,20 +54,20 @@ impl Gcs {
     }
 
     /// The present incarnation is lost; the restart policy says whether another one comes.
-    pub(super) fn fail_incarnation(&mut self, id: ActorId, why: &str, charged: bool) {
+    pub(super) fn fail_incarnation(&mut self, id: ActorId, why: &str, reason: EndReason) {
         let Some(actor) = self.actors.get_mut(&id).filter(|actor| !actor.is_dead()) else { return };
-        let allowed = !charged
-            || actor.spec.max_restarts < 0
-            || u64::from(actor.restarts) < actor.spec.max_restarts.unsigned_abs().into();
+        let allowed =
+            actor.spec.max_restarts < 0 || u64::from(actor.restarts) < actor.spec.max_restarts.unsigned_abs().into();
         if !allowed {
             let tried =
                 if actor.restarts == 0 { String::new() } else { format!(" (after {} restarts)", actor.restarts) };
-            return self.die(id, Error::ActorDied { actor: id, why: format!("{why}{tried}") });
+            let reason = if actor.restarts == 0 { reason } else { EndReason::OutOfRestarts };
+            return self.die(id, Error::ActorDied { actor: id, why: format!("{why}{tried}") }, reason);
         }
         if let Phase::Delayed { until, .. } | Phase::Unattached { until } = actor.phase {
             self.delayed.remove(&(until, id));
         }
-        actor.restarts += u32::from(charged);
+        actor.restarts += 1;
         actor.incarnation += 1;
         actor.phase = Phase::Pending;
         let (actor, state) = (actor.clone(), actor.state());
@@ -94,7 +94,7 @@ impl Gcs {
             }
             Phase::Pending | Phase::Delayed { .. } | Phase::Unattached { .. } | Phase::Dead(_) => {}
         }
-        self.die(id, Error::ActorDied { actor: id, why: why.to_owned() });
+        self.die(id, Error::ActorDied { actor: id, why: why.to_owned() }, EndReason::Killed);
     }
 
     /// Tells the worker. A process of its own is killed with its lease; in a shared worker the
@@ -133,12 +133,14 @@ impl Gcs {
         }
     }
 
-    pub(super) fn die(&mut self, id: ActorId, error: Error) {
+    pub(super) fn die(&mut self, id: ActorId, error: Error, reason: EndReason) {
         let Some(actor) = self.actors.get_mut(&id) else { return };
         if let Phase::Delayed { until, .. } | Phase::Unattached { until } = actor.phase {
             self.delayed.remove(&(until, id));
         }
         actor.phase = Phase::Dead(error.clone());
+        actor.end = reason;
+        let (ended, watchers) = (actor.ended(), std::mem::take(&mut actor.watchers));
         actor.payload = Payload::new();
         actor.spec.args.clear();
         let (waiters, state) = (std::mem::take(&mut actor.waiters), actor.state());
@@ -150,6 +152,9 @@ impl Gcs {
         }
         self.emit(Effect::Write(Write::ActorState(id, state)));
         self.announce(id, ActorLocation::Dead(Box::new(error)), waiters);
+        for (_, asker) in watchers {
+            self.emit(Effect::Answer(asker, Reply::Ended(ended.clone())));
+        }
         self.dead_actors.push_back(id);
         if self.dead_actors.len() > DEAD_ACTORS_KEPT
             && let Some(oldest) = self.dead_actors.pop_front()
@@ -168,7 +173,8 @@ impl Gcs {
             match self.actors.get(&id).map(|actor| &actor.phase) {
                 Some(Phase::Delayed { .. }) => self.requeue(id, None),
                 Some(Phase::Unattached { .. }) => {
-                    self.fail_incarnation(id, "its node did not come back after the head's restart", true);
+                    let why = "its node did not come back after the head's restart";
+                    self.fail_incarnation(id, why, EndReason::NodeDied);
                 }
                 _ => {}
             }
@@ -192,6 +198,8 @@ impl Gcs {
             restarts: state.restarts,
             worker_failures: 0,
             waiters: Vec::new(),
+            watchers: Vec::new(),
+            end: state.end,
         };
         if let Some(error) = state.dead {
             entry.phase = Phase::Dead(error);
@@ -215,12 +223,12 @@ impl Gcs {
     }
 
     /// A node reports the actors it runs.
-    pub(super) fn reattach(&mut self, node: NodeId, hosted: Vec<HostedActor>, now: Duration) {
+    pub(super) fn reattach(&mut self, node: NodeId, hosted: Vec<HostedActor>) {
         let reported: BTreeSet<LeaseId> = hosted.iter().map(|hosted| hosted.lease).collect();
         self.worker_lost(
             |spot| spot.node == node && !reported.contains(&spot.lease),
             "its worker was gone when its node reported again",
-            now,
+            EndReason::Crashed,
         );
         for hosted in hosted {
             let HostedActor { actor: id, incarnation, lease, worker } = hosted;
@@ -242,7 +250,7 @@ impl Gcs {
     }
 
     pub(super) fn forget_waiters(&mut self, process: ProcessId) {
-        let of_actors = self.actors.values_mut().map(|actor| &mut actor.waiters);
+        let of_actors = self.actors.values_mut().flat_map(|actor| [&mut actor.waiters, &mut actor.watchers]);
         let of_unknown = self.unknown.values_mut().map(|(_, waiters)| waiters);
         let mut forgotten = Vec::new();
         for waiters in of_actors.chain(of_unknown).filter(|waiters| !waiters.is_empty()) {

@@ -6,7 +6,9 @@ use mobula_transport::{Address, MailboxId, ProcessAddr};
 
 use super::state::{Effect, Gcs, Node};
 use crate::ids::NodeId;
-use crate::messages::{ClusterEvent, ClusterView, Heartbeat, HeartbeatReply, NodeInfo, ProcessDown, RegisterNode};
+use crate::messages::{
+    ClusterEvent, ClusterView, EndReason, Heartbeat, HeartbeatReply, NodeInfo, ProcessDown, RegisterNode,
+};
 use crate::resources::Resources;
 
 /// Dead nodes that are remembered, for people and to refuse their return.
@@ -52,7 +54,7 @@ impl Gcs {
         if !known {
             self.emit(Effect::Publish(ClusterEvent::NodeJoined(info)));
         }
-        self.reattach(node, actors, now);
+        self.reattach(node, actors);
         self.bundles_held(node, &bundles, true);
         self.open_queues(node);
         self.open_groups(node);
@@ -97,7 +99,7 @@ impl Gcs {
             self.emit(Effect::Publish(ClusterEvent::ProcessDied { process, why: why.clone(), culprit }));
         }
         self.forget_waiters(process.id);
-        self.worker_lost(|spot| spot.worker.id == process.id, why, now);
+        self.worker_lost(|spot| spot.worker.id == process.id, why, EndReason::Crashed);
         self.place_actors(now);
     }
 
@@ -126,7 +128,7 @@ impl Gcs {
         {
             self.nodes.remove(&oldest);
         }
-        self.worker_lost(|spot| spot.node == id, &reason, now);
+        self.worker_lost(|spot| spot.node == id, &reason, EndReason::NodeDied);
         self.open_queues(id);
         self.lease_requests_lost(id, now);
         self.groups_lost_node(id, now);

@@ -8,7 +8,7 @@ use super::placement::{Candidate, Choice, choose};
 use super::state::{Effect, Gcs};
 use crate::error::Error;
 use crate::ids::{ActorId, NodeId};
-use crate::messages::{LeaseActor, Shape};
+use crate::messages::{EndReason, LeaseActor, Shape};
 use crate::resources::Resources;
 
 /// How often a worker process may fail to start for an actor before the actor is given up.
@@ -151,7 +151,8 @@ impl Gcs {
         let Some(actor) = self.actors.get_mut(&id) else { return };
         actor.worker_failures += 1;
         if actor.worker_failures >= MAX_WORKER_FAILURES {
-            return self.die(id, Error::ActorDied { actor: id, why: format!("its worker did not start: {why}") });
+            let why = format!("its worker did not start: {why}");
+            return self.die(id, Error::ActorDied { actor: id, why }, EndReason::Crashed);
         }
         let until = now + RETRY_AFTER * actor.worker_failures;
         actor.phase = Phase::Delayed { until, reason: format!("its worker did not start: {why}") };

@@ -68,6 +68,7 @@ pub fn start(
 enum Way {
     Done(Replier<Result<(), Error>>),
     Located(Replier<ActorLocation>),
+    Ended(Replier<Option<ActorEnd>>),
     Job(Replier<Result<JobRegistered, Error>>),
     Finished(Replier<()>),
     Changed(Replier<Result<bool, Error>>),
@@ -212,6 +213,12 @@ fn actors(table: &mut Handlers<GcsServer>) {
         gcs.core.resolve_actor(message.actor, from, now, asker);
         gcs.act(ctx);
     });
+    table.on::<WatchActor>(|gcs, message, request, ctx| {
+        let from = request.from().process.id;
+        let asker = gcs.way(Way::Ended(request.into_replier()));
+        gcs.core.watch_actor(message.actor, from, asker);
+        gcs.act(ctx);
+    });
     table.on::<FindActor>(|gcs, message, request, _| {
         request.reply(gcs.core.find_actor(&message.name, &message.namespace));
     });
@@ -323,6 +330,7 @@ impl GcsServer {
             None => {}
             Some(Way::Done(replier)) => replier.fail(error),
             Some(Way::Located(replier)) => replier.fail(error),
+            Some(Way::Ended(replier)) => replier.fail(error),
             Some(Way::Job(replier)) => replier.fail(error),
             Some(Way::Finished(replier)) => replier.fail(error),
             Some(Way::Changed(replier)) => replier.fail(error),
@@ -379,6 +387,7 @@ impl GcsServer {
         match (self.ways.remove(&asker), reply) {
             (Some(Way::Done(replier)), Reply::Done(reply)) => replier.reply(reply),
             (Some(Way::Located(replier)), Reply::Located(reply)) => replier.reply(reply),
+            (Some(Way::Ended(replier)), Reply::Ended(reply)) => replier.reply(reply),
             (Some(Way::Job(replier)), Reply::Job(reply)) => replier.reply(*reply),
             (Some(Way::Finished(replier)), Reply::Finished) => replier.reply(()),
             (Some(Way::Changed(replier)), Reply::Changed(reply)) => replier.reply(reply),

@@ -13,8 +13,8 @@ use super::groups::{GONE_GROUPS_KEPT, GroupEntry, GroupRecord};
 use crate::error::Error;
 use crate::ids::{ActorId, JobId, LeaseId, NodeId, PlacementGroupId};
 use crate::messages::{
-    ActorLocation, ActorSpec, ClusterEvent, ClusterStatus, CommitBundles, JobInfo, JobRegistered, LeaseActor, NodeInfo,
-    PendingDemand, PrepareBundles, ReturnBundles,
+    ActorEnd, ActorLocation, ActorSpec, ClusterEvent, ClusterStatus, CommitBundles, EndReason, JobInfo, JobRegistered,
+    LeaseActor, NodeInfo, PendingDemand, PrepareBundles, ReturnBundles,
 };
 use crate::recent::Recent;
 use crate::resources::{Resources, group};
@@ -149,6 +149,8 @@ pub enum Reply {
     Done(Result<(), Error>),
     /// To `ResolveActor`.
     Located(ActorLocation),
+    /// To `WatchActor`.
+    Ended(Option<ActorEnd>),
     /// To `RegisterJob`.
     Job(Box<Result<JobRegistered, Error>>),
     /// To `FinishJob`, `ActorExited` and `RemoveGroup`.
@@ -196,6 +198,9 @@ pub struct ActorState {
     pub started: Option<u32>,
     /// Why it is dead, if it is.
     pub dead: Option<Error>,
+    /// In which way it ended.
+    #[serde(default)]
+    pub end: EndReason,
 }
 
 /// What a restarted head begins with.

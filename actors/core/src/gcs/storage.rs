@@ -436,7 +436,7 @@ mod tests {
     use super::*;
     use crate::error::Error;
     use crate::ids::{ActorId, FunctionId, JobId};
-    use crate::messages::{CallRules, Strategy, WorkerKind};
+    use crate::messages::{CallRules, EndReason, Strategy, WorkerKind};
     use crate::resources::Resources;
 
     fn process() -> ProcessAddr {
@@ -499,7 +499,8 @@ mod tests {
         let (mut storage, empty, ids) = Durable::open(&path).unwrap();
         assert!(empty.actors.is_empty() && empty.jobs.is_empty() && empty.kv.is_empty());
         let dead = Error::Invalid { what: "no".to_owned() };
-        let state = ActorState { incarnation: 3, restarts: 2, started: Some(3), dead: Some(dead) };
+        let state =
+            ActorState { incarnation: 3, restarts: 2, started: Some(3), dead: Some(dead), end: EndReason::NodeDied };
         commit(
             &mut storage,
             vec![

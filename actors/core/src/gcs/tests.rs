@@ -16,6 +16,7 @@ use crate::resources::{CPU, Resources};
 
 mod groups;
 mod histories;
+mod watching;
 
 fn process(n: u128) -> ProcessAddr {
     ProcessAddr { id: ProcessId(Uuid::from_u128(n)), socket: ProcessAddr::IN_PROCESS }

@@ -182,6 +182,49 @@ pub enum ActorLocation {
     Dead(Box<Error>),
 }
 
+/// Client to GCS: how an actor ends. Answered when it has, or at once with none when the GCS does
+/// not know it; ask again after a time-out.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WatchActor {
+    /// The actor.
+    pub actor: ActorId,
+}
+message!(WatchActor => Option<ActorEnd>);
+
+/// How an actor has ended for good. That it was made again is no end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActorEnd {
+    /// The actor.
+    pub actor: ActorId,
+    /// In which way.
+    pub reason: EndReason,
+    /// What happened, for people.
+    pub why: String,
+    /// How often it had been made again.
+    pub restarts: u32,
+}
+
+/// In which way an actor has ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum EndReason {
+    /// It was killed: by a call of `kill`, or because its last handle, its job or its placement group
+    /// is gone.
+    Killed,
+    /// It exited or was terminated, as it was meant to.
+    Exited,
+    /// Its constructor failed, its code panicked, or its process ended, and it was not to be made
+    /// again.
+    Crashed,
+    /// Its node died, and it was not to be made again.
+    NodeDied,
+    /// It crashed or lost its node once more often than `max_restarts` allows.
+    OutOfRestarts,
+    /// Nobody knows: it ended long ago, or never was.
+    #[default]
+    Unknown,
+}
+
 /// Client to GCS: the living actor of this name.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FindActor {
