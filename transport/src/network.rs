@@ -40,6 +40,12 @@ pub(crate) trait Connection: Send + Sync {
     }
 }
 
+/// The peer was told that this process is dead. It is wrong, but it will never talk to it again: for
+/// this process it is as good as gone, and whoever waits for it is to know.
+pub(crate) fn held_for_dead(why: &str) -> Attempt {
+    Attempt::Gone(format!("it holds this process for dead ({why})"))
+}
+
 /// How one attempt to connect ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Attempt {
@@ -47,7 +53,8 @@ pub(crate) enum Attempt {
     Up,
     /// The peer is connecting to us at the same time, and its connection counts.
     Duplicate,
-    /// The address is answered, but by another process: the one that was meant is dead.
+    /// The address is answered, but by another process: the one that was meant is dead. Or it holds
+    /// us for dead, and will never listen.
     Gone(String),
     /// Trying again is of no use.
     Refused(String),

@@ -19,11 +19,12 @@ use crate::actor::panic_text;
 use crate::address::ProcessAddr;
 use crate::config::MAX_FRAME_BYTES;
 use crate::core::Core;
+use crate::error::SendError;
 use crate::frame::FrameReader;
 use crate::identity::{Role, tls::role_in};
 use crate::lane::LANES;
 use crate::link::{Admission, Link, Made};
-use crate::network::{Attempt, Connection};
+use crate::network::{Attempt, Connection, held_for_dead};
 use crate::refusals::RefusalReason;
 
 /// The largest piece read from a stream at once.
@@ -79,6 +80,7 @@ pub(super) async fn connect(
             Err(Attempt::Gone(format!("another process, {}, answers at its address", peer.id)))
         }
         HelloAnswer::Refused(why) => Err(Attempt::Refused(why)),
+        HelloAnswer::HeldForDead(why) => Err(held_for_dead(&why)),
     }
 }
 
@@ -144,6 +146,7 @@ pub(super) async fn accept(
         }
         Ok(_) if core.is_closed() => (HelloAnswer::Refused("it is shutting down".into()), None),
         Ok(hello) => match core.link(hello.from) {
+            Err(SendError::Gone { why, .. }) => (HelloAnswer::HeldForDead(why), None),
             Err(error) => (HelloAnswer::Refused(error.to_string()), None),
             Ok(link) => {
                 let quic = Arc::new(Quic(connection.clone()));
@@ -151,7 +154,7 @@ pub(super) async fn accept(
                 match core.link_accepted(&link, hello.previous, made) {
                     Admission::Welcome => (HelloAnswer::Welcome(us, core.born), Some((link, hello.nonce))),
                     Admission::Duplicate => (HelloAnswer::Duplicate(us), None),
-                    Admission::Dead => (HelloAnswer::Refused("declared dead".into()), None),
+                    Admission::Dead => (HelloAnswer::HeldForDead("declared dead".into()), None),
                 }
             }
         },

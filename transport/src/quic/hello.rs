@@ -41,6 +41,8 @@ pub(crate) enum HelloAnswer {
     OtherProcess(ProcessAddr),
     /// No connection, ever.
     Refused(String),
+    /// Nor ever again: the accepter was told that the dialler is dead, and why.
+    HeldForDead(String),
 }
 
 /// Why a hello cannot be understood.

@@ -15,10 +15,11 @@ use super::{End, Handle, Sim, SimConnection, SimDelivery};
 use crate::address::ProcessAddr;
 use crate::config::MAX_FRAME_BYTES;
 use crate::core::Core;
+use crate::error::SendError;
 use crate::frame::FrameReader;
 use crate::lane::{Batch, LANES};
 use crate::link::{Admission, Link, Made};
-use crate::network::{Attempt, Network};
+use crate::network::{Attempt, Network, held_for_dead};
 
 /// Batches of one lane that may be on their way.
 const IN_FLIGHT: usize = 1024;
@@ -96,7 +97,10 @@ impl Sim {
         if other.is_closed() {
             return Err(Attempt::Refused("it is shutting down".into()));
         }
-        let theirs = other.link(us).map_err(|error| refused(&error))?;
+        let theirs = other.link(us).map_err(|error| match error {
+            SendError::Gone { why, .. } => held_for_dead(&why),
+            error => refused(&error),
+        })?;
         let anonymous = link.is_none();
         let ours = match link {
             Some(link) => link,
@@ -120,7 +124,7 @@ impl Sim {
             Admission::Welcome => {}
             Admission::Duplicate if anonymous => return Ok(them),
             Admission::Duplicate => return Err(Attempt::Duplicate),
-            Admission::Dead => return Err(Attempt::Refused("declared dead".into())),
+            Admission::Dead => return Err(held_for_dead("declared dead")),
         }
         self.state.lock().connections.insert(nonce, Arc::downgrade(&connection));
         self.carry(&connection, 1);

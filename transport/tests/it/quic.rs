@@ -171,6 +171,22 @@ fn unreachable_is_not_gone() {
     client.shutdown(LONG);
 }
 
+#[test]
+fn who_is_held_for_dead_learns_it() {
+    let (server, client, probe) = pair(Runner::Inline);
+    let events = watch(&client);
+    assert_eq!(ask(&client, probe, Add(1)), Ok(1));
+    server.mark_gone(client.process().id, "its node was silent".into());
+    // It may first have to see that its connection was closed.
+    eventually(
+        "it learns that nobody will listen",
+        || matches!(ask(&client, probe, Add(1)), Err(SendError::Gone { why, .. }) if why.contains("its node was silent")),
+    );
+    assert!(matches!(events.lock().last(), Some(PeerEvent::Gone { .. })));
+    client.shutdown(LONG);
+    server.shutdown(LONG);
+}
+
 fn watch(endpoint: &Endpoint) -> Arc<Mutex<Vec<PeerEvent>>> {
     let events = Arc::new(Mutex::new(Vec::new()));
     let log = events.clone();

@@ -117,6 +117,21 @@ fn a_partition_makes_unreachable_and_healing_recovers() {
 }
 
 #[test]
+fn who_was_declared_dead_behind_a_partition_learns_it_when_that_heals() {
+    paused(async {
+        let (network, server, client, probe) = two(7);
+        assert_eq!(ask(&client, probe, Add(1)).await, Ok(1));
+        let (a, b) = (server.process().id, client.process().id);
+        network.partition(a, b);
+        server.mark_gone(b, "no heartbeat".into());
+        assert!(matches!(ask(&client, probe, Add(1)).await, Err(SendError::Unreachable { .. })));
+        network.heal(a, b);
+        let error = ask(&client, probe, Add(1)).await.unwrap_err();
+        assert!(matches!(&error, SendError::Gone { why, .. } if why.contains("no heartbeat")), "{error}");
+    });
+}
+
+#[test]
 fn undelivered_messages_return_over_the_network() {
     paused(async {
         let (network, server, client, probe) = two(3);
