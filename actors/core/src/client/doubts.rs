@@ -27,13 +27,13 @@ struct Doubt {
 
 /// What is in doubt, by worker process.
 #[derive(Debug, Default)]
-pub(super) struct Doubts {
+pub(crate) struct Doubts {
     of: BTreeMap<ProcessId, Doubt>,
 }
 
 impl Doubts {
     /// These may be lost; they are asked for when the worker is [`connected`](Self::connected).
-    pub(super) fn add(&mut self, worker: ProcessAddr, tasks: impl IntoIterator<Item = (u64, u32)>) {
+    pub(crate) fn add(&mut self, worker: ProcessAddr, tasks: impl IntoIterator<Item = (u64, u32)>) {
         let doubt = self.of.entry(worker.id).or_insert_with(|| Doubt {
             worker,
             tasks: BTreeMap::new(),
@@ -44,14 +44,14 @@ impl Doubts {
     }
 
     /// Its connection is broken.
-    pub(super) fn interrupted(&mut self, worker: ProcessId) {
+    pub(crate) fn interrupted(&mut self, worker: ProcessId) {
         if let Some(doubt) = self.of.get_mut(&worker) {
             doubt.ask_at_us = None;
         }
     }
 
     /// It can be asked.
-    pub(super) fn connected(&mut self, worker: ProcessId, now_us: u64) {
+    pub(crate) fn connected(&mut self, worker: ProcessId, now_us: u64) {
         if let Some(doubt) = self.of.get_mut(&worker) {
             doubt.ask_at_us = Some(now_us);
             doubt.pause_us = ASK_AGAIN_US;
@@ -59,17 +59,17 @@ impl Doubts {
     }
 
     /// It is dead, and its tasks with it.
-    pub(super) fn lost(&mut self, worker: ProcessId) {
+    pub(crate) fn lost(&mut self, worker: ProcessId) {
         self.of.remove(&worker);
     }
 
     /// Whether nothing is in doubt.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.of.is_empty()
     }
 
     /// Whom to ask for what now. `pending` says whether an attempt has not ended.
-    pub(super) fn due(
+    pub(crate) fn due(
         &mut self,
         now_us: u64,
         pending: impl Fn(u64, u32) -> bool,

@@ -159,6 +159,8 @@ impl Client {
                         Fate::Refused => self.refused(what.to.process.id, what.kind, &what.error),
                         Fate::Doubtful | Fate::Full => {}
                     }
+                } else if what.to.mailbox == MailboxId::RAYLET {
+                    self.raylet_unsent(what.to, &what.error);
                 }
             }
         } else {

@@ -57,7 +57,7 @@ use tokio::time::Instant;
 
 use self::actor_queue::ActorQueue;
 use self::borrowing::Borrowing;
-use self::doubts::Doubts;
+pub(crate) use self::doubts::Doubts;
 pub(crate) use self::entry::wait_until;
 use self::explain::Failures;
 use self::lineage::Lineages;
@@ -68,6 +68,13 @@ use crate::error::Error;
 use crate::ids::{ActorId, JobId, ObjectId};
 use crate::messages::{ClusterStatus, FinishJob, GetClusterStatus};
 use crate::store::StoreClient;
+
+/// The pure parts, for the simulation of a whole cluster.
+#[cfg(test)]
+pub(crate) use self::{
+    pending::Attempts,
+    submitter::{Effect as SubmitEffect, Submitter},
+};
 
 pub use self::actors::ActorHandle;
 pub use self::entry::ObjectHandle;

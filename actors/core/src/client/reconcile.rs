@@ -26,6 +26,7 @@ use super::actor_queue::ActorQueue;
 use super::pending::Work;
 use super::task_queue::TaskQueue;
 use crate::culprit::Culprit;
+use crate::delivery::{Fate, fate};
 use crate::ids::LeaseId;
 use crate::messages::{HeldLeases, LeasesDone, LeasesKept, PushCalls, PushTasks, StillHave, TasksMissing};
 
@@ -71,6 +72,15 @@ impl Client {
             actor.process_gone(process, why);
         }
         self.home_lost(process);
+    }
+
+    /// Something could not be said to a raylet. If that is dead, another one has sent us there which
+    /// had not heard of it: what was asked of it is asked of our own again.
+    pub(super) fn raylet_unsent(&self, raylet: Address, error: &SendError) {
+        // Without our own there is nobody to ask.
+        if fate(error) == Fate::Dead && raylet != self.raylet() {
+            self.process_gone(raylet.process.id, &error.to_string(), Culprit::Unknown);
+        }
     }
 
     /// A process could not be reached for a while. What runs there runs again elsewhere; but a

@@ -339,17 +339,23 @@ impl TaskQueue {
         match effect {
             Effect::Push { lease, worker, raylet, tasks } => self.push(client, lease, worker, raylet, &tasks),
             Effect::Want { raylet } => {
-                let _in_order = self.wanting.lock();
-                let Some((target, hops)) = self.submitter.lock().wanted_of(raylet) else { return };
-                let want = WantLeases {
-                    client: client.address(),
-                    shape: self.shape.clone(),
-                    queue: self.number,
-                    target,
-                    what: self.what.clone(),
-                    hops,
+                let sent = {
+                    let _in_order = self.wanting.lock();
+                    let Some((target, hops)) = self.submitter.lock().wanted_of(raylet) else { return };
+                    let want = WantLeases {
+                        client: client.address(),
+                        shape: self.shape.clone(),
+                        queue: self.number,
+                        target,
+                        what: self.what.clone(),
+                        hops,
+                    };
+                    endpoint.try_send(from, raylet, want, Payload::new())
                 };
-                endpoint.send(from, raylet, want, Payload::new());
+                // Not under the lock: others are wanted in its place.
+                if let Err(unsent) = sent {
+                    client.raylet_unsent(raylet, &unsent.error);
+                }
             }
             Effect::Return { raylet, lease } => {
                 endpoint.send(from, raylet, ReturnLeases { leases: vec![lease] }, Payload::new());

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use mobula_transport::{Endpoint, EndpointConfig, Envelope, Mailbox, MailboxId, Message, Payload, SendError};
+use mobula_transport::{
+    Endpoint, EndpointConfig, Envelope, Mailbox, MailboxId, Message, Payload, ProcessAddr, SendError,
+};
 use parking_lot::Mutex;
 use smallvec::{SmallVec, smallvec};
 
@@ -13,8 +15,8 @@ use super::queues::QUEUES_KEPT;
 use super::*;
 use crate::ids::{LeaseId, NodeId};
 use crate::messages::{
-    Cancel, CancelTask, ForgetQueue, LeaseGranted, PushTasks, ReturnLeases, ReturnSpec, StillHave, StoredObject,
-    TaskDone, TaskOutcome, TaskSpec, TasksMissing, WantLeases,
+    Cancel, CancelTask, ForgetQueue, LeaseGranted, LeaseRedirected, PushTasks, ReturnLeases, ReturnSpec, StillHave,
+    StoredObject, TaskDone, TaskOutcome, TaskSpec, TasksMissing, WantLeases,
 };
 use crate::registry::{Code, RemoteFunction};
 use crate::resources::{CPU, Resources};
@@ -43,6 +45,8 @@ struct Raylet {
     endpoint: Endpoint,
     /// How many, by queue.
     granted: Mutex<BTreeMap<u64, u64>>,
+    /// Where it sends the next need instead.
+    elsewhere: Arc<Mutex<Option<Address>>>,
     heard: Mutex<Sender<Heard>>,
 }
 
@@ -51,6 +55,17 @@ impl Mailbox for Raylet {
         if envelope.kind() == WantLeases::KIND {
             let Ok((want, _)) = envelope.open::<WantLeases>() else { return };
             let mut all = self.granted.lock();
+            if let Some(to) = self.elsewhere.lock().take() {
+                let (shape, queue, count) = (want.shape, want.queue, want.target);
+                *all.entry(queue).or_default() += count;
+                let redirected = LeaseRedirected { shape, queue, count, to, hops: 1 };
+                // As from a thread of its own: the client is in the middle of asking.
+                let (endpoint, client) = (self.endpoint.clone(), want.client);
+                std::thread::spawn(move || {
+                    endpoint.send(Some(MailboxId::RAYLET), client, redirected, Payload::new());
+                });
+                return;
+            }
             for _ in all.get(&want.queue).copied().unwrap_or(0)..want.target {
                 let seq = 1 + all.values().sum::<u64>();
                 *all.entry(want.queue).or_default() += 1;
@@ -114,6 +129,8 @@ struct Rig {
     heard: Receiver<Heard>,
     /// How many pushes the worker refuses.
     refuse: Arc<Mutex<u32>>,
+    /// Where the raylet sends the next need.
+    elsewhere: Arc<Mutex<Option<Address>>>,
 }
 
 impl Rig {
@@ -130,7 +147,13 @@ impl Rig {
         };
         let store = Store::start(&endpoint, NodeId::random(), config).unwrap();
         let (tell, heard) = channel();
-        let raylet = Raylet { endpoint: endpoint.clone(), granted: Mutex::default(), heard: Mutex::new(tell.clone()) };
+        let elsewhere = Arc::new(Mutex::new(None));
+        let raylet = Raylet {
+            endpoint: endpoint.clone(),
+            granted: Mutex::default(),
+            elsewhere: elsewhere.clone(),
+            heard: Mutex::new(tell.clone()),
+        };
         endpoint.attach(MailboxId::RAYLET, Arc::new(raylet));
         let refuse = Arc::new(Mutex::new(0));
         let played = Played { heard: Mutex::new(tell), refuse: refuse.clone() };
@@ -145,7 +168,7 @@ impl Rig {
             binary: None,
             output: None,
         });
-        Self { _base: base, endpoint, store, client, heard, refuse }
+        Self { _base: base, endpoint, store, client, heard, refuse, elsewhere }
     }
 
     fn submit(&self, options: TaskOptions) -> ObjectHandle {
@@ -304,4 +327,15 @@ fn a_cancelled_task_whose_attempt_is_lost_does_not_run_again() {
     let queue = rig.client.task_queues().pop().unwrap();
     rig.eventually("its lease goes back", |_| queue.is_idle());
     assert!(!rig.heard.try_iter().any(|heard| matches!(heard, Heard::Push(_))));
+}
+
+#[test]
+fn a_need_that_is_sent_to_a_raylet_known_to_be_dead_is_not_waited_for() {
+    let rig = Rig::new();
+    let dead = ProcessAddr { id: ProcessId::random(), socket: ProcessAddr::IN_PROCESS };
+    rig.endpoint.mark_gone(dead.id, "its node died".to_owned());
+    // The raylet that is asked has not heard of that yet.
+    *rig.elsewhere.lock() = Some(Address { process: dead, mailbox: MailboxId::RAYLET });
+    let _result = rig.submit(TaskOptions::default());
+    assert_eq!(rig.one_pushed().attempt, 1);
 }

@@ -1,8 +1,9 @@
 //! Nodes: registration, heartbeats, death.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use mobula_transport::{Address, MailboxId, ProcessAddr};
+use mobula_transport::{Address, MailboxId, ProcessAddr, ProcessId};
 
 use super::state::{Effect, Gcs, Node};
 use crate::ids::NodeId;
@@ -15,6 +16,9 @@ use crate::resources::Resources;
 const DEAD_NODES_KEPT: usize = 100;
 /// Nodes a cluster can have.
 const MAX_NODES: usize = 10_000;
+/// A head that was not told the time for so long stood still itself. Well above the time between two
+/// ticks, well below the silence after which others are dead.
+const STOOD_STILL: Duration = Duration::from_secs(1);
 
 impl Gcs {
     /// A node joins, or reports itself again after a restart of the head.
@@ -90,17 +94,34 @@ impl Gcs {
         }
     }
 
-    /// A worker process of a node has ended.
+    /// A worker process of a node has ended. Everybody hears of it, also if the head has restarted
+    /// and did not know the process.
     pub fn process_down(&mut self, down: &ProcessDown, now: Duration) {
         let ProcessDown { node, process, ref why, culprit } = *down;
-        let Some(node) = self.nodes.get_mut(&node) else { return };
-        if node.processes.remove(&process).is_some() {
-            self.emit(Effect::MarkGone(process.id, why.clone()));
-            self.emit(Effect::Publish(ClusterEvent::ProcessDied { process, why: why.clone(), culprit }));
+        if let Some(node) = self.nodes.get_mut(&node) {
+            node.processes.remove(&process);
         }
+        self.emit(Effect::MarkGone(process.id, why.clone()));
+        self.emit(Effect::Publish(ClusterEvent::ProcessDied { process, why: why.clone(), culprit }));
         self.forget_waiters(process.id);
         self.worker_lost(|spot| spot.worker.id == process.id, why, EndReason::Crashed);
         self.place_actors(now);
+    }
+
+    /// Those of these processes that do not live: they are on no living node, and drive no running
+    /// job. Nobody is said to be dead while nodes have time to come back after a restart of the head.
+    pub fn dead_among(&self, processes: &[ProcessId]) -> Vec<ProcessId> {
+        if self.reattach_until.is_some() {
+            return Vec::new();
+        }
+        let mut living: BTreeSet<ProcessId> = BTreeSet::from([self.config.process]);
+        for node in self.nodes.values().filter(|node| node.info.alive) {
+            living.insert(node.info.process.id);
+            living.extend(node.processes.keys().map(|process| process.id));
+        }
+        let running = self.jobs.values().filter(|job| job.info.ended_unix_s.is_none());
+        living.extend(running.map(|job| job.info.driver.id));
+        processes.iter().copied().filter(|process| !living.contains(process)).collect()
     }
 
     /// A node leaves of its own will, or was seen to be dead.
@@ -148,6 +169,22 @@ impl Gcs {
     /// A node's name, for people.
     pub(super) fn node_name(&self, node: NodeId) -> Option<String> {
         self.nodes.get(&node).map(|node| node.info.name.clone())
+    }
+
+    /// So long after the last tick comes the next one. If that is much too late, the head was
+    /// stopped, or its machine slept: what others have said meanwhile has not been read yet, so that
+    /// time is not counted as their silence.
+    pub fn ticks_after(&mut self, pause: Duration, now: Duration) {
+        if pause < STOOD_STILL {
+            return;
+        }
+        for node in self.nodes.values_mut() {
+            node.seen = now.min(node.seen + pause);
+        }
+        for job in self.jobs.values_mut() {
+            // After a restart it may lie in the future.
+            job.seen = job.seen.max(now.min(job.seen + pause));
+        }
     }
 
     pub(super) fn expire_nodes(&mut self, now: Duration) {

@@ -53,6 +53,7 @@ pub fn start(
     endpoint.spawn(Some(MailboxId::GCS), Runner::Arbiter, move || GcsServer {
         core: Gcs::restore(config, snapshot, Duration::ZERO),
         epoch: Instant::now(),
+        ticked: Duration::ZERO,
         storage,
         joining,
         ways: HashMap::new(),
@@ -77,6 +78,8 @@ enum Way {
 struct GcsServer {
     core: Gcs,
     epoch: Instant,
+    /// When it was told the time last.
+    ticked: Duration,
     storage: Box<dyn Storage>,
     joining: Option<Arc<JoinPolicy>>,
     /// Only looked up by key, never iterated.
@@ -112,6 +115,8 @@ impl Actor for GcsServer {
         self.epoch = ctx.now();
         ctx.every(TICK, |gcs, ctx| {
             let now = gcs.now(ctx);
+            gcs.core.ticks_after(now.saturating_sub(gcs.ticked), now);
+            gcs.ticked = now;
             gcs.core.tick(now);
             gcs.act(ctx);
         });
@@ -152,15 +157,18 @@ fn nodes(table: &mut Handlers<GcsServer>) {
         gcs.act(ctx);
         request.reply(());
     });
-    table.on::<ProcessUp>(|gcs, message, _, ctx| {
+    table.on::<ProcessUp>(|gcs, message, request, ctx| {
         gcs.core.process_up(message.node, message.process, message.pid);
         gcs.act(ctx);
+        request.reply(());
     });
-    table.on::<ProcessDown>(|gcs, message, _, ctx| {
+    table.on::<ProcessDown>(|gcs, message, request, ctx| {
         let now = gcs.now(ctx);
         gcs.core.process_down(&message, now);
         gcs.act(ctx);
+        request.reply(());
     });
+    table.on::<DeadAmong>(|gcs, message, request, _| request.reply(gcs.core.dead_among(&message.processes)));
     table.on::<GetClusterStatus>(|gcs, _, request, ctx| {
         let uptime = gcs.now(ctx);
         request.reply(gcs.core.status(uptime));

@@ -430,6 +430,49 @@ enum StartAnswer {
     Lost,
 }
 
+#[test]
+fn a_head_that_stood_still_does_not_take_that_for_the_silence_of_others() {
+    let mut env = Env::new();
+    env.join(1, 4.0);
+    env.register_job(1);
+    env.pass(250);
+    let pause = Duration::from_secs(12);
+    env.now += pause;
+    env.core.ticks_after(pause, env.now);
+    env.core.tick(env.now);
+    env.absorb();
+    assert!(matches!(env.beat(1, 4.0), HeartbeatReply::Known(_)), "the node lives");
+    assert!(env.core.job_heartbeat(job(1), env.now), "and so does the driver");
+    // From then on silence counts.
+    env.now += Duration::from_secs(6);
+    env.core.ticks_after(Duration::from_millis(250), env.now);
+    env.core.tick(env.now);
+    env.absorb();
+    assert!(matches!(env.beat(1, 4.0), HeartbeatReply::Unknown));
+}
+
+#[test]
+fn the_death_of_a_process_is_told_by_a_head_that_did_not_know_it() {
+    let mut env = Env::new();
+    env.register_job(1);
+    env.join(1, 4.0);
+    env.restart_alone();
+    let asks = [process(1_001).id, process(50).id];
+    assert!(env.core.dead_among(&asks).is_empty(), "nodes have time to come back");
+    env.published.clear();
+    let (why, culprit) = ("signal 9".to_owned(), crate::culprit::Culprit::Unknown);
+    env.core.process_down(&ProcessDown { node: node(1), process: process(1_001), why, culprit }, env.now);
+    env.absorb();
+    assert!(matches!(env.published[..], [ClusterEvent::ProcessDied { process: dead, .. }] if dead == process(1_001)));
+    env.join(2, 4.0);
+    for _ in 0..40 {
+        env.pass(1_000);
+    }
+    // Who has missed the news can ask. The driver lives.
+    assert_eq!(env.core.dead_among(&asks), [process(1_001).id]);
+    assert!(env.core.dead_among(&[process(2).id, process(1_002).id]).is_empty());
+}
+
 fn made(env: &mut Env) {
     env.answer_lease(0, LeaseAnswer::Granted);
     env.answer_start(0, StartAnswer::Made);

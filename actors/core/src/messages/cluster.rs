@@ -1,6 +1,6 @@
 //! Nodes, the cluster and its events.
 
-use mobula_transport::{ProcessAddr, RefusalsSnapshot, message};
+use mobula_transport::{ProcessAddr, ProcessId, RefusalsSnapshot, message};
 use serde::{Deserialize, Serialize};
 
 use super::actor::ActorLocation;
@@ -95,7 +95,7 @@ pub struct NodeLeaves {
 }
 message!(NodeLeaves);
 
-/// Raylet to GCS, one way: a worker process has registered on the node.
+/// Raylet to GCS: a worker process has registered on the node. Told until it is answered.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ProcessUp {
     /// The node.
@@ -105,9 +105,10 @@ pub struct ProcessUp {
     /// Its operating system id.
     pub pid: u32,
 }
-message!(ProcessUp);
+message!(ProcessUp => ());
 
-/// Raylet to GCS, one way: a worker process of the node has ended.
+/// Raylet to GCS: a worker process of the node has ended. Told until it is answered: nobody else
+/// knows of it, and actors lived there.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ProcessDown {
     /// The node.
@@ -119,7 +120,16 @@ pub struct ProcessDown {
     /// Whose doing that was.
     pub culprit: Culprit,
 }
-message!(ProcessDown);
+message!(ProcessDown => ());
+
+/// Raylet to GCS: which of these processes do not live? It cannot reach them, and may have missed
+/// the news of their death.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DeadAmong {
+    /// The processes.
+    pub processes: Vec<ProcessId>,
+}
+message!(DeadAmong => Vec<ProcessId>);
 
 /// Raylet to GCS, every second: alive, and this much is free.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use mobula_transport::Address;
 
 use super::gpus::{Gpus, Share};
-use super::scheduler::{Effect, Scheduler};
+use super::scheduler::{Effect, Lease, Scheduler};
 use crate::ids::PlacementGroupId;
 use crate::messages::{CommitBundles, GroupGone, HeldBundles, PrepareBundles, ReturnBundles, Shape};
 use crate::resources::{GPU, Resources, group};
@@ -145,8 +145,10 @@ impl Scheduler {
             self.wants.remove(&(client, shape.clone()));
             self.tell_gone(client, &shape, group);
         }
-        let leases: Vec<u64> =
-            self.leases.iter().filter(|(_, lease)| inside(&lease.shape)).map(|(seq, _)| *seq).collect();
+        // An actor's lease stays until the GCS has seen to its end: should the head restart meanwhile,
+        // it hears of the actor by that lease. One whose worker is starting nobody else knows of.
+        let over = |lease: &Lease| inside(&lease.shape) && (lease.actor.is_none() || lease.worker.is_none());
+        let leases: Vec<u64> = self.leases.iter().filter(|(_, lease)| over(lease)).map(|(seq, _)| *seq).collect();
         for seq in leases {
             self.release(seq, "its placement group was removed");
         }

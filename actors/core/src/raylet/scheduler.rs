@@ -612,6 +612,12 @@ impl Scheduler {
         wanted.chain(self.leases.values().map(|lease| lease.shape.job)).collect()
     }
 
+    /// Whether this process wants or holds something here.
+    pub fn is_client(&self, process: ProcessId) -> bool {
+        let holds = |lease: &Lease| lease.actor.is_none() && lease.client.process.id == process;
+        self.wants.keys().any(|(client, _)| client.process.id == process) || self.leases.values().any(holds)
+    }
+
     /// The worker processes and their operating system ids.
     pub fn processes(&self) -> Vec<(ProcessAddr, u32)> {
         self.pool.workers().map(|slot| (slot.worker, slot.pid)).collect()
@@ -677,16 +683,5 @@ impl Scheduler {
         if let Some(kill) = self.pool.stop(worker.id) {
             self.effects.push(Effect::StopWorker { worker, why: why.to_owned(), kill });
         }
-    }
-
-    /// Everything the invariants of the tests need.
-    #[cfg(test)]
-    pub(super) fn charged(&self) -> Resources {
-        let mut sum = Resources::new();
-        for lease in self.leases.values() {
-            sum.add(&lease.charged());
-        }
-        self.bundles.values().for_each(|bundle| sum.add(&bundle.demand));
-        sum
     }
 }

@@ -3,7 +3,7 @@
 
 mod watch;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use self::watch::Watching;
 use super::scheduler::{Asker, Effect, Scheduler, SchedulerConfig};
 use super::workers::{Launch, LaunchEvent, Launcher, Report};
 use crate::culprit::Culprit;
-use crate::delivery::{Fate, fate};
+use crate::delivery::{Fate, fate, insist};
 use crate::ids::JobId;
 use crate::memory::Usage;
 use crate::messages::*;
@@ -35,6 +35,8 @@ const GCS_WITHIN: Duration = Duration::from_secs(5);
 const GCS_AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// A head that was not heard of for so long will not come back: the node stops.
 const HEAD_AWAITED: Duration = Duration::from_secs(300);
+/// How often the GCS is asked whether clients that cannot be reached live.
+const ASK_FOR_UNREACHABLE: Duration = Duration::from_secs(5);
 /// How long a worker process may take from its start to its registration.
 const REGISTER_WITHIN: Duration = Duration::from_secs(30);
 /// How long a worker that was told to stop may finish what it runs.
@@ -101,6 +103,7 @@ pub fn start(endpoint: &Endpoint, config: RayletConfig) -> Address {
             next_asker: 0,
             starts: HashMap::new(),
             by_process: HashMap::new(),
+            unreachable: BTreeSet::new(),
             drained: None,
         }
     })
@@ -137,6 +140,8 @@ struct RayletServer {
     next_asker: Asker,
     starts: HashMap<u64, Started>,
     by_process: HashMap<ProcessId, u64>,
+    /// Clients that could not be reached.
+    unreachable: BTreeSet<ProcessId>,
     /// Who waits for what runs to end.
     drained: Option<Replier<()>>,
 }
@@ -172,14 +177,26 @@ impl Actor for RayletServer {
         });
         ctx.every(self.config.heartbeat, |raylet, ctx| raylet.heartbeat(ctx));
         self.watch_memory(ctx);
+        ctx.every(ASK_FOR_UNREACHABLE, |raylet, ctx| raylet.ask_for_unreachable(ctx));
         let poster = ctx.poster();
         ctx.endpoint().watch_peers(move |event| match event {
             PeerEvent::Gone { process, why, .. } => {
                 poster.post(move |raylet, ctx| raylet.process_died(process, &why, ctx));
             }
-            // Lost: also what waited for a connection did not arrive.
-            PeerEvent::Interrupted { process, .. } | PeerEvent::Lost { process, .. } => {
+            PeerEvent::Interrupted { process, .. } => {
                 poster.post(move |raylet, _| raylet.core.interrupted(process));
+            }
+            // Also what waited for a connection did not arrive.
+            PeerEvent::Lost { process, .. } => {
+                poster.post(move |raylet, _| {
+                    raylet.core.interrupted(process);
+                    raylet.unreachable.insert(process);
+                });
+            }
+            PeerEvent::Connected { process } => {
+                poster.post(move |raylet, _| {
+                    raylet.unreachable.remove(&process);
+                });
             }
             _ => {}
         });
@@ -376,6 +393,21 @@ impl RayletServer {
         }
     }
 
+    /// Clients that cannot be reached may be dead, and the news of it was missed: what they hold would
+    /// stay theirs for ever.
+    fn ask_for_unreachable(&mut self, ctx: &mut Context<Self>) {
+        self.unreachable.retain(|process| self.core.is_client(*process));
+        if self.unreachable.is_empty() {
+            return;
+        }
+        let question = DeadAmong { processes: self.unreachable.iter().copied().collect() };
+        ctx.request(self.config.gcs, question, Vec::new(), GCS_WITHIN, |raylet, answer, ctx| {
+            for process in answer.map(|(dead, _)| dead).unwrap_or_default() {
+                raylet.process_died(process, "the head does not know it any more", ctx);
+            }
+        });
+    }
+
     fn on_event(&mut self, event: ClusterEvent, ctx: &mut Context<Self>) {
         let now = self.now(ctx);
         tracing::trace!(node = %self.config.info.name, ?event, "heard");
@@ -405,6 +437,7 @@ impl RayletServer {
             return;
         }
         let now = self.now(ctx);
+        self.unreachable.remove(&process);
         ctx.endpoint().mark_gone(process, why.to_owned());
         self.core.client_died(process, now);
         (self.config.deaths)(process);
@@ -436,7 +469,7 @@ impl RayletServer {
             return Err("no worker with this start number is awaited; it is to leave".to_owned());
         }
         let up = ProcessUp { node: self.config.info.node, process: message.process, pid: message.pid };
-        ctx.send(self.config.gcs, up);
+        insist(ctx.endpoint(), MailboxId::RAYLET, self.config.gcs, up);
         Ok(worker_config(&self.config.info))
     }
 
@@ -519,7 +552,8 @@ impl RayletServer {
         ctx.endpoint().mark_gone(process.id, how.clone());
         (self.config.deaths)(process.id);
         let node = self.config.info.node;
-        ctx.send(self.config.gcs, ProcessDown { node, process, why: how, culprit });
+        let down = ProcessDown { node, process, why: how, culprit };
+        insist(ctx.endpoint(), MailboxId::RAYLET, self.config.gcs, down);
     }
 
     fn kill(&self, start: u64) {

@@ -1,5 +1,6 @@
 //! The scheduler by itself: scenarios, and in `histories` random ones.
 
+mod accounts;
 mod histories;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -648,4 +649,22 @@ fn an_actor_without_room_is_sent_back_after_its_turn() {
     env.give_back(*env.held.keys().next().unwrap());
     assert_eq!(env.actor_leases.len(), 1);
     assert_eq!(env.core.available(), &cpus(1.0), "it holds nothing while it lives");
+}
+
+#[test]
+fn an_actor_in_a_removed_group_is_reported_until_the_head_has_seen_to_its_end() {
+    let mut env = Env::new(cpus(2.0));
+    let group = crate::ids::PlacementGroupId(Uuid::from_u128(1));
+    let prepare = PrepareBundles { group, round: 1, bundles: vec![(0, cpus(1.0))] };
+    env.core.prepare_bundles(&prepare, env.now).unwrap();
+    env.core.commit_bundles(&CommitBundles { group, round: 1 }, env.now);
+    let inside = crate::resources::group::inside(group, Some(0), &cpus(0.5));
+    env.lease_actor(7, shape_of(inside.clone()), inside);
+    assert_eq!(env.actor_leases.len(), 1);
+    env.core.return_bundles(&ReturnBundles { group, round: None }, env.now);
+    env.absorb();
+    // A head that has restarted meanwhile hears of it, and has its worker end it.
+    assert_eq!(env.core.hosted_actors().len(), 1);
+    env.give_back(env.actor_leases[0].lease);
+    assert_eq!((env.core.available(), env.core.total()), (&cpus(2.0), &cpus(2.0)));
 }
