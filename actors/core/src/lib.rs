@@ -33,6 +33,8 @@ pub mod raylet;
 mod recent;
 pub mod registry;
 pub mod resources;
+#[cfg(test)]
+mod simulation;
 pub mod store;
 pub mod value;
 pub mod worker;
