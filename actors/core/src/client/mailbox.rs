@@ -17,9 +17,9 @@ use crate::delivery::{Fate, fate};
 use crate::error::Error;
 use crate::messages::{
     BorrowObjects, CancelObject, ClusterEvent, ExplainTask, FetchBinary, FindArgument, FreeObject, GetObject,
-    GroupGone, LeaseGranted, LeaseLost, LeasePending, LeaseRedirected, LeasesKept, ListPendingTasks, LocateObjects,
-    ReclaimIdle, ResultKept, ReturnLeases, ReturnObjects, ReturnSpec, StillBorrowed, StillReturning, StoredObject,
-    TaskDone, TaskOutcome, TasksMissing, TasksReturned, WorkerOutput,
+    GroupGone, JobLost, LeaseGranted, LeaseLost, LeasePending, LeaseRedirected, LeasesKept, ListPendingTasks,
+    LocateObjects, ReclaimIdle, ResultKept, ReturnLeases, ReturnObjects, ReturnSpec, StillBorrowed, StillReturning,
+    StoredObject, TaskDone, TaskOutcome, TasksMissing, TasksReturned, WorkerOutput,
 };
 use crate::resources::group;
 use crate::value::Value;
@@ -82,6 +82,12 @@ impl Client {
                 && request.from().process.id == self.endpoint().process().id
             {
                 self.process_gone(process.id, &why, culprit);
+            }
+        } else if kind == JobLost::KIND {
+            if let Ok((lost, request)) = envelope.open::<JobLost>()
+                && request.from().process.id == self.endpoint().process().id
+            {
+                self.job_lost(&lost.why);
             }
         } else if kind == CancelObject::KIND {
             if let Ok((cancel, _)) = envelope.open::<CancelObject>()

@@ -48,7 +48,7 @@ mod wire_ref;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use mobula_transport::{Address, Endpoint, MailboxId, Message, Payload, ProcessId, SendError};
@@ -169,6 +169,8 @@ pub(crate) struct Inner {
     waiting_threads: Mutex<Vec<std::thread::Thread>>,
     ticking: AtomicBool,
     open: AtomicBool,
+    /// Why the job ended before the session did.
+    lost: OnceLock<Error>,
 }
 
 impl std::fmt::Debug for Client {
@@ -212,6 +214,7 @@ impl Client {
             waiting_threads: Mutex::default(),
             ticking: AtomicBool::new(false),
             open: AtomicBool::new(true),
+            lost: OnceLock::new(),
         }));
         client.attach();
         client
@@ -276,29 +279,43 @@ impl Client {
 
     /// Ends the session: everything pending fails, leases go back, the job is finished.
     pub fn shutdown(&self) {
-        if !self.0.open.swap(false, Ordering::AcqRel) {
-            return;
+        if self.0.open.swap(false, Ordering::AcqRel) {
+            self.fail_all(&no_session());
+            let finish = FinishJob { job: self.0.job };
+            let _ = self.0.endpoint.request_blocking(self.0.gcs, finish, Payload::new(), Duration::from_secs(5));
         }
-        let error = no_session();
+        self.0.endpoint.detach(MailboxId::CLIENT);
+    }
+
+    /// The job is over although nobody has shut the session down: whatever waits fails with that, and
+    /// whatever comes.
+    fn job_lost(&self, why: &str) {
+        let what = format!("{why}; shut this session down and call init to start another");
+        let error = self.0.lost.get_or_init(|| Error::NoSession { what });
+        if self.0.open.swap(false, Ordering::AcqRel) {
+            tracing::error!(job = %self.0.job, %error, "this program's job is over");
+            self.fail_all(error);
+        }
+    }
+
+    /// Nothing is waited for any more, and nothing is held.
+    fn fail_all(&self, error: &Error) {
         self.0.collectives.close();
         for queue in self.0.queues.drain() {
             queue.close(self);
         }
         let actors: Vec<_> = self.0.actors.lock().drain().filter_map(|(_, queue)| queue.upgrade()).collect();
         for actor in actors {
-            actor.close(&error);
+            actor.close(error);
         }
         self.stop_watching();
-        self.end_groups(&error);
+        self.end_groups(error);
         for (_, pending) in self.0.pending.drain() {
-            pending.fail(&error);
+            pending.fail(error);
         }
         let constructors = std::mem::take(&mut *self.0.constructors.lock());
         drop(constructors);
         self.end_borrowing();
-        let finish = FinishJob { job: self.0.job };
-        let _ = self.0.endpoint.request_blocking(self.0.gcs, finish, Payload::new(), Duration::from_secs(5));
-        self.0.endpoint.detach(MailboxId::CLIENT);
     }
 
     // ---- inside --------------------------------------------------------------------------------
@@ -320,7 +337,7 @@ impl Client {
     }
 
     fn check_open(&self) -> Result<(), Error> {
-        if self.is_open() { Ok(()) } else { Err(no_session()) }
+        if self.is_open() { Ok(()) } else { Err(self.closed()) }
     }
 
     pub(crate) fn fail_pending(&self, seq: u64, error: &Error) {
@@ -390,6 +407,13 @@ impl Client {
                 client.peer_event(event);
             }
         });
+    }
+}
+
+impl Client {
+    /// Why the session is not open.
+    pub(crate) fn closed(&self) -> Error {
+        self.0.lost.get().cloned().unwrap_or_else(no_session)
     }
 }
 

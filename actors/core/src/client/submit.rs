@@ -11,7 +11,7 @@ use super::entry::{Entry, Outcome};
 use super::options::CallOptions;
 use super::pending::{Arg, Attempts, Pending, Work};
 use super::task_queue::TaskQueue;
-use super::{ActorHandle, Client, INLINE_LIMIT_BYTES, ObjectHandle, TaskOptions, no_session};
+use super::{ActorHandle, Client, INLINE_LIMIT_BYTES, ObjectHandle, TaskOptions};
 use crate::error::Error;
 use crate::ids::{FunctionId, ObjectId};
 use crate::messages::Shape;
@@ -111,7 +111,7 @@ impl Client {
         };
         self.0.pending.insert(seq, Box::new(pending));
         if !self.is_open() {
-            self.fail_pending(seq, &no_session());
+            self.fail_pending(seq, &self.closed());
         }
         let ready = if dependencies.is_empty() { Ready::Now } else { Ready::Later(dependencies) };
         (seq, handles, ready)

@@ -15,8 +15,8 @@ use super::queues::QUEUES_KEPT;
 use super::*;
 use crate::ids::{LeaseId, NodeId};
 use crate::messages::{
-    Cancel, CancelTask, ForgetQueue, LeaseGranted, LeaseRedirected, PushTasks, ReturnLeases, ReturnSpec, StillHave,
-    StoredObject, TaskDone, TaskOutcome, TaskSpec, TasksMissing, WantLeases,
+    Cancel, CancelTask, ForgetQueue, JobLost, LeaseGranted, LeaseRedirected, PushTasks, ReturnLeases, ReturnSpec,
+    StillHave, StoredObject, TaskDone, TaskOutcome, TaskSpec, TasksMissing, WantLeases,
 };
 use crate::registry::{Code, RemoteFunction};
 use crate::resources::{CPU, Resources};
@@ -338,4 +338,19 @@ fn a_need_that_is_sent_to_a_raylet_known_to_be_dead_is_not_waited_for() {
     *rig.elsewhere.lock() = Some(Address { process: dead, mailbox: MailboxId::RAYLET });
     let _result = rig.submit(TaskOptions::default());
     assert_eq!(rig.one_pushed().attempt, 1);
+}
+
+#[test]
+fn what_waits_fails_when_the_job_is_lost() {
+    let rig = Rig::new();
+    let fails = |object: &ObjectHandle| {
+        let error = rig.client.get(std::slice::from_ref(object), Some(Duration::from_secs(20))).unwrap_err();
+        assert!(matches!(&error, Error::NoSession { what } if what.contains("ended this job")), "{error}");
+    };
+    let waiting = rig.submit(TaskOptions::default());
+    let lost = JobLost { why: "the head has ended this job".to_owned() };
+    rig.endpoint.send(None, rig.client.address(), lost, Payload::new());
+    fails(&waiting);
+    fails(&rig.submit(TaskOptions::default()));
+    rig.client.shutdown();
 }

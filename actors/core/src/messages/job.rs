@@ -103,3 +103,11 @@ pub struct GetJob {
     pub job: JobId,
 }
 message!(GetJob => Option<JobInfo>);
+
+/// A driver's connection to its own client: the job is over, though the program has not ended it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JobLost {
+    /// How that came.
+    pub why: String,
+}
+message!(JobLost);

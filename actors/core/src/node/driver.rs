@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mobula_transport::identity::IdentityError;
 use mobula_transport::{Address, Credentials, Endpoint, EndpointConfig, MailboxId, Payload};
@@ -12,7 +12,8 @@ use super::assembly::{NodeParts, NodeTraits, Plan};
 use super::member::find_head;
 use super::{NodeError, PackedEnv, RuntimeEnv, credentials_dir, describe_binary, events};
 use crate::ids::JobId;
-use crate::messages::{ClusterView, FinishJob, JobHeartbeat, NodeInfo, RegisterJob};
+use crate::messages::{ClusterView, FinishJob, JobHeartbeat, JobLost, NodeInfo, RegisterJob};
+use crate::raylet::server::HEAD_AWAITED;
 use crate::resources::Resources;
 use crate::store::{StoreClient, StoreConfig};
 
@@ -226,20 +227,27 @@ impl Connection {
     }
 }
 
-/// Tells the head every second that the driver lives.
+/// Tells the head every second that the driver lives, and the client if that is of no use any more.
 fn heartbeats(endpoint: &Endpoint, gcs: Address, job: JobId) -> AbortHandle {
     let beating = endpoint.clone();
     endpoint.spawn_task(async move {
-        loop {
+        let mut heard = Instant::now();
+        let why = loop {
             tokio::time::sleep(HEARTBEAT).await;
-            let answer = beating.request(gcs, JobHeartbeat { job }, Payload::new(), REGISTERED_WITHIN).await;
-            if let Ok((false, _)) = answer {
-                // Perhaps it is this program that ends its job just now: then this task ends first.
-                tokio::time::sleep(FINISHED_WITHIN).await;
-                tracing::error!(%job, "the head has ended this job: it did not hear of this program for too long");
-                return;
+            match beating.request(gcs, JobHeartbeat { job }, Payload::new(), REGISTERED_WITHIN).await {
+                Ok((true, _)) => heard = Instant::now(),
+                Ok((false, _)) => {
+                    // Perhaps it is this program that ends its job just now: then this task ends first.
+                    tokio::time::sleep(FINISHED_WITHIN).await;
+                    break "the head has ended this job: it did not hear of this program for too long".to_owned();
+                }
+                Err(error) if heard.elapsed() > HEAD_AWAITED => {
+                    break format!("the head has not answered for {} s: {error}", HEAD_AWAITED.as_secs());
+                }
+                Err(_) => {}
             }
-        }
+        };
+        beating.send(None, beating.address_of(MailboxId::CLIENT), JobLost { why }, Payload::new());
     })
 }
 

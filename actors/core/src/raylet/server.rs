@@ -33,8 +33,8 @@ const REPORT_AFTER: Duration = Duration::from_millis(50);
 const GCS_WITHIN: Duration = Duration::from_secs(5);
 /// The wait before the GCS is asked again after it did not answer.
 const GCS_AGAIN_AFTER: Duration = Duration::from_millis(500);
-/// A head that was not heard of for so long will not come back: the node stops.
-const HEAD_AWAITED: Duration = Duration::from_secs(300);
+/// A head that was not heard of for so long will not come back: the node stops, and so do drivers.
+pub(crate) const HEAD_AWAITED: Duration = Duration::from_secs(300);
 /// How often the GCS is asked whether clients that cannot be reached live.
 const ASK_FOR_UNREACHABLE: Duration = Duration::from_secs(5);
 /// How long a worker process may take from its start to its registration.
