@@ -3,7 +3,7 @@
 use mobula::{Bytes, Error, ObjectRef, get, kill, kill_and_restart, put, remote};
 use serde::{Deserialize, Serialize};
 
-use crate::gate::wait_until;
+use crate::gate::{Gate, pass, wait_until};
 use crate::stores::wait_until_empty;
 use crate::{Scenario, everywhere, on_cluster};
 
@@ -18,6 +18,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     everywhere("an actor that ends lets go of its references", actor_ends),
     everywhere("a long list of objects", long_list),
     everywhere("a freed object is gone though references remain", freed),
+    everywhere("work that waits fails when its argument is freed", freed_while_work_waits),
     everywhere("an object's size and nodes are known to whoever has a reference", located),
     on_cluster("a borrower that is killed lets go of everything", killed_borrower),
 ];
@@ -217,6 +218,56 @@ fn frees(refs: Refs) -> bool {
 
 fn is_freed<T: mobula::Value>(object: &ObjectRef<T>) -> bool {
     matches!(get(object), Err(Error::ObjectFreed { .. }))
+}
+
+#[remote]
+fn holds_a_cpu(gate: String) {
+    pass(&gate);
+}
+
+#[remote]
+fn size(bytes: Bytes, _more: u64) -> u64 {
+    bytes.len() as u64
+}
+
+struct Sizes;
+
+#[remote]
+impl Sizes {
+    fn new() -> Self {
+        Self
+    }
+
+    fn size(&mut self, bytes: Bytes, _more: u64) -> u64 {
+        bytes.len() as u64
+    }
+}
+
+fn freed_while_work_waits() {
+    let (gate, object, actor) = (Gate::new(), put(bytes(1)).expect("there is room"), Sizes::remote());
+    assert_eq!(get(&actor.size().remote(&object, 0)).expect("it lives"), SIZE as u64);
+    let cpus = mobula::cluster_resources().expect("the cluster answers")["CPU"] as usize;
+    let busy: Vec<_> = (0..cpus).map(|_| holds_a_cpu.remote(gate.path())).collect();
+    // These wait for a lease, and this one for another argument, with the calls behind it.
+    let tasks: Vec<_> = (0..20).map(|number| size.remote(&object, number)).collect();
+    let late = size.remote(&object, 1);
+    let calls: Vec<_> = std::iter::once(actor.size().remote(&object, &late))
+        .chain((0..5).map(|number| actor.size().remote(&object, number)))
+        .collect();
+    mobula::free(std::slice::from_ref(&object));
+    gate.open();
+    get(&busy).expect("they end");
+    // Those that had been sent before may have read it.
+    for waited in tasks.iter().chain(&calls) {
+        match get(waited) {
+            Ok(size) => assert_eq!(size, SIZE as u64),
+            Err(error) => assert!(matches!(error, Error::ObjectFreed { .. } | Error::ObjectLost { .. }), "{error}"),
+        }
+    }
+    // The session and the actor are whole.
+    let other = put(bytes(2)).expect("there is room");
+    assert_eq!(get(&size.remote(&other, 0)).expect("tasks run"), SIZE as u64);
+    assert_eq!(get(&actor.size().remote(&other, 0)).expect("the actor lives"), SIZE as u64);
 }
 
 fn freed() {

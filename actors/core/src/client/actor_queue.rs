@@ -313,7 +313,7 @@ impl ActorQueue {
             return;
         }
         inner.sending = true;
-        let mut ended = Vec::new();
+        let (mut ended, mut failed) = (Vec::new(), Vec::new());
         while let Some(home) = inner.order.next() {
             let mut calls = Vec::new();
             let mut payload = Payload::new();
@@ -330,7 +330,12 @@ impl ActorQueue {
                     Some(pending.to_spec(seq, &mut payload))
                 });
                 match spec.flatten() {
-                    Some(spec) => calls.push(spec),
+                    Some(Ok(spec)) => calls.push(spec),
+                    // An argument has failed while it waited.
+                    Some(Err(error)) => {
+                        inner.order.done(seq);
+                        failed.push((seq, error));
+                    }
                     None => {
                         inner.order.done(seq);
                         ended.push(seq);
@@ -362,6 +367,9 @@ impl ActorQueue {
         // Nobody will hear of their end: they were on their way back when they were cancelled.
         for seq in ended {
             drop(self.client.0.pending.take(seq));
+        }
+        for (seq, error) in failed {
+            self.client.fail_pending(seq, &error);
         }
     }
 

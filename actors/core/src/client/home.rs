@@ -42,10 +42,17 @@ impl Client {
         }
     }
 
+    /// A process is reached again. If it is the home that was given up, that is kept.
+    pub(super) fn home_found(&self, process: ProcessId) {
+        if self.raylet().process.id == process {
+            self.0.homeless.store(false, Ordering::Release);
+        }
+    }
+
     fn look_for_home(&self, lost: ProcessId) {
         let client = self.clone();
         self.ask_gcs(GetClusterStatus, move |answer| {
-            if !client.is_open() {
+            if !client.is_open() || !client.0.homeless.load(Ordering::Acquire) {
                 return;
             }
             // Reading what proves a store waits for a disk at worst.
@@ -77,13 +84,13 @@ impl Client {
     }
 
     fn move_to(&self, lost: ProcessId, raylet: Address, store: Option<StoreClient>) {
-        {
+        let before = {
             let mut home = self.0.home.0.write();
             home.0 = raylet;
-            if let Some(store) = store {
-                home.1 = store;
-            }
-        }
+            store.map(|store| std::mem::replace(&mut home.1, store))
+        };
+        // Not under the lock: it says goodbye.
+        drop(before);
         self.0.homeless.store(false, Ordering::Release);
         tracing::info!(raylet = %raylet.process, "another node is asked first from now on");
         for queue in self.task_queues() {

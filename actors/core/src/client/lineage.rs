@@ -289,7 +289,17 @@ impl Client {
         };
         // From here on dropping it ends the run.
         let rerun = Rerun { lineage: lineage.clone(), run };
-        let args = self.ingredients(lineage, object, why)?;
+        let args = match self.ingredients(lineage, object, why) {
+            Ok(args) => args,
+            Err(error) => {
+                drop(rerun);
+                // Others may have found this run under way, and wait for it to make theirs.
+                for entry in recipe.returns.iter().filter_map(Weak::upgrade) {
+                    entry.settle(Outcome::Failed(Box::new(error.clone())));
+                }
+                return Err(error);
+            }
+        };
         let owner = self.address().process.id;
         let returns = recipe.returns.iter().zip(0..).map(|(entry, index)| {
             // One that nobody has any more is made, and freed, with the others.

@@ -129,9 +129,13 @@ impl Pending {
         })
     }
 
-    /// What is sent to the worker; inline values are added to `payload`. Every argument has
-    /// settled before work is pushed.
-    pub(crate) fn to_spec(&self, seq: u64, payload: &mut Payload) -> TaskSpec {
+    /// What is sent to the worker; inline values are added to `payload`. Every argument has settled
+    /// before work is pushed.
+    ///
+    /// # Errors
+    /// An argument that has failed since: it was freed, or lost for good. Then `payload` is as before.
+    pub(crate) fn to_spec(&self, seq: u64, payload: &mut Payload) -> Result<TaskSpec, Box<Error>> {
+        let parts = payload.len();
         let mut args = SmallVec::with_capacity(self.args.len());
         for arg in &self.args {
             match arg {
@@ -145,10 +149,12 @@ impl Pending {
                         args.push(ArgSpec::Inline(value.encoding));
                     }
                     Some(Outcome::Stored(stored)) => args.push(ArgSpec::Stored(*stored)),
-                    // The callers wait for every argument and fail the work if one failed.
-                    Some(Outcome::Failed(_)) | None => {
-                        unreachable!("pushed with an unsettled argument")
+                    Some(Outcome::Failed(error)) => {
+                        payload.truncate(parts);
+                        return Err(error);
                     }
+                    // The callers wait for every argument, and none is ever unsettled again.
+                    None => unreachable!("pushed with an unsettled argument"),
                 },
             }
         }
@@ -156,14 +162,14 @@ impl Pending {
             Work::Task { options, .. } => options.name.clone(),
             Work::Call { .. } => None,
         };
-        TaskSpec {
+        Ok(TaskSpec {
             seq,
             attempt: self.attempts.number(),
             function: self.id,
             name,
             args,
             returns: self.returns.len() as u32,
-        }
+        })
     }
 
     /// The argument that is this object.

@@ -47,6 +47,7 @@ impl Client {
             }
             PeerEvent::Connected { process } => {
                 self.borrowing_connected(process);
+                self.home_found(process);
                 self.reconnected(process);
             }
             PeerEvent::Lost { process, why } => {
@@ -77,8 +78,13 @@ impl Client {
     /// Something could not be said to a raylet. If that is dead, another one has sent us there which
     /// had not heard of it: what was asked of it is asked of our own again.
     pub(super) fn raylet_unsent(&self, raylet: Address, error: &SendError) {
-        // Without our own there is nobody to ask.
-        if fate(error) == Fate::Dead && raylet != self.raylet() {
+        if fate(error) != Fate::Dead {
+            return;
+        }
+        if raylet == self.raylet() {
+            // Without our own there is nobody to ask until there is another one.
+            self.home_lost(raylet.process.id);
+        } else {
             self.process_gone(raylet.process.id, &error.to_string(), Culprit::Unknown);
         }
     }

@@ -385,6 +385,8 @@ impl TaskQueue {
             let mut bytes = 0;
             // While they waited: the result of an earlier attempt came after all, or they were cancelled.
             let mut ended = Vec::new();
+            // An argument has failed while they waited.
+            let mut failed = Vec::new();
             {
                 // Under the lock, so that a loss seen meanwhile counts its attempt after this one.
                 let submitter = self.submitter.lock();
@@ -408,14 +410,19 @@ impl TaskQueue {
                     });
                     bytes += payload_bytes(&payload[parts..]);
                     match spec.flatten() {
-                        Some(spec) => tasks.push(spec),
+                        Some(Ok(spec)) => tasks.push(spec),
+                        Some(Err(error)) => failed.push((*seq, error)),
                         None => ended.push(*seq),
                     }
                 }
             }
-            if !ended.is_empty() {
+            if !ended.is_empty() || !failed.is_empty() {
                 for seq in &ended {
                     drop(client.0.pending.take(*seq));
+                }
+                for (seq, error) in failed {
+                    client.fail_pending(seq, &error);
+                    ended.push(seq);
                 }
                 self.step(client, |submitter, now_us, out| {
                     for seq in ended {

@@ -10,12 +10,15 @@ use crate::ids::NodeId;
 use crate::messages::{
     ClusterEvent, ClusterView, EndReason, Heartbeat, HeartbeatReply, NodeInfo, ProcessDown, RegisterNode,
 };
+use crate::recent::Recent;
 use crate::resources::Resources;
 
 /// Dead nodes that are remembered, for people and to refuse their return.
 const DEAD_NODES_KEPT: usize = 100;
 /// Nodes a cluster can have.
 const MAX_NODES: usize = 10_000;
+/// Ended processes that are remembered of each node.
+const ENDED_PROCESSES_KEPT: usize = 1_000;
 /// A head that was not told the time for so long stood still itself. Well above the time between two
 /// ticks, well below the silence after which others are dead.
 const STOOD_STILL: Duration = Duration::from_secs(1);
@@ -51,6 +54,7 @@ impl Gcs {
                 seen: now,
                 pending: Vec::new(),
                 processes: processes.into_iter().collect(),
+                ended: Recent::new(ENDED_PROCESSES_KEPT),
                 promised: Resources::new(),
             },
         );
@@ -89,7 +93,7 @@ impl Gcs {
 
     /// A worker process has registered on a node.
     pub fn process_up(&mut self, node: NodeId, process: ProcessAddr, pid: u32) {
-        if let Some(node) = self.nodes.get_mut(&node) {
+        if let Some(node) = self.nodes.get_mut(&node).filter(|node| !node.ended.contains(&process)) {
             node.processes.insert(process, pid);
         }
     }
@@ -100,6 +104,7 @@ impl Gcs {
         let ProcessDown { node, process, ref why, culprit } = *down;
         if let Some(node) = self.nodes.get_mut(&node) {
             node.processes.remove(&process);
+            node.ended.insert(process);
         }
         self.emit(Effect::MarkGone(process.id, why.clone()));
         self.emit(Effect::Publish(ClusterEvent::ProcessDied { process, why: why.clone(), culprit }));

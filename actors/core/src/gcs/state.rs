@@ -223,6 +223,8 @@ pub(super) struct Node {
     pub(super) seen: Duration,
     pub(super) pending: Vec<PendingDemand>,
     pub(super) processes: BTreeMap<ProcessAddr, u32>,
+    /// Processes that have ended: word of their start may come late.
+    pub(super) ended: Recent<ProcessAddr>,
     /// Asked for actors and not answered yet.
     pub(super) promised: Resources,
 }

@@ -452,6 +452,17 @@ fn a_head_that_stood_still_does_not_take_that_for_the_silence_of_others() {
 }
 
 #[test]
+fn late_word_of_a_start_does_not_bring_an_ended_process_back() {
+    let mut env = Env::new();
+    env.join(1, 4.0);
+    let (why, culprit) = ("signal 9".to_owned(), crate::culprit::Culprit::Unknown);
+    env.core.process_down(&ProcessDown { node: node(1), process: process(70), why, culprit }, env.now);
+    env.core.process_up(node(1), process(70), 7);
+    env.absorb();
+    assert_eq!(env.core.dead_among(&[process(70).id]), [process(70).id]);
+}
+
+#[test]
 fn the_death_of_a_process_is_told_by_a_head_that_did_not_know_it() {
     let mut env = Env::new();
     env.register_job(1);

@@ -72,8 +72,20 @@ pub(super) fn gpu_ids(gpus: f64, visible: Option<&str>) -> Result<Vec<String>, N
     Ok(ids.into_iter().take(devices).collect())
 }
 
+/// As CUDA reads it: up to the first that can be no device (`-1` hides all that follow). One that is
+/// named twice counts once.
 fn visible_ids(visible: &str) -> Vec<String> {
-    visible.split(',').map(|id| id.trim().to_owned()).filter(|id| !id.is_empty()).collect()
+    let is_device = |id: &&str| {
+        let is_number = !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit());
+        is_number || id.starts_with("GPU-") || id.starts_with("MIG-")
+    };
+    let mut ids: Vec<String> = Vec::new();
+    for id in visible.split(',').map(str::trim).take_while(is_device) {
+        if !ids.iter().any(|known| known == id) {
+            ids.push(id.to_owned());
+        }
+    }
+    ids
 }
 
 /// The devices `nvidia0`, `nvidia1`, ...; `nvidiactl` and its like are not GPUs.
@@ -124,6 +136,8 @@ mod tests {
         assert_eq!(gpu_ids(1.5, None).unwrap(), ["0", "1"]);
         assert_eq!(gpu_ids(2.0, Some("3, GPU-abc,7")).unwrap(), ["3", "GPU-abc"]);
         assert!(gpu_ids(0.0, Some("")).unwrap().is_empty());
+        assert_eq!(visible_ids("-1"), [""; 0]);
+        assert_eq!(visible_ids("2,0,2,x,5"), ["2", "0"]);
         let error = gpu_ids(2.0, Some("5")).unwrap_err().to_string();
         assert!(error.contains("2 GPUs") && error.contains("CUDA_VISIBLE_DEVICES") && error.contains("5"), "{error}");
     }

@@ -20,7 +20,7 @@ use super::cancel::{Attempt, CANCELLED};
 use super::current::{self, Running};
 use super::gpus;
 use super::turns::Turn;
-use crate::client::Suspended;
+use crate::client::{INLINE_LIMIT_BYTES, Suspended};
 use crate::culprit::{Culprit, accuse};
 use crate::error::Error;
 use crate::messages::TaskSpec;
@@ -99,7 +99,15 @@ impl AsyncCall {
         };
         let Polls { awake, read, .. } = polls;
         drop(awake);
-        cell.conclude(client, spec, ended, start, read.still_held());
+        let held = read.still_held();
+        let is_large =
+            matches!(&ended, Ended::Returned(values) if values.iter().any(|value| value.len() > INLINE_LIMIT_BYTES));
+        if is_large {
+            // The store may have to make room first: others go on meanwhile.
+            tokio::task::block_in_place(|| cell.conclude(client, spec, ended, start, held));
+        } else {
+            cell.conclude(client, spec, ended, start, held);
+        }
         cell.end(turn);
     }
 }
