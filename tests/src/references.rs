@@ -260,7 +260,7 @@ fn freed_while_work_waits() {
     // Those that had been sent before may have read it.
     for waited in tasks.iter().chain(&calls) {
         match get(waited) {
-            Ok(read) => assert_eq!(read, SIZE as u64),
+            Ok(found) => assert_eq!(found, SIZE as u64),
             Err(error) => assert!(matches!(error, Error::ObjectFreed { .. } | Error::ObjectLost { .. }), "{error}"),
         }
     }
