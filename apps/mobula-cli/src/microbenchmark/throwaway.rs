@@ -63,6 +63,9 @@ impl Throwaway {
                 "--num-gpus=0".as_ref(),
                 "--dir".as_ref(),
                 head_dir.as_os_str(),
+                // What is killed cannot clean up.
+                "--spill-dir".as_ref(),
+                dir.path().as_os_str(),
             ],
         )?;
         let token = head.token.clone().unwrap_or_default();
@@ -77,6 +80,8 @@ impl Throwaway {
                 token.as_ref(),
                 "--dir".as_ref(),
                 node_dir.as_os_str(),
+                "--spill-dir".as_ref(),
+                dir.path().as_os_str(),
             ],
         )?;
         let target = Target { address: Some(head.address), credentials: Some(credentials(dir.path())) };
