@@ -76,6 +76,8 @@ struct Line {
 struct Target {
     address: Option<String>,
     credentials: Option<PathBuf>,
+    /// Where a store of this process would spill; gone with the cluster that was made for the occasion.
+    spill_dir: Option<PathBuf>,
 }
 
 impl Target {
@@ -87,6 +89,9 @@ impl Target {
         if let Some(credentials) = &self.credentials {
             config = config.credentials(credentials);
         }
+        if let Some(spill_dir) = &self.spill_dir {
+            config = config.spill_dir(spill_dir);
+        }
         config
     }
 
@@ -97,7 +102,7 @@ impl Target {
 
 /// Runs the command.
 pub(crate) fn run(args: &MicrobenchmarkArgs) -> Result<(), CliError> {
-    let mut target = Target { address: args.address.clone(), credentials: args.credentials.clone() };
+    let mut target = Target { address: args.address.clone(), credentials: args.credentials.clone(), spill_dir: None };
     if args.first_result {
         return first::time_one(&target);
     }

@@ -84,7 +84,11 @@ impl Throwaway {
                 dir.path().as_os_str(),
             ],
         )?;
-        let target = Target { address: Some(head.address), credentials: Some(credentials(dir.path())) };
+        let target = Target {
+            address: Some(head.address),
+            credentials: Some(credentials(dir.path())),
+            spill_dir: Some(dir.path().to_owned()),
+        };
         *starting = Some(Parts { _node: node_process, _head: head_process, _dir: dir });
         drop(starting);
         Ok(Self { target, parts })
