@@ -142,7 +142,7 @@ pub(crate) fn check_class(actor: ActorHandle, name: &str, class: &str) -> Result
 /// |---|---|---|---|
 /// | [`kill`] | anyone | fail, unless they have ended | fail |
 /// | [`terminate`] | anyone | end first | fail |
-/// | [`exit_actor`] | its own methods | those that have begun end first, the others fail | fail |
+/// | [`exit_actor`](crate::exit_actor) | its own methods | those that have begun end first, the others fail | fail |
 ///
 /// None of them is a failure: the actor is not made again. One whose handles are all gone ends like
 /// a killed one, after the calls that were made through them.
