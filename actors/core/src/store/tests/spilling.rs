@@ -298,20 +298,21 @@ fn what_a_dead_store_left_on_disk_is_removed_by_the_next_one() {
     let first = spilling(8, StoreConfig::default());
     (0..5).for_each(|n| drop(put(&first.local, n, 2 * MIB).unwrap()));
     first.local.until("something is on disk", |stats| stats.disk_objects > 0);
-    let left = first.local.store.spill_dir();
+    let living = first.local.store.spill_dir();
+    // What a killed store leaves: all that this one has, and nobody who holds the lock.
+    let left = first.dir.path().join(format!("mobula-spill-{}", crate::ids::NodeId::random()));
+    std::fs::create_dir(&left).unwrap();
+    std::fs::write(left.join("lock"), "").unwrap();
+    files(&first.local)
+        .iter()
+        .for_each(|file| drop(std::fs::copy(file, left.join(file.file_name().unwrap())).unwrap()));
     let spill_dir = Some(first.dir.path().to_owned());
     let second = spilling(8, StoreConfig { spill_dir: spill_dir.clone(), ..StoreConfig::default() });
-    assert!(left.exists(), "its store lives");
-    let Spilling { local, dir } = first;
-    // As if it had been killed: its lock goes, its directory stays.
-    let kept = left.join("lock");
-    std::fs::remove_file(&kept).unwrap();
-    std::fs::write(&kept, "").unwrap();
+    assert!(!left.exists() && living.exists(), "a store that lives keeps what it has");
     let third = spilling(8, StoreConfig { spill_dir, ..StoreConfig::default() });
-    assert!(!left.exists() && second.local.store.spill_dir().exists());
+    assert!(living.exists() && second.local.store.spill_dir().exists());
     let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(third.local.store.spill_dir()).unwrap());
     assert_eq!(mode & 0o777, 0o700);
     third.local.store.shutdown();
     assert!(!third.local.store.spill_dir().exists());
-    drop((local, dir));
 }
