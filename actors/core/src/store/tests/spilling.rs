@@ -303,9 +303,9 @@ fn what_a_dead_store_left_on_disk_is_removed_by_the_next_one() {
     let left = first.dir.path().join(format!("mobula-spill-{}", crate::ids::NodeId::random()));
     std::fs::create_dir(&left).unwrap();
     std::fs::write(left.join("lock"), "").unwrap();
-    files(&first.local)
-        .iter()
-        .for_each(|file| drop(std::fs::copy(file, left.join(file.file_name().unwrap())).unwrap()));
+    for file in files(&first.local) {
+        std::fs::copy(&file, left.join(file.file_name().unwrap())).unwrap();
+    }
     let spill_dir = Some(first.dir.path().to_owned());
     let second = spilling(8, StoreConfig { spill_dir: spill_dir.clone(), ..StoreConfig::default() });
     assert!(!left.exists() && living.exists(), "a store that lives keeps what it has");
