@@ -20,7 +20,7 @@ use crate::identity::{IdentityError, JoinPolicy, Role};
 use crate::metrics::MetricsSnapshot;
 use crate::network::Network;
 use crate::peers::PeerEvent;
-use crate::quic::{QuicBulk, QuicNetwork};
+use crate::quic::{QuicBulk, QuicNetwork, Sockets, SystemSockets};
 use crate::refusals::RefusalsSnapshot;
 use crate::runtime::Runtime;
 
@@ -76,12 +76,17 @@ impl Endpoint {
 
     /// An endpoint that talks to other processes over QUIC. It listens where it dials from.
     pub fn bind(config: EndpointConfig) -> Result<Self, BindError> {
+        Self::bind_at(config, Arc::new(SystemSockets))
+    }
+
+    /// [`bind`](Self::bind) with sockets that may be simulated.
+    pub(crate) fn bind_at(config: EndpointConfig, sockets: Arc<dyn Sockets>) -> Result<Self, BindError> {
         let credentials = config.credentials.clone().ok_or(BindError::NoCredentials)?;
         let runtime = Runtime::start(config.runtime, "mobula-net").map_err(BindError::Thread)?;
         let refusals = Arc::default();
         let (network, local) = {
             let _inside = runtime.handle().enter();
-            QuicNetwork::bind(config.listen, credentials, config.limits, &refusals)?
+            QuicNetwork::bind(sockets, config.listen, credentials, config.limits, &refusals)?
         };
         let core = Core::new(runtime, &config, config.advertise.unwrap_or_else(|| dialable(local)), refusals);
         core.set_network(network.clone(), Arc::new(QuicBulk::new(network.clone())));

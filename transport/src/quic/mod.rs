@@ -30,7 +30,7 @@ use crate::network::{Attempt, Network};
 use crate::refusals::{RefusalReason, Refusals};
 
 pub(crate) use bulk::QuicBulk;
-pub(crate) use config::{bind, window_bytes};
+pub(crate) use socket::{Bound, Sockets, SystemSockets};
 
 /// Connections, of messages or of bulk, that may be on their way in at once, from the first
 /// datagram to the end of the hello; more wait.
@@ -113,7 +113,7 @@ impl Sides {
 
 /// Makes quinn's endpoint on a socket; call it inside the runtime that will drive it.
 pub(crate) fn quinn_endpoint(
-    socket: std::net::UdpSocket,
+    socket: Arc<dyn quinn::AsyncUdpSocket>,
     sides: &Sides,
     credentials: &Credentials,
     refusals: &Arc<Refusals>,
@@ -125,6 +125,7 @@ pub(crate) fn quinn_endpoint(
 /// What an endpoint needs to talk over QUIC.
 pub(crate) struct QuicNetwork {
     endpoint: quinn::Endpoint,
+    sockets: Arc<dyn Sockets>,
     local: SocketAddr,
     sides: Mutex<Arc<Sides>>,
     credentials: Credentials,
@@ -141,6 +142,7 @@ pub(crate) struct QuicNetwork {
 impl QuicNetwork {
     /// Binds to `listen`; must run inside the endpoint's runtime.
     pub(crate) fn bind(
+        sockets: Arc<dyn Sockets>,
         listen: Option<SocketAddr>,
         credentials: Credentials,
         limits: Limits,
@@ -148,14 +150,13 @@ impl QuicNetwork {
     ) -> Result<(Arc<Self>, SocketAddr), BindError> {
         let listen = listen.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, 0).into());
         let failed = |source| BindError::Socket { listen, source };
-        let socket = bind(listen).map_err(failed)?;
-        let local = socket.local_addr().map_err(failed)?;
-        let window_bytes = window_bytes(&socket);
+        let Bound { inner, local, window_bytes } = sockets.bind(listen).map_err(failed)?;
         let sides = sides(&credentials, false, &limits, window_bytes)?;
-        let endpoint = quinn_endpoint(socket, &sides, &credentials, refusals).map_err(failed)?;
+        let endpoint = quinn_endpoint(inner, &sides, &credentials, refusals).map_err(failed)?;
         let (writers, writers_done) = mpsc::channel(1);
         let network = Arc::new(Self {
             endpoint,
+            sockets,
             local,
             sides: Mutex::new(Arc::new(sides)),
             credentials,

@@ -21,6 +21,7 @@ use quinn::{AsyncUdpSocket, ConnectionId, ConnectionIdGenerator, UdpPoller};
 use quinn_proto::InvalidCid;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use crate::config::RuntimeChoice;
 use crate::identity::tls::sha256;
 use crate::refusals::{RefusalReason, Refusals};
 
@@ -205,21 +206,53 @@ impl ConnectionIdGenerator for MarkedIds {
     }
 }
 
+/// Where an endpoint's sockets come from: the system, or a network that is simulated.
+pub(crate) trait Sockets: Send + Sync {
+    /// A socket at `listen`; called inside the runtime that will drive it.
+    fn bind(&self, listen: SocketAddr) -> io::Result<Bound>;
+
+    /// Whose thread carries bulk.
+    fn bulk_runtime(&self) -> RuntimeChoice;
+}
+
+/// A socket that datagrams arrive at.
+pub(crate) struct Bound {
+    pub(crate) inner: Arc<dyn AsyncUdpSocket>,
+    pub(crate) local: SocketAddr,
+    /// The window that its buffers have room for.
+    pub(crate) window_bytes: usize,
+}
+
+/// The sockets of the operating system.
+pub(crate) struct SystemSockets;
+
+impl Sockets for SystemSockets {
+    fn bind(&self, listen: SocketAddr) -> io::Result<Bound> {
+        let socket = super::config::bind(listen)?;
+        let (local, window_bytes) = (socket.local_addr()?, super::config::window_bytes(&socket));
+        let inner = quinn::Runtime::wrap_udp_socket(&quinn::TokioRuntime, socket)?;
+        Ok(Bound { inner, local, window_bytes })
+    }
+
+    fn bulk_runtime(&self) -> RuntimeChoice {
+        RuntimeChoice::Own
+    }
+}
+
 /// Makes quinn's endpoint on a socket; call it inside the runtime that will drive it. `secret` is
 /// known to this process and its successors.
 pub(super) fn endpoint(
-    socket: std::net::UdpSocket,
+    inner: Arc<dyn AsyncUdpSocket>,
     mut config: quinn::EndpointConfig,
     server: quinn::ServerConfig,
     secret: &str,
     refusals: Arc<Refusals>,
 ) -> io::Result<quinn::Endpoint> {
-    let runtime = Arc::new(quinn::TokioRuntime);
     let door = Arc::new(Door { mark: Mark::new(secret), refusals, suspects: Mutex::default() });
-    let inner = quinn::Runtime::wrap_udp_socket(&*runtime, socket)?;
     let ids = door.clone();
     config.cid_generator(move || Box::new(MarkedIds(ids.clone())));
-    quinn::Endpoint::new_with_abstract_socket(config, Some(server), Arc::new(Watched { inner, door }), runtime)
+    let socket = Arc::new(Watched { inner, door });
+    quinn::Endpoint::new_with_abstract_socket(config, Some(server), socket, Arc::new(quinn::TokioRuntime))
 }
 
 #[cfg(test)]

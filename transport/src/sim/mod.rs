@@ -5,13 +5,14 @@
 //! order per connection, and can be told to [partition](SimNetwork::partition) two processes,
 //! [break](SimNetwork::break_connection) a connection, or [crash](SimNetwork::crash) a process.
 //! With `start_paused` time a minute of silence costs nothing. Frames, links, reconnecting and
-//! deadlines are the same code as over QUIC; encryption and loss of single packets are not
-//! simulated, since QUIC hides the latter.
+//! deadlines are the same code as over QUIC. [`LossyNetwork`] is the layer below: QUIC itself, over
+//! sockets that lose, duplicate and reorder single packets.
 //!
 //! Actors under [`Runner::Arbiter`](crate::Runner::Arbiter) need an actix system around the
 //! test (`System::with_tokio_rt`); inline actors do not.
 
 mod bulk;
+mod lossy;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,6 +37,8 @@ use crate::endpoint::{BindError, Endpoint};
 use crate::error::SendError;
 use crate::link::Link;
 use crate::network::Connection;
+
+pub use lossy::{LossyNetwork, LossyOptions};
 
 /// How many deliveries the trace keeps one by one; the digest covers all of them.
 const TRACE_LIMIT: usize = 100_000;

@@ -6,6 +6,7 @@ mod bulk;
 mod common;
 mod identity;
 mod local;
+mod lossy;
 mod quic;
 mod sim;
 mod soak;

@@ -1,5 +1,6 @@
 //! Three processes talk over a network that breaks connections, cuts pairs off and heals them, by
-//! seed: in the end everything has arrived, or whoever sent it was told that it may not have.
+//! seed: in the end everything has arrived, or whoever sent it was told that it may not have. The
+//! network is the simulated one, or QUIC over sockets that lose and reorder packets.
 //!
 //! A failing seed names itself and the command that runs it alone.
 
@@ -8,10 +9,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mobula_transport::sim::{SimNetwork, SimOptions};
+use mobula_transport::sim::{LossyNetwork, LossyOptions, SimNetwork, SimOptions};
 use mobula_transport::{
-    Actor, Address, Endpoint, EndpointConfig, Envelope, Handlers, Mailbox, MailboxId, PeerEvent, Runner, SendError,
-    message,
+    Actor, Address, Endpoint, EndpointConfig, Envelope, Handlers, Mailbox, MailboxId, PeerEvent, ProcessId, Runner,
+    SendError, message,
 };
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
@@ -21,6 +22,8 @@ use serde::{Deserialize, Serialize};
 use crate::common::*;
 
 const SEEDS: u64 = 200;
+/// Over QUIC, whose cryptography takes its time.
+const LOSSY_SEEDS: u64 = 20;
 /// Runs this seed alone.
 const SEED_VARIABLE: &str = "MOBULA_SOAK_SEED";
 const PROCESSES: usize = 3;
@@ -103,8 +106,58 @@ struct Sent {
     events: usize,
 }
 
+/// What the processes talk over.
+#[derive(Clone)]
+enum Net {
+    Simulated(SimNetwork),
+    Lossy(LossyNetwork),
+}
+
+impl Net {
+    fn endpoint(&self) -> Endpoint {
+        match self {
+            Self::Simulated(network) => network.endpoint(EndpointConfig::default()).unwrap(),
+            Self::Lossy(network) => network.endpoint(config()).unwrap(),
+        }
+    }
+
+    /// The connection breaks, or the weather changes: packets get lost, up to half of them.
+    fn disturb(&self, a: ProcessId, b: ProcessId, random: &mut StdRng) {
+        match self {
+            Self::Simulated(network) => network.break_connection(a, b),
+            Self::Lossy(network) => {
+                let loss = [0.0, 0.02, 0.2, 0.5][random.random_range(0..4)];
+                let longest_ms = [1, 10, 80][random.random_range(0..3)];
+                let delay = Duration::from_micros(50)..=Duration::from_millis(longest_ms);
+                network.set_options(LossyOptions { loss, duplicates: 0.05, delay });
+            }
+        }
+    }
+
+    fn partition(&self, a: ProcessId, b: ProcessId) {
+        match self {
+            Self::Simulated(network) => network.partition(a, b),
+            Self::Lossy(network) => network.partition(a, b),
+        }
+    }
+
+    fn heal(&self, a: ProcessId, b: ProcessId) {
+        match self {
+            Self::Simulated(network) => network.heal(a, b),
+            Self::Lossy(network) => network.heal(a, b),
+        }
+    }
+
+    /// Nothing is wrong any more but that a packet gets lost now and then.
+    fn calm(&self) {
+        if let Self::Lossy(network) = self {
+            network.set_options(LossyOptions::default());
+        }
+    }
+}
+
 struct Soak {
-    network: SimNetwork,
+    network: Net,
     random: StdRng,
     endpoints: Vec<Endpoint>,
     servers: Vec<Address>,
@@ -117,10 +170,8 @@ struct Soak {
 }
 
 impl Soak {
-    fn new(seed: u64) -> Self {
-        let network = SimNetwork::new(seed, SimOptions::default());
-        let endpoints: Vec<Endpoint> =
-            (0..PROCESSES).map(|_| network.endpoint(EndpointConfig::default()).unwrap()).collect();
+    fn new(seed: u64, network: Net) -> Self {
+        let endpoints: Vec<Endpoint> = (0..PROCESSES).map(|_| network.endpoint()).collect();
         let (arrived, mut events, mut servers) = (Arrived::default(), Vec::new(), Vec::new());
         for (process, endpoint) in endpoints.iter().enumerate() {
             endpoint.attach(EAR, Arc::new(Ear { process, arrived: arrived.clone() }));
@@ -196,7 +247,7 @@ impl Soak {
                     }
                 }
                 70..80 => self.read(from, to),
-                80..90 => self.network.break_connection(a, b),
+                80..90 => self.network.disturb(a, b, &mut self.random),
                 90..95 => self.network.partition(a, b),
                 _ => self.network.heal(a, b),
             }
@@ -214,6 +265,7 @@ impl Soak {
                 self.network.heal(self.endpoints[a].process().id, self.endpoints[b].process().id);
             }
         }
+        self.network.calm();
         tokio::time::sleep(SETTLE).await;
     }
 
@@ -279,10 +331,10 @@ fn well_ordered(process: usize, events: &[PeerEvent], peer: &Endpoint) {
     }
 }
 
-fn soak(seed: u64) {
+fn soak(seed: u64, network: impl FnOnce(u64) -> Net) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     runtime.block_on(async {
-        let mut soak = Soak::new(seed);
+        let mut soak = Soak::new(seed, network(seed));
         soak.run().await;
         soak.check().await;
         for endpoint in &soak.endpoints {
@@ -291,15 +343,28 @@ fn soak(seed: u64) {
     });
 }
 
-#[test]
-fn everything_arrives_or_its_sender_is_told() {
+fn soak_seeds(seeds: u64, test: &str, network: impl Fn(u64) -> Net) {
     let alone = std::env::var(SEED_VARIABLE).ok().map(|seed| seed.parse().unwrap());
-    let seeds = alone.map_or(0..SEEDS, |seed| seed..seed + 1);
+    let seeds = alone.map_or(0..seeds, |seed| seed..seed + 1);
     for seed in seeds {
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| soak(seed))) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| soak(seed, &network))) {
             eprintln!("seed {seed} failed; replay it with");
-            eprintln!("  {SEED_VARIABLE}={seed} cargo test -p mobula-transport --test it soak");
+            eprintln!("  {SEED_VARIABLE}={seed} cargo test -p mobula-transport --test it soak::{test}");
             resume_unwind(panic);
         }
     }
+}
+
+#[test]
+fn everything_arrives_or_its_sender_is_told() {
+    soak_seeds(SEEDS, "everything_arrives_or_its_sender_is_told", |seed| {
+        Net::Simulated(SimNetwork::new(seed, SimOptions::default()))
+    });
+}
+
+#[test]
+fn over_quic_too_everything_arrives_or_its_sender_is_told() {
+    soak_seeds(LOSSY_SEEDS, "over_quic_too_everything_arrives_or_its_sender_is_told", |seed| {
+        Net::Lossy(LossyNetwork::new(seed, LossyOptions::default()))
+    });
 }

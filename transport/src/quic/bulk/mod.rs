@@ -14,10 +14,9 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use super::{CLOSE_GRACE, QuicNetwork, Sides, attempt_of, bind, code, quinn_endpoint, window_bytes};
+use super::{Bound, CLOSE_GRACE, QuicNetwork, Sides, attempt_of, code, quinn_endpoint};
 use crate::address::{Address, ProcessAddr, ProcessId};
 use crate::bulk::{BULK_REQUEST_MAX_BYTES, BulkNetwork, Fetch, Meter, TRANSPORT_MAILBOX, WhereIsBulk, no_source};
-use crate::config::RuntimeChoice;
 use crate::core::Core;
 use crate::endpoint::{BindError, Endpoint};
 use crate::error::SendError;
@@ -69,19 +68,17 @@ impl QuicBulk {
         if let Some(started) = &*slot {
             return Ok(started.clone());
         }
-        let runtime = Runtime::start(RuntimeChoice::Own, "mobula-bulk").map_err(BindError::Thread)?;
+        let sockets = &self.network.sockets;
+        let runtime = Runtime::start(sockets.bulk_runtime(), "mobula-bulk").map_err(BindError::Thread)?;
         let listen = SocketAddr::new(self.network.local().ip(), 0);
         let failed = |source: io::Error| BindError::Socket { listen, source };
-        let socket = bind(listen).map_err(failed)?;
-        let port = socket.local_addr().map_err(failed)?.port();
-        let window = window_bytes(&socket);
+        let inside = runtime.handle().enter();
+        let Bound { inner, local, window_bytes } = sockets.bind(listen).map_err(failed)?;
         let credentials = self.network.credentials();
-        let sides = Sides::new(credentials, ALPN_BULK, false, &core.limits, window, 0)?;
-        let endpoint = {
-            let _inside = runtime.handle().enter();
-            quinn_endpoint(socket, &sides, credentials, &core.refusals).map_err(failed)?
-        };
-        let socket = SocketAddr::new(core.process().socket.ip(), port);
+        let sides = Sides::new(credentials, ALPN_BULK, false, &core.limits, window_bytes, 0)?;
+        let endpoint = quinn_endpoint(inner, &sides, credentials, &core.refusals).map_err(failed)?;
+        drop(inside);
+        let socket = SocketAddr::new(core.process().socket.ip(), local.port());
         let started = Arc::new(Started { runtime, endpoint, sides, socket, peers: Mutex::default() });
         started.runtime.spawn(serve::listen(started.clone(), core.clone(), self.network.handshakes.clone()));
         *slot = Some(started.clone());
