@@ -10,3 +10,4 @@ mod lifecycle;
 mod strangers;
 mod support;
 mod taxi;
+mod taxi_killed;

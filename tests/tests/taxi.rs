@@ -34,7 +34,7 @@ fn assert_near(what: &str, found: f64, expected: f64) {
 
 /// The report's own sums hold: what was read was dropped by a rule or written.
 #[track_caller]
-fn assert_adds_up(report: &Value) {
+pub(crate) fn assert_adds_up(report: &Value) {
     let dropped = report["dropped_by_rule"].as_object().unwrap_or_else(|| panic!("no dropped_by_rule in {report}"));
     let dropped: f64 = dropped.values().map(number).sum();
     assert_eq!(number(&report["rows_read"]), number(&report["rows_written"]) + dropped, "{report}");
@@ -79,7 +79,8 @@ fn assert_golden(output: &Path, report: &Value, files: &[&str]) {
     assert_eq!(seen["columns"]["trip_duration_min"], "double");
 }
 
-fn command(family: &Family, output: &Path, inputs: &[&Path]) -> Command {
+/// A run over these inputs, in this process unless it is given an address.
+pub(crate) fn command(family: &Family, output: &Path, inputs: &[&Path]) -> Command {
     let mut command = family.command(binary("taxi-etl"));
     command.arg("--input").args(inputs).arg("--output").arg(output);
     command

@@ -59,6 +59,11 @@ struct CleanArgs {
     /// Rows per batch.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=MAX_BATCH_ROWS as u64))]
     batch_size: Option<u64>,
+    /// About so many bytes of input, before compression, per file of the result; row groups are
+    /// never split. 16 MiB
+    /// unless given.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    block_bytes: Option<u64>,
     /// How the result is told.
     #[arg(long, value_enum, default_value_t = Format::Human)]
     format: Format,
@@ -168,6 +173,7 @@ fn run_clean(arguments: CleanArgs, interrupt: &Interrupt) -> Result<(), Box<dyn 
         output,
         limits: Limits::default(),
         concurrency: arguments.concurrency.map(|blocks| usize::try_from(blocks).unwrap_or(usize::MAX)),
+        block_bytes: arguments.block_bytes,
         batch_rows: arguments.batch_size.map(|rows| usize::try_from(rows).unwrap_or(usize::MAX)),
     };
     let bar = bar(0, quiet);

@@ -24,6 +24,8 @@ pub struct Run {
     pub limits: Limits,
     /// At most so many blocks at once.
     pub concurrency: Option<usize>,
+    /// Bytes of input per block.
+    pub block_bytes: Option<u64>,
     /// Rows per batch.
     pub batch_rows: Option<usize>,
 }
@@ -38,6 +40,9 @@ impl Run {
         let mut trips = read(&self.inputs);
         if let Some(rows) = self.batch_rows {
             trips = trips.batch_size(rows);
+        }
+        if let Some(bytes) = self.block_bytes {
+            trips = trips.block_bytes(bytes);
         }
         let trips = trips.opened()?;
         let schema = trips.source_schema()?;

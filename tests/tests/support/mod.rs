@@ -32,3 +32,9 @@ pub(crate) fn wait_until<T>(what: &str, mut condition: impl FnMut() -> Option<T>
         std::thread::sleep(PAUSE);
     }
 }
+
+/// What a variable of the environment says of how much a test does, or what is usual.
+pub(crate) fn setting<T: std::str::FromStr>(variable: &str, usual: T) -> T {
+    let Ok(text) = std::env::var(variable) else { return usual };
+    text.parse().unwrap_or_else(|_| panic!("{variable} is {text:?}"))
+}

@@ -211,6 +211,11 @@ impl Program {
         i32::try_from(self.child.id()).expect("a process id fits")
     }
 
+    /// By what name it was started.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// What it printed so far.
     pub(crate) fn stdout(&self) -> String {
         self.stdout.text()
