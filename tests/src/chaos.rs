@@ -21,32 +21,34 @@ const CALLS: u64 = 10;
 /// So many layers are submitted before their results are looked at.
 const LAYERS_AHEAD: usize = 2;
 /// More than anybody is killed.
-const OFTEN: u32 = 10_000;
+pub(crate) const OFTEN: u32 = 10_000;
 /// How long each task and call takes at least, so that something is always under way.
 const TAKES: Duration = Duration::from_millis(2);
 
-fn mix(one: u64, other: u64) -> u64 {
+/// What a task makes of two numbers.
+pub(crate) fn mix(one: u64, other: u64) -> u64 {
     (one ^ other.rotate_left(17)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
 }
 
 #[remote]
-fn mixes(one: u64, other: u64) -> u64 {
+pub(crate) fn mixes(one: u64, other: u64) -> u64 {
     std::thread::sleep(TAKES);
     mix(one, other)
 }
 
-struct Noting {
+/// Leaves the numbers that it is called with in a file.
+pub(crate) struct Noting {
     file: PathBuf,
 }
 
 #[remote]
 impl Noting {
-    fn new(file: String) -> Self {
+    pub(crate) fn new(file: String) -> Self {
         Self { file: PathBuf::from(file) }
     }
 
     /// Leaves its number, then answers with its double.
-    fn note(&mut self, number: u64) -> Result<u64, std::io::Error> {
+    pub(crate) fn note(&mut self, number: u64) -> Result<u64, std::io::Error> {
         std::thread::sleep(TAKES);
         let mut file = fs::OpenOptions::new().create(true).append(true).open(&self.file)?;
         file.write_all(format!("{number}\n").as_bytes())?;
@@ -59,22 +61,33 @@ fn number_of(variable: &str, usual: usize) -> usize {
 }
 
 /// One call of an actor.
-struct Call {
-    actor: usize,
-    number: u64,
-    double: ObjectRef<u64>,
+pub(crate) struct Call {
+    pub(crate) actor: usize,
+    pub(crate) number: u64,
+    pub(crate) double: ObjectRef<u64>,
 }
 
 /// What became of the calls.
-struct Fates {
+pub(crate) struct Fates {
     /// The numbers that were answered, by actor.
     answered: Vec<Vec<u64>>,
     /// How many were lost with their actor: whether they ran is not known.
-    lost: usize,
+    pub(crate) lost: usize,
 }
 
 impl Fates {
-    fn settle(&mut self, calls: Vec<Call>) -> Result<(), Error> {
+    /// Of so many actors' calls.
+    pub(crate) fn new(actors: usize) -> Self {
+        Self { answered: vec![Vec::new(); actors], lost: 0 }
+    }
+
+    /// How many calls were answered.
+    pub(crate) fn answered(&self) -> usize {
+        self.answered.iter().map(Vec::len).sum()
+    }
+
+    /// Waits for these calls.
+    pub(crate) fn settle(&mut self, calls: Vec<Call>) -> Result<(), Error> {
         for call in calls {
             match get(&call.double) {
                 Ok(double) => {
@@ -88,7 +101,8 @@ impl Fates {
         Ok(())
     }
 
-    fn check(&self) {
+    /// Holds what was answered against what the actors have left in their files.
+    pub(crate) fn check(&self) {
         for (actor, answered) in self.answered.iter().enumerate() {
             let noted = fs::read_to_string(file_of(actor)).unwrap_or_default();
             let mut times: BTreeMap<u64, u32> = BTreeMap::new();
@@ -101,7 +115,8 @@ impl Fates {
     }
 }
 
-fn file_of(actor: usize) -> PathBuf {
+/// Where an actor leaves its numbers.
+pub(crate) fn file_of(actor: usize) -> PathBuf {
     folder().join(format!("noted-{actor}"))
 }
 
@@ -118,7 +133,7 @@ pub(crate) fn driver() -> Result<(), Error> {
     let mut expected: Vec<u64> = (0..LAYER as u64).collect();
     let mut results: Vec<ObjectRef<u64>> = expected.iter().map(|n| mobula::put(*n)).collect::<Result<_, _>>()?;
     let mut calls = Vec::new();
-    let mut fates = Fates { answered: vec![Vec::new(); actors], lost: 0 };
+    let mut fates = Fates::new(actors);
     for layer in 0..layers {
         let needs = |n: usize| (n, (n * 7 + layer + 1) % LAYER);
         results = (0..LAYER).map(|n| task.remote(&results[needs(n).0], &results[needs(n).1])).collect();
@@ -138,7 +153,7 @@ pub(crate) fn driver() -> Result<(), Error> {
     assert_eq!(get(&results)?, expected, "the last layer");
     fates.settle(calls)?;
     fates.check();
-    let answered: usize = fates.answered.iter().map(Vec::len).sum();
+    let answered = fates.answered();
     println!("chaos ends: {} tasks right, {answered} calls answered, {} lost", layers * LAYER, fates.lost);
     Ok(())
 }

@@ -19,6 +19,7 @@ pub(crate) fn find(name: &str) -> Option<fn() -> Result<(), Error>> {
         "ends-actors" => ends_actors,
         "moves" => moves,
         "chaos" => crate::chaos::driver,
+        "soak" => crate::soak::driver,
         _ => return None,
     })
 }

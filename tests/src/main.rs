@@ -28,6 +28,7 @@ mod reconstruction;
 mod references;
 mod runtime_env;
 mod scheduling;
+mod soak;
 mod spilling;
 mod stores;
 mod values;

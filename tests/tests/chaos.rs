@@ -5,13 +5,13 @@
 
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use rustix::process::{Signal, kill_process};
 
 use crate::support::binaries::behaviour;
-use crate::support::cluster::{Cluster, is_alive};
+use crate::support::blows::{Seeded, kill_node, marks, signal_worker, wait_until_nothing_is_left};
+use crate::support::cluster::Cluster;
 use crate::support::process::Program;
-use crate::support::{DEADLINE, wait_until};
+use crate::support::{DEADLINE, setting};
 
 /// CPUs of each node; the head has none.
 const CPUS: u32 = 2;
@@ -20,16 +20,6 @@ const NODES: usize = 3;
 const PAUSE: Duration = Duration::from_millis(500);
 /// How long something stays stopped: less than it takes to be declared dead.
 const STOPPED: Duration = Duration::from_millis(1_500);
-
-/// Numbers that follow from a seed.
-struct Seeded(u64);
-
-impl Seeded {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        ((self.0 >> 33) as usize) % limit.max(1)
-    }
-}
 
 /// What is done to the cluster, and how often it was.
 #[derive(Debug, Default)]
@@ -61,9 +51,7 @@ impl Blows {
             }
             7..9 => {
                 let node = seeded.below(cluster.nodes().len());
-                let mut node = cluster.nodes().remove(node);
-                node.signal(Signal::KILL);
-                node.wait();
+                kill_node(cluster, node);
                 cluster.join(CPUS);
                 self.nodes_killed += 1;
             }
@@ -77,22 +65,13 @@ impl Blows {
     }
 }
 
-/// Sends a signal to one of the worker processes.
-fn signal_worker(cluster: &mut Cluster, driver: &Program, seeded: &mut Seeded, signal: Signal) -> Option<Pid> {
-    let mut others: Vec<i32> = cluster.nodes().iter().map(Program::pid).collect();
-    others.extend([cluster.head().pid(), driver.pid()]);
-    let workers: Vec<i32> = cluster.family().living().into_iter().filter(|pid| !others.contains(pid)).collect();
-    let worker = Pid::from_raw(*workers.get(seeded.below(workers.len()))?)?;
-    kill_process(worker, signal).ok().map(|()| worker)
-}
-
 /// Waits until the driver has printed more, or ended. False if it does neither.
 fn wait_for_progress(driver: &mut Program, seen: &mut usize) -> bool {
     let deadline = Instant::now() + DEADLINE;
     loop {
-        let marks = driver.stdout().lines().filter(|line| line.starts_with("chaos: ")).count();
-        if marks > *seen || driver.try_wait().is_some() {
-            *seen = marks;
+        let now = marks(driver, "chaos: ");
+        if now > *seen || driver.try_wait().is_some() {
+            *seen = now;
             return true;
         }
         if Instant::now() > deadline {
@@ -102,13 +81,9 @@ fn wait_for_progress(driver: &mut Program, seen: &mut usize) -> bool {
     }
 }
 
-fn setting(variable: &str) -> Option<String> {
-    std::env::var(variable).ok()
-}
-
 #[test]
 fn everything_is_right_while_workers_nodes_and_the_head_are_killed() {
-    let seed = setting("MOBULA_CHAOS_SEED").and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    let seed = setting("MOBULA_CHAOS_SEED", 1);
     println!("replay with MOBULA_CHAOS_SEED={seed}");
     let mut seeded = Seeded(seed);
     let mut cluster = Cluster::start(0, 0);
@@ -119,7 +94,7 @@ fn everything_is_right_while_workers_nodes_and_the_head_are_killed() {
     let mut command = cluster.family().command(behaviour());
     command.args(["chaos", "--address", cluster.address()]);
     for variable in ["MOBULA_CHAOS_TASKS", "MOBULA_CHAOS_ACTORS"] {
-        if let Some(value) = setting(variable) {
+        if let Ok(value) = std::env::var(variable) {
             command.env(variable, value);
         }
     }
@@ -147,12 +122,5 @@ fn everything_is_right_while_workers_nodes_and_the_head_are_killed() {
     println!("{}{blows:?}", driver.stdout());
 
     // Nothing is left of it.
-    cluster.wait_for_nodes(NODES + 1);
-    wait_until("everything to be free again", || {
-        let amounts = |node: &Value| node["resources"].as_object().cloned().unwrap_or_default();
-        let free = |node: &Value| amounts(node).values().all(|amounts| amounts["used"] == 0.0) && node["objects"] == 0;
-        cluster.node_list().iter().filter(|node| is_alive(node)).all(free).then_some(())
-    });
-    let own = NODES + 1;
-    wait_until("all worker processes to end", || (cluster.family().living().len() == own).then_some(()));
+    wait_until_nothing_is_left(&cluster, NODES + 1);
 }

@@ -21,6 +21,8 @@ pub(crate) struct Cluster {
     address: String,
     token: String,
     started: usize,
+    /// What else the head is started with.
+    head_arguments: Vec<String>,
     family: Family,
 }
 
@@ -33,8 +35,9 @@ impl Cluster {
     /// The same with more arguments for the head.
     pub(crate) fn start_with(nodes: usize, cpus: u32, more: &[&str]) -> Self {
         let family = Family::new();
-        let (head, address, token) = start_head(&family, cpus, "0", more);
-        let mut cluster = Self { nodes: Vec::new(), head, address, token, started: 0, family };
+        let head_arguments: Vec<String> = more.iter().map(|argument| (*argument).to_owned()).collect();
+        let (head, address, token) = start_head(&family, cpus, "0", &head_arguments);
+        let mut cluster = Self { nodes: Vec::new(), head, address, token, started: 0, head_arguments, family };
         for _ in 0..nodes {
             cluster.join(cpus);
         }
@@ -51,7 +54,7 @@ impl Cluster {
     /// Starts the head again, where it was and with what it has stored.
     pub(crate) fn restart_head(&mut self, cpus: u32) {
         let port = self.address.rsplit(':').next().expect("an address has a port").to_owned();
-        let (head, address, token) = start_head(&self.family, cpus, &port, &[]);
+        let (head, address, token) = start_head(&self.family, cpus, &port, &self.head_arguments);
         assert_eq!(address, self.address, "it is where it was");
         (self.head, self.token) = (head, token);
     }
@@ -135,10 +138,10 @@ impl Cluster {
     }
 }
 
-fn start_head(family: &Family, cpus: u32, port: &str, more: &[&str]) -> (Program, String, String) {
+fn start_head(family: &Family, cpus: u32, port: &str, more: &[String]) -> (Program, String, String) {
     let mut command = start(family, "head", cpus);
     command.args(["--head", "--port", port]).args(more);
-    if !more.contains(&"--object-store-memory") {
+    if !more.iter().any(|argument| argument == "--object-store-memory") {
         command.args(["--object-store-memory", STORE_BYTES]);
     }
     let mut head = Program::start("the head", command);

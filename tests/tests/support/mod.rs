@@ -5,6 +5,7 @@
 //! something took; and whatever a test starts is gone when it ends, however it ends.
 
 pub(crate) mod binaries;
+pub(crate) mod blows;
 pub(crate) mod cluster;
 pub(crate) mod oracle;
 pub(crate) mod process;
