@@ -5,6 +5,7 @@
 //! | `hello_tasks` | functions as tasks, references as arguments, errors |
 //! | `stateful_actor` | a struct as an actor, handles, names, failures |
 //! | `actor_pool` | actors that share a list of work |
+//! | `streaming_results` | results that come one after the other |
 //! | `object_sharing` | one large object, read in place by many tasks |
 //! | `parallel_monte_carlo_pi` | many tasks that report their progress to an actor |
 //! | `resources` | fractional CPUs and GPUs, resources of one's own |

@@ -6,6 +6,7 @@ pub use inventory;
 pub use mobula_core::node::run_worker_if_asked;
 pub use mobula_core::registry::{CallError, CallFuture, CallResult, Code, Instance, RemoteFunction};
 pub use mobula_core::value::Value as Encoded;
+pub use mobula_core::worker::Outlet;
 pub use serde;
 
 pub use mobula_data::function::BatchFunction;
@@ -14,7 +15,7 @@ pub use crate::batch_call::batch_call;
 pub use crate::options::ASYNC_MAX_CONCURRENCY;
 pub use crate::run::{
     Arguments, CatchDisplay, CatchError, CatchErrorRef, CatchIntoBox, Caught, Exclusive, Fallible, Shared, block_on,
-    block_on_main, returned,
+    block_on_main, returned, yield_all,
 };
 pub use crate::session::EndSession;
 pub use crate::value::encode;

@@ -18,16 +18,63 @@ use crate::actor::{ActorRef, RemoteClass, RemoteHandle, check_class};
 use crate::argument::{Argument, IntoArg};
 use crate::object::{ObjectRef, current};
 use crate::options::{ActorOptions, TaskOptions};
+use crate::stream::ObjectRefStream;
 use crate::value::Value;
 
-/// What `.remote(..)` returns: an [`ObjectRef`], or a tuple of them (`num_returns`).
+/// What `.remote(..)` returns: an [`ObjectRef`], a tuple of them (`num_returns`), or an
+/// [`ObjectRefStream`].
 pub trait Results: sealed::Sealed + Sized {
     #[doc(hidden)]
     const COUNT: u32;
     #[doc(hidden)]
-    fn from_handles(handles: SmallVec<[ObjectHandle; 1]>) -> Self;
+    fn submit(
+        client: &Client,
+        function: &'static RemoteFunction,
+        args: Args,
+        options: &Arc<client::TaskOptions>,
+    ) -> Result<Self, Error>;
+    #[doc(hidden)]
+    fn call(
+        actor: &ActorHandle,
+        method: &'static RemoteFunction,
+        args: Args,
+        options: Option<Arc<client::CallOptions>>,
+    ) -> Result<Self, Error>;
     #[doc(hidden)]
     fn failed(error: Arc<Error>) -> Self;
+}
+
+/// Results that come one after the other.
+pub trait Streams: Results {}
+
+impl<T: Value> Streams for ObjectRefStream<T> {}
+
+impl<T: Value> sealed::Sealed for ObjectRefStream<T> {}
+
+impl<T: Value> Results for ObjectRefStream<T> {
+    const COUNT: u32 = 1;
+
+    fn submit(
+        client: &Client,
+        function: &'static RemoteFunction,
+        args: Args,
+        options: &Arc<client::TaskOptions>,
+    ) -> Result<Self, Error> {
+        client.submit_stream(function, args, options).map(Self::new)
+    }
+
+    fn call(
+        actor: &ActorHandle,
+        method: &'static RemoteFunction,
+        args: Args,
+        options: Option<Arc<client::CallOptions>>,
+    ) -> Result<Self, Error> {
+        actor.client().call_stream(actor, method, args, options).map(Self::new)
+    }
+
+    fn failed(error: Arc<Error>) -> Self {
+        Self::failed(error)
+    }
 }
 
 /// The shape of a task or method: `fn(A, B) -> ObjectRef<R>`.
@@ -36,6 +83,8 @@ pub trait Signature {
     type Results: Results;
 }
 
+type Args = SmallVec<[Arg; 2]>;
+
 mod sealed {
     #[doc(hidden)]
     pub trait Sealed {}
@@ -43,12 +92,35 @@ mod sealed {
 
 impl<T: Value> sealed::Sealed for ObjectRef<T> {}
 
+/// How references are made of the handles of a call's results.
+macro_rules! from_handles {
+    ($handles:ident => $references:expr) => {
+        fn submit(
+            client: &Client,
+            function: &'static RemoteFunction,
+            args: Args,
+            options: &Arc<client::TaskOptions>,
+        ) -> Result<Self, Error> {
+            let $handles = client.submit(function, args, options);
+            Ok($references)
+        }
+
+        fn call(
+            actor: &ActorHandle,
+            method: &'static RemoteFunction,
+            args: Args,
+            options: Option<Arc<client::CallOptions>>,
+        ) -> Result<Self, Error> {
+            let $handles = actor.client().call_with(actor, method, args, Self::COUNT, options);
+            Ok($references)
+        }
+    };
+}
+
 impl<T: Value> Results for ObjectRef<T> {
     const COUNT: u32 = 1;
 
-    fn from_handles(handles: SmallVec<[ObjectHandle; 1]>) -> Self {
-        next(&mut handles.into_iter())
-    }
+    from_handles!(handles => next(&mut handles.into_iter()));
 
     fn failed(error: Arc<Error>) -> Self {
         Self::failed(error)
@@ -72,10 +144,10 @@ macro_rules! tuple {
         impl<$($name: Value),*> Results for ($(ObjectRef<$name>,)*) {
             const COUNT: u32 = $count;
 
-            fn from_handles(handles: SmallVec<[ObjectHandle; 1]>) -> Self {
+            from_handles!(handles => {
                 let mut handles = handles.into_iter();
                 ($(next::<$name>(&mut handles),)*)
-            }
+            });
 
             fn failed(error: Arc<Error>) -> Self {
                 ($(ObjectRef::<$name>::failed(Arc::clone(&error)),)*)
@@ -106,6 +178,17 @@ impl<'a, F: Signature> Method<'a, F> {
     #[doc(hidden)]
     pub fn new(actor: &'a ActorRef, function: &'static RemoteFunction) -> Self {
         Self { actor, function, options: None, signature: PhantomData }
+    }
+}
+
+impl<F: Signature> Method<'_, F>
+where
+    F::Results: Streams,
+{
+    /// How many values it may have yielded that were not consumed, as
+    /// [`TaskOptions::backpressure_num_objects`].
+    pub fn backpressure_num_objects(self, objects: u32) -> Self {
+        self.set(|options| options.backpressure_num_objects = Some(objects))
     }
 }
 
@@ -201,8 +284,6 @@ arities! {
     [A: a B: b C: c D: d E: e F: f G: g H: h I: i J: j K: k L: l]
 }
 
-type Args = SmallVec<[Arg; 2]>;
-
 fn submit<R: Results, const LEN: usize>(
     function: &'static RemoteFunction,
     options: &Result<Arc<client::TaskOptions>, Arc<Error>>,
@@ -211,9 +292,9 @@ fn submit<R: Results, const LEN: usize>(
     let submit = || {
         let options = options.as_ref().map_err(Arc::clone)?;
         let arguments = collect(arguments)?;
-        Ok(current().map_err(Arc::new)?.submit(function, arguments, options))
+        R::submit(&current().map_err(Arc::new)?, function, arguments, options).map_err(Arc::new)
     };
-    submit().map_or_else(R::failed, R::from_handles)
+    submit().unwrap_or_else(R::failed)
 }
 
 fn call<R: Results, const LEN: usize>(
@@ -225,9 +306,9 @@ fn call<R: Results, const LEN: usize>(
     let call = || {
         let actor = actor.handle()?;
         let arguments = collect(arguments)?;
-        Ok(actor.client().call_with(actor, function, arguments, R::COUNT, options))
+        R::call(actor, function, arguments, options).map_err(Arc::new)
     };
-    call().map_or_else(R::failed, R::from_handles)
+    call().unwrap_or_else(R::failed)
 }
 
 fn create<H: RemoteHandle, const LEN: usize>(

@@ -7,8 +7,9 @@ use mobula_core::explain::{ActorExplanation, Explainer, PlacementGroupExplanatio
 use crate::actor::RemoteHandle;
 use crate::object::{ObjectRef, current, unshared};
 use crate::placement_group::PlacementGroup;
+use crate::stream::ObjectRefStream;
 
-/// What [`explain`] can explain: a task or call by the reference to its result, an actor by its
+/// What [`explain`] can explain: a task or call by the reference to its result or by its stream, an actor by its
 /// handle, a placement group.
 pub trait Explain {
     /// What is said of it.
@@ -51,6 +52,14 @@ impl<T> Explain for ObjectRef<T> {
     fn explain(&self) -> Result<TaskExplanation, Error> {
         let handle = self.handle().map_err(|error| Error::clone(error))?;
         explainer(handle.client()).task_of(handle.owner(), handle.id().seq)
+    }
+}
+
+impl<T> Explain for ObjectRefStream<T> {
+    type Explanation = TaskExplanation;
+
+    fn explain(&self) -> Result<TaskExplanation, Error> {
+        self.completed().explain()
     }
 }
 

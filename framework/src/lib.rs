@@ -64,6 +64,7 @@
 //! | start, or join a cluster | [`init`], [`Config`], [`Session`], [`macro@main`] |
 //! | make a function a task, a struct an actor | [`macro@remote`] |
 //! | pass results on without fetching them | [`ObjectRef`] |
+//! | take results as they are made, one after the other | [`ObjectRefStream`] |
 //! | fetch, wait, share | [`get`], [`wait`], [`put`] |
 //! | know which GPUs a task or actor has | [`gpu_ids`] |
 //! | give workers a directory, files, variables | [`RuntimeEnv`] |
@@ -114,6 +115,7 @@ pub mod print;
 mod refused;
 mod run;
 mod session;
+mod stream;
 mod table;
 mod value;
 mod watch;
@@ -145,14 +147,14 @@ pub use crate::actor::{
 pub use crate::actor_pool::ActorPool;
 pub use crate::argument::IntoArg;
 pub use crate::batch_call::BatchCall;
-pub use crate::call::{Method, Results, Signature};
+pub use crate::call::{Method, Results, Signature, Streams};
 pub use crate::cluster::{Node, available_resources, cluster_resources, nodes};
 pub use crate::config::Config;
 pub use crate::dataset::{Dataset, Paths, read_parquet};
 pub use crate::explain::{Explain, explain};
 pub use crate::object::{
-    Get, ObjectLocation, ObjectRef, Wait, Waited, cancel, cancel_with, free, get, get_timeout, object_locations, put,
-    wait,
+    Cancellable, Get, ObjectLocation, ObjectRef, Wait, Waited, cancel, cancel_with, free, get, get_timeout,
+    object_locations, put, wait,
 };
 pub use crate::options::{ActorOptions, TaskOptions};
 pub use crate::placement_group::{
@@ -160,6 +162,7 @@ pub use crate::placement_group::{
     remove_placement_group,
 };
 pub use crate::session::{Session, init, shutdown};
+pub use crate::stream::ObjectRefStream;
 pub use crate::value::{Array, Batch, Number, Value};
 pub use crate::watch::{on_end, watch};
 

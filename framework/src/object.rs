@@ -416,13 +416,27 @@ pub fn wait<T>(
     Ok(waited)
 }
 
-/// Cancels the task that makes this object, with all that it has submitted: [`cancel_with`] the
+/// Cancels the task that makes this object or stream, with all that it has submitted: [`cancel_with`] the
 /// default options.
-pub fn cancel<T>(object: &ObjectRef<T>) {
-    cancel_with(object, Cancel::default());
+pub fn cancel<C: Cancellable>(work: &C) {
+    cancel_with(work, Cancel::default());
 }
 
-/// Cancels the task or call that makes this object, unless it has ended: its results fail at once
+/// What [`cancel`] can cancel: a task or call by the reference to its result, or by its stream.
+pub trait Cancellable {
+    #[doc(hidden)]
+    fn cancel_with(&self, how: Cancel);
+}
+
+impl<T> Cancellable for ObjectRef<T> {
+    fn cancel_with(&self, how: Cancel) {
+        if let Inner::Live(handle) = &self.inner {
+            handle.client().cancel(handle, how);
+        }
+    }
+}
+
+/// Cancels the task or call that makes this object or stream, unless it has ended: its results fail at once
 /// with [`Error::TaskCancelled`], and with them what waits for them.
 ///
 /// What has not started will not run. Code that runs is not interrupted: it goes on, and its CPU
@@ -430,10 +444,11 @@ pub fn cancel<T>(object: &ObjectRef<T>) {
 /// With `force`, a process of the task's own is ended at once, and one that it shares with others
 /// if its code has not returned after five seconds: what else runs there runs again. Workers inside
 /// the driver's process, and actors, are never ended.
-pub fn cancel_with<T>(object: &ObjectRef<T>, how: Cancel) {
-    if let Inner::Live(handle) = &object.inner {
-        handle.client().cancel(handle, how);
-    }
+///
+/// Of a stream, what has been yielded can still be taken; then comes the error. What it would yield
+/// next is not wanted any more: its iterator is dropped.
+pub fn cancel_with<C: Cancellable>(work: &C, how: Cancel) {
+    work.cancel_with(how);
 }
 
 /// Frees the bytes of these objects everywhere at once, though references to them remain, in this

@@ -12,7 +12,7 @@ use mobula_core::messages::{Strategy, WorkerKind};
 use mobula_core::registry::RemoteFunction;
 use mobula_core::resources::{CPU, GPU, MEMORY, Resources, group};
 
-use crate::call::{Results, Signature};
+use crate::call::{Results, Signature, Streams};
 use crate::placement_group::PlacementGroup;
 
 /// How many calls of an actor with async methods run at once, unless told otherwise.
@@ -138,6 +138,19 @@ impl<F: Signature> TaskOptions<F> {
         let mut options = client::TaskOptions::default();
         options.returns = F::Results::COUNT;
         Self { function, options: Ok(Arc::new(options)), signature: PhantomData }
+    }
+}
+
+impl<F: Signature> TaskOptions<F>
+where
+    F::Results: Streams,
+{
+    /// How many values it may have yielded that were not consumed; 16 by default, 4,096 at most. When
+    /// there are so many, its iterator is not asked for the next one until there is room, and its
+    /// CPU is lent to others meanwhile.
+    #[must_use]
+    pub fn backpressure_num_objects(self, objects: u32) -> Self {
+        self.set(|options| options.backpressure_num_objects = objects)
     }
 }
 

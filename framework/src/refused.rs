@@ -42,6 +42,35 @@
 //! fn wrong(text: ObjectRef<String>) { add.remote(1, text); }
 //! ```
 //!
+//! A stream that is async, that has a number of results, or whose items are no values; an option of
+//! streams for what does not stream. The first one is right:
+//! ```
+//! # use mobula::{ObjectRefStream, remote};
+//! #[remote(backpressure_num_objects = 2)]
+//! fn count(to: u64) -> impl Iterator<Item = u64> { 0..to }
+//! fn counts() -> ObjectRefStream<u64> { count.options().backpressure_num_objects(4).remote(3) }
+//! ```
+//! ```compile_fail
+//! # use mobula::remote;
+//! #[remote]
+//! async fn count(to: u64) -> impl Iterator<Item = u64> { 0..to }
+//! ```
+//! ```compile_fail
+//! # use mobula::remote;
+//! #[remote(num_returns = 2)]
+//! fn count(to: u64) -> impl Iterator<Item = u64> { 0..to }
+//! ```
+//! ```compile_fail
+//! # use mobula::remote;
+//! #[remote]
+//! fn texts(to: u64) -> impl Iterator<Item = &'static str> { (0..to).map(|_| "text") }
+//! ```
+//! ```compile_fail
+//! # use mobula::remote;
+//! #[remote(backpressure_num_objects = 2)]
+//! fn double(x: u64) -> u64 { 2 * x }
+//! ```
+//!
 //! A method in a concurrency group that its actor does not have; the first half has it:
 //! ```
 //! # use mobula::remote;

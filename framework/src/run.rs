@@ -12,7 +12,7 @@ use std::future::Future;
 use mobula_core::error::Error;
 use mobula_core::registry::{CallError, CallResult};
 use mobula_core::value::Value as Encoded;
-use mobula_core::worker;
+use mobula_core::worker::{self, Outlet};
 
 use crate::value::{Value, decode, encode};
 
@@ -52,6 +52,22 @@ impl Arguments {
 /// The result of a function that returns one value.
 pub fn returned<T: Value>(value: T) -> CallResult {
     Ok(vec![encode(value)?])
+}
+
+/// Yields what an iterator gives, until it ends, an item is an error, or nobody wants another one.
+pub fn yield_all<I>(
+    outlet: &mut Outlet,
+    items: impl IntoIterator<Item = I>,
+    encoded: impl Fn(I) -> Result<Encoded, CallError>,
+) -> Result<(), CallError> {
+    let mut items = items.into_iter();
+    loop {
+        outlet.room()?;
+        match items.next() {
+            Some(item) => outlet.give(encoded(item)?)?,
+            None => return Ok(()),
+        }
+    }
 }
 
 /// A result, whatever alias it is written as.

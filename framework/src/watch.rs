@@ -92,11 +92,15 @@ pub fn watch<H: RemoteHandle>(actor: &H) -> ObjectRef<ActorEnd> {
 /// ```
 ///
 /// # Errors
-/// When one of the two could not be made at all.
+/// When one of the two could not be made at all, and [`Error::Invalid`] for a method that streams.
 pub fn on_end<H: RemoteHandle, R: Results>(watched: &H, method: Method<'_, fn(ActorEnd) -> R>) -> Result<(), Error> {
     let watched = watched.actor().handle().map_err(unshared)?;
     let (actor, function, options) = method.into_parts();
     let actor = actor.handle().map_err(unshared)?;
+    if function.code.streams() {
+        let what = format!("{} streams, and nobody would take what it yields", function.name);
+        return Err(Error::Invalid { what });
+    }
     watched.client().call_at_end(watched, actor, function, R::COUNT, options);
     Ok(())
 }

@@ -31,6 +31,7 @@ mod scheduling;
 mod soak;
 mod spilling;
 mod stores;
+mod streaming;
 mod values;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -84,6 +85,8 @@ fn group(name: &str) -> Option<&'static [Scenario]> {
         "scheduling" => scheduling::SCENARIOS,
         "spilling" => spilling::SCENARIOS,
         "spilling-many-gets" => spilling::MANY_GETS,
+        "streaming" => streaming::SCENARIOS,
+        "streaming-lost-workers" => streaming::LOST_WORKERS,
         "stuck" => scheduling::STUCK,
         _ => return None,
     })

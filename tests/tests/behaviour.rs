@@ -303,6 +303,21 @@ fn lost_workers_on_a_cluster() {
 }
 
 #[test]
+fn streaming_in_one_process() {
+    in_one_process("streaming");
+}
+
+#[test]
+fn streaming_on_a_cluster() {
+    on_a_cluster("streaming");
+}
+
+#[test]
+fn streaming_from_lost_workers_on_a_cluster() {
+    on_a_cluster("streaming-lost-workers");
+}
+
+#[test]
 fn stuck_tasks_in_one_process() {
     in_one_process("stuck");
 }

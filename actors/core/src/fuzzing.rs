@@ -10,7 +10,7 @@ use serde_bytes::ByteBuf;
 use crate::gcs::{Effect, Gcs, GcsConfig, Reply, Snapshot, Write};
 use crate::messages::{
     ClusterEvent, CreateActor, CreateGroup, GetObject, Heartbeat, KvPut, LeaseGranted, PrepareBundles, PushCalls,
-    PushTasks, RegisterJob, RegisterNode, StartActor, TaskDone, WantLeases,
+    PushTasks, RegisterJob, RegisterNode, StartActor, TaskDone, TaskYielded, WantLeases,
 };
 use crate::store::messages::{CreateObject, GetObjects};
 
@@ -36,6 +36,7 @@ pub fn messages(bytes: &[u8]) {
         message::<GetObjects>,
         message::<CreateObject>,
         message::<KvPut>,
+        message::<TaskYielded>,
     ];
     all[usize::from(*kind) % all.len()](envelope);
 }

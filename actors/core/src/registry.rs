@@ -11,6 +11,7 @@ use std::sync::OnceLock;
 
 use crate::ids::FunctionId;
 use crate::value::Value;
+use crate::worker::Outlet;
 
 /// An error that user code returned, before the worker adds where it ran.
 #[derive(Debug, Clone)]
@@ -60,6 +61,19 @@ pub enum Code {
     AsyncMut(for<'a> fn(&'a mut (dyn Any + Send + Sync), Vec<Value>) -> CallFuture<'a>),
     /// An async method with `&self`.
     AsyncRef(for<'a> fn(&'a (dyn Any + Send + Sync), Vec<Value>) -> CallFuture<'a>),
+    /// A plain function that yields its results one after the other.
+    Stream(fn(Vec<Value>, &mut Outlet) -> Result<(), CallError>),
+    /// A method with `&mut self` that does.
+    StreamMut(fn(&mut (dyn Any + Send + Sync), Vec<Value>, &mut Outlet) -> Result<(), CallError>),
+    /// A method with `&self` that does.
+    StreamRef(fn(&(dyn Any + Send + Sync), Vec<Value>, &mut Outlet) -> Result<(), CallError>),
+}
+
+impl Code {
+    /// Whether it yields its results one after the other.
+    pub fn streams(&self) -> bool {
+        matches!(self, Self::Stream(_) | Self::StreamMut(_) | Self::StreamRef(_))
+    }
 }
 
 /// One registered function.

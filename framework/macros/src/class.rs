@@ -4,7 +4,7 @@ use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
 use syn::{Error, Ident, ImplItem, ImplItemFn, ItemImpl, LitStr, Result, ReturnType, Type};
 
-use crate::function::{Attributes, full_name, registered};
+use crate::function::{Attributes, full_name, outlet, registered, stream_result};
 use crate::options::{ACTOR_VALUES, Options};
 use crate::signature::{Remote, caught, span};
 
@@ -222,7 +222,10 @@ impl Method {
         let handle = handle_name(name);
         let variable = format_ident!("METHOD_{index}");
         let run = format_ident!("run_{index}");
+        let streams = remote.returned.streams;
         let kind = match (remote.asynchronous, self.exclusive) {
+            (_, true) if streams => quote!(StreamMut(#run)),
+            (_, false) if streams => quote!(StreamRef(#run)),
             (false, true) => quote!(MethodMut(#run)),
             (false, false) => quote!(MethodRef(#run)),
             (true, true) => quote!(AsyncMut(#run)),
@@ -256,8 +259,9 @@ impl Method {
                 let __result = #call;
                 #encode
             };
-            (quote!(::mobula::__private::CallResult), body)
+            (if streams { stream_result() } else { quote!(::mobula::__private::CallResult) }, body)
         };
+        let outlet = streams.then(outlet);
         let (span, builder) = (method.span(), &self.builder);
         let accessor = quote_spanned! {span=>
             #visibility fn #method(&self) -> ::mobula::Method<'_, fn(#(#holders),*) -> #refs> {
@@ -272,7 +276,8 @@ impl Method {
 
                 fn #run(
                     __state: #state,
-                    __values: ::std::vec::Vec<::mobula::__private::Encoded>,
+                    __values: ::std::vec::Vec<::mobula::__private::Encoded>
+                    #outlet
                 ) -> #result {
                     #body
                 }

@@ -44,7 +44,12 @@ pub(crate) fn expand(attributes: TokenStream, function: ItemFn) -> Result<TokenS
     let decode = remote.decode(&quote!(FUNCTION.name));
     let passed = remote.passed();
     let run = remote.run(quote!(#name.call(#(#passed),*)));
-    let registered = registered(&quote!(FUNCTION), &name.to_string(), text, "", &quote!(Task(run)));
+    let (kind, outlet, result) = if remote.returned.streams {
+        (quote!(Stream(run)), outlet(), stream_result())
+    } else {
+        (quote!(Task(run)), TokenStream::new(), quote!(::mobula::__private::CallResult))
+    };
+    let registered = registered(&quote!(FUNCTION), &name.to_string(), text, "", &kind);
     let batch = batch_function(&remote, &function, &conditions);
     let signature = quote!(fn(#(#holders),*) -> #refs);
 
@@ -79,7 +84,7 @@ pub(crate) fn expand(attributes: TokenStream, function: ItemFn) -> Result<TokenS
         const _: () = {
             #registered
 
-            fn run(__values: ::std::vec::Vec<::mobula::__private::Encoded>) -> ::mobula::__private::CallResult {
+            fn run(__values: ::std::vec::Vec<::mobula::__private::Encoded> #outlet) -> #result {
                 #decode
                 let __result = #run;
                 #encode
@@ -175,6 +180,16 @@ fn batch_function(remote: &Remote, function: &ItemFn, conditions: &[&Attribute])
             }
         };
     }
+}
+
+/// The last parameter of code that streams.
+pub(crate) fn outlet() -> TokenStream {
+    quote!(, __outlet: &mut ::mobula::__private::Outlet)
+}
+
+/// What code that streams returns.
+pub(crate) fn stream_result() -> TokenStream {
+    quote!(::core::result::Result<(), ::mobula::__private::CallError>)
 }
 
 /// The name a function is registered under.

@@ -12,8 +12,8 @@
 //!                                                    └─ registry entries: Counter::new, Counter::hit
 //! ```
 //!
-//! A macro sees how a type is written, not what it is. Three spellings therefore mean something:
-//! a result written `Result<..>` is fallible, a type whose last segment is `RecordBatch` is
+//! A macro sees how a type is written, not what it is. Four spellings therefore mean something:
+//! a result written `Result<..>` is fallible, one written `impl Iterator<Item = ..>` streams, a type whose last segment is `RecordBatch` is
 //! Arrow's, and `&[f64]` (of any number) is read in place.
 
 use proc_macro::TokenStream;
@@ -42,6 +42,11 @@ mod signature;
 /// type, message and sources. An `async` function is run to its end by the worker, which lends its
 /// CPU meanwhile; when it is cancelled, it is dropped where it waits.
 ///
+/// A result written `impl Iterator<Item = T>`, or `impl Iterator<Item = Result<T, E>>`, streams: the
+/// call returns an `ObjectRefStream<T>`, which gives a reference to each value as soon as the iterator
+/// has; `backpressure_num_objects` says how far it may be ahead of whoever takes them. What streams is
+/// not async, and the iterator lives on its worker alone.
+///
 /// Options of the attribute are the defaults of the calls:
 /// `#[remote(num_cpus = 0.5, max_retries = 0)]`. With `#[remote(num_returns = 2)]` a result
 /// `(A, B)` becomes two references.
@@ -58,7 +63,8 @@ mod signature;
 /// `max_restarts`, `max_task_retries`, `max_concurrency`, `max_pending_calls`, `spread`,
 /// `process_worker`, and `concurrency_groups(io = 2, compute = 4)`: methods marked
 /// `#[concurrency_group("io")]` then have a limit and an order of their own, beside the calls of
-/// other groups and of none; on a method: `num_returns`, `max_task_retries`, `retry_exceptions`.
+/// other groups and of none; on a method: `num_returns`, `max_task_retries`, `retry_exceptions`,
+/// `backpressure_num_objects`.
 #[proc_macro_attribute]
 pub fn remote(attributes: TokenStream, item: TokenStream) -> TokenStream {
     let expanded = match syn::parse::<Item>(item) {

@@ -10,12 +10,13 @@ use syn::punctuated::Punctuated;
 use syn::{Attribute, Error, Expr, Ident, LitInt, LitStr, Result, Token, parenthesized, token};
 
 /// Options of a task that take a value.
-pub(crate) const TASK_VALUES: &[&str] = &["num_cpus", "num_gpus", "memory", "name", "max_retries", "retry_exceptions"];
+pub(crate) const TASK_VALUES: &[&str] =
+    &["num_cpus", "num_gpus", "memory", "name", "max_retries", "retry_exceptions", "backpressure_num_objects"];
 /// Options of an actor that take a value.
 pub(crate) const ACTOR_VALUES: &[&str] =
     &["num_cpus", "num_gpus", "memory", "max_restarts", "max_task_retries", "max_concurrency", "max_pending_calls"];
 /// Options of a method that take a value, besides `num_returns`.
-const METHOD_VALUES: &[&str] = &["max_task_retries", "retry_exceptions"];
+const METHOD_VALUES: &[&str] = &["max_task_retries", "retry_exceptions", "backpressure_num_objects"];
 /// Options of both that take none.
 pub(crate) const FLAGS: &[&str] = &["spread", "process_worker"];
 

@@ -3,7 +3,10 @@
 use proc_macro2::{TokenStream, TokenTree};
 use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{Error, FnArg, GenericArgument, Ident, Pat, PathArguments, Result, ReturnType, Signature, Type};
+use syn::{
+    Error, FnArg, GenericArgument, Ident, Pat, PathArguments, Result, ReturnType, Signature, Type, TypeImplTrait,
+    TypeParamBound,
+};
 
 use crate::options::Options;
 
@@ -41,6 +44,9 @@ pub(crate) struct Returned {
     pub(crate) fallible: bool,
     /// Whether the (successful) result is one batch.
     pub(crate) batch: bool,
+    /// Whether the result is an iterator: then the expression yields its items, and is of type
+    /// `Result<(), CallError>`.
+    pub(crate) streams: bool,
 }
 
 /// The parts of a signature that every remote function has.
@@ -76,6 +82,12 @@ impl Remote {
         };
         let text = format!("fn({}) -> {}", text.join(", "), compact(&output));
         let returned = returned(&output, options)?;
+        if let Some(token) = signature.asyncness.filter(|_| returned.streams) {
+            return Err(Error::new_spanned(
+                token,
+                "what streams is not async: its iterator is asked for one item after the other; remove the `async`",
+            ));
+        }
         Ok(Self { parameters, returned, asynchronous: signature.asyncness.is_some(), text })
     }
 
@@ -205,6 +217,11 @@ fn parameter(pattern: &Pat, ty: &Type, index: usize) -> Result<Parameter> {
 
 fn returned(output: &Type, options: &Options) -> Result<Returned> {
     let output = bare(output);
+    if let Type::ImplTrait(result) = output
+        && let Some(item) = item_of(result)
+    {
+        return streamed(&item, options);
+    }
     let fallible = last_segment(output).is_some_and(|ident| ident == "Result");
     let value: Option<Type> = if fallible { first_argument(output) } else { Some(output.clone()) };
     // An alias such as `io::Result<()>` names its value, one such as `fmt::Result` does not.
@@ -214,6 +231,7 @@ fn returned(output: &Type, options: &Options) -> Result<Returned> {
             encode: fallibly(quote!(::mobula::__private::returned(__value))),
             fallible,
             batch: false,
+            streams: false,
         });
     };
     if let Type::Reference(reference) = bare(&value) {
@@ -259,7 +277,54 @@ fn returned(output: &Type, options: &Options) -> Result<Returned> {
         }
     };
     let encode = if fallible { fallibly(encode) } else { quote!({ let __value = __result; #encode }) };
-    Ok(Returned { refs, encode, fallible, batch })
+    Ok(Returned { refs, encode, fallible, batch, streams: false })
+}
+
+/// What an `impl Iterator<Item = ..>` gives back: its items, one after the other.
+fn streamed(item: &Type, options: &Options) -> Result<Returned> {
+    if let Some((_, name)) = &options.num_returns {
+        return Err(Error::new_spanned(
+            name,
+            "an iterator is a stream of any number of results; leave num_returns out",
+        ));
+    }
+    let item = bare(item);
+    let fallible = last_segment(item).is_some_and(|ident| ident == "Result");
+    let (ty, item) = match first_argument(item).filter(|_| fallible) {
+        Some(value) => {
+            let (ty, value, _) = one_value(&value, quote!(__value))?;
+            let caught = caught();
+            let item = quote!(match __item {
+                ::core::result::Result::Ok(__value) => {
+                    ::core::result::Result::Ok(::mobula::__private::encode(#value)?)
+                }
+                ::core::result::Result::Err(__error) => ::core::result::Result::Err(#caught),
+            });
+            (ty, item)
+        }
+        None if fallible => {
+            return Err(Error::new_spanned(item, "write the items of a stream as `Result<T, E>`, not by an alias"));
+        }
+        None => {
+            let (ty, value, _) = one_value(item, quote!(__item))?;
+            (ty, quote!(::core::result::Result::Ok(::mobula::__private::encode(#value)?)))
+        }
+    };
+    let encode = quote!(::mobula::__private::yield_all(__outlet, __result, |__item| #item));
+    Ok(Returned { refs: quote!(::mobula::ObjectRefStream<#ty>), encode, fallible, batch: false, streams: true })
+}
+
+/// The type of an iterator's items, if that is what it is.
+fn item_of(result: &TypeImplTrait) -> Option<Type> {
+    result.bounds.iter().find_map(|bound| {
+        let TypeParamBound::Trait(bound) = bound else { return None };
+        let segment = bound.path.segments.last().filter(|segment| segment.ident == "Iterator")?;
+        let PathArguments::AngleBracketed(arguments) = &segment.arguments else { return None };
+        arguments.args.iter().find_map(|argument| match argument {
+            GenericArgument::AssocType(assigned) if assigned.ident == "Item" => Some(assigned.ty.clone()),
+            _ => None,
+        })
+    })
 }
 
 /// The type of one value that comes back and the expression that makes it, and whether it is a batch.

@@ -69,9 +69,12 @@ impl Client {
             };
             let error = Box::new(Error::TaskCancelled { function: pending.function.name.to_owned() });
             self.0.failures.record(seq, pending, &error);
-            Some((place, pending.returns.clone(), error, pending.attempts.number()))
+            Some((place, pending.returns.clone(), pending.stream.clone(), error, pending.attempts.number()))
         });
-        let Some((place, returns, error, attempt)) = found.flatten() else { return };
+        let Some((place, returns, stream, error, attempt)) = found.flatten() else { return };
+        if let Some(stream) = stream {
+            stream.ends(Some(&error));
+        }
         for entry in returns {
             entry.settle(Outcome::Failed(error.clone()));
         }

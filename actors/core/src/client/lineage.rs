@@ -53,6 +53,8 @@ pub(crate) enum Origin {
     Put,
     /// A call of an actor returned it.
     Call,
+    /// A task or call yielded it.
+    Stream,
     /// A task that may not run again returned it.
     Once,
     /// A task that may run again returned it.
@@ -65,6 +67,7 @@ impl Origin {
         match self {
             Self::Put => Err("it was put, and nothing can make it again"),
             Self::Call => Err("an actor's call returned it, and calls do not run again"),
+            Self::Stream => Err("a stream yielded it, and streams do not run again for an item"),
             Self::Once => Err("the task that made it may not run again: its max_retries is 0"),
             Self::Task(lineage) => Ok(lineage),
         }
@@ -373,6 +376,7 @@ impl Client {
             id: FunctionId::of(recipe.function.name),
             args,
             returns,
+            stream: None,
             attempts,
             work: Work::Task { options: recipe.options.clone(), queue: None, lease: None },
             parent: 0,

@@ -16,10 +16,10 @@ use crate::culprit::Culprit;
 use crate::delivery::{Fate, fate};
 use crate::error::Error;
 use crate::messages::{
-    BorrowObjects, CancelObject, ClusterEvent, ExplainTask, FetchBinary, FindArgument, FreeObject, GetObject,
-    GroupGone, JobLost, LeaseGranted, LeaseLost, LeasePending, LeaseRedirected, LeasesKept, ListPendingTasks,
-    LocateObjects, ReclaimIdle, ResultKept, ReturnLeases, ReturnObjects, ReturnSpec, StillBorrowed, StillReturning,
-    StoredObject, TaskDone, TaskOutcome, TasksMissing, TasksReturned, WorkerOutput,
+    AwaitRoom, BorrowObjects, CancelObject, ClusterEvent, ExplainTask, FetchBinary, FindArgument, FreeObject,
+    GetObject, GroupGone, JobLost, LeaseGranted, LeaseLost, LeasePending, LeaseRedirected, LeasesKept,
+    ListPendingTasks, LocateObjects, ReclaimIdle, ResultKept, ReturnLeases, ReturnObjects, ReturnSpec, StillBorrowed,
+    StillReturning, StoredObject, TaskDone, TaskOutcome, TaskYielded, TasksMissing, TasksReturned, WorkerOutput,
 };
 use crate::resources::group;
 use crate::value::Value;
@@ -175,7 +175,16 @@ impl Client {
     }
 
     fn about_references(&self, kind: u32, envelope: Envelope) {
-        if kind == BorrowObjects::KIND {
+        if kind == TaskYielded::KIND {
+            if let Ok((yielded, mut request)) = envelope.open::<TaskYielded>() {
+                let payload = request.take_payload();
+                self.task_yielded(yielded, payload, request.into_replier());
+            }
+        } else if kind == AwaitRoom::KIND {
+            if let Ok((wait, request)) = envelope.open::<AwaitRoom>() {
+                self.await_room(&wait, request.into_replier());
+            }
+        } else if kind == BorrowObjects::KIND {
             if let Ok((borrow, request)) = envelope.open::<BorrowObjects>() {
                 let unknown = self.lend_to(request.from().process, borrow.loans);
                 request.reply(unknown);
@@ -244,6 +253,9 @@ impl Client {
             _ if pending.cancelled => discard(self, worker, done),
             TaskOutcome::Returned(specs) => {
                 // Before the arguments go: what the results refer to may be among them.
+                if let Some(stream) = &pending.stream {
+                    stream.ends(None);
+                }
                 let mut contained = self.take_over(worker, done.seq, done.attempt, &done.refs);
                 let stored = specs.iter().any(|spec| matches!(spec, ReturnSpec::Stored(_)));
                 let origin = if stored || pending.rerun.is_some() {

@@ -37,6 +37,8 @@ mod queues;
 mod reconcile;
 mod scope;
 mod session;
+mod stream;
+mod streaming;
 mod submit;
 mod submitter;
 mod task_queue;
@@ -80,12 +82,14 @@ pub use self::actors::ActorHandle;
 pub use self::entry::ObjectHandle;
 pub use self::mailbox::OutputLine;
 pub use self::options::{
-    ActorOptions, CallOptions, DEFAULT_MAX_RETRIES, InGroup, PANIC_TYPE_NAME, RetryExceptions, TaskOptions,
+    ActorOptions, CallOptions, DEFAULT_BACKPRESSURE_NUM_OBJECTS, DEFAULT_MAX_RETRIES, InGroup,
+    MAX_BACKPRESSURE_NUM_OBJECTS, PANIC_TYPE_NAME, RetryExceptions, TaskOptions,
 };
 pub use self::pending::Arg;
 pub(crate) use self::scope::{AttemptScope, Suspended};
 pub use self::scope::{Refs, capture};
 pub use self::session::Entered;
+pub use self::streaming::StreamHandle;
 pub use self::wire_ref::WIRE_REF_BYTES;
 
 /// Values up to this size travel in messages; larger ones lie in the store.
@@ -141,6 +145,7 @@ pub(crate) struct Inner {
     started: Instant,
     next_seq: AtomicU64,
     pub(crate) pending: PendingTable,
+    streams: streaming::Streams,
     /// Work that failed lately, for people.
     failures: Failures,
     queues: Queues,
@@ -197,6 +202,7 @@ impl Client {
             started: Instant::now(),
             next_seq: AtomicU64::new(1),
             pending: PendingTable::default(),
+            streams: streaming::Streams::default(),
             failures: Failures::default(),
             queues: Queues::default(),
             forgotten_at: Mutex::default(),

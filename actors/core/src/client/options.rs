@@ -12,6 +12,13 @@ use crate::resources::{CPU, FRACTIONS_PER_UNIT, GPU, Resources, group};
 /// How often a task lost with its worker or node is run again, unless told otherwise.
 pub const DEFAULT_MAX_RETRIES: u32 = 3;
 
+/// How many values a streaming task or call may have yielded that were not consumed, unless told
+/// otherwise.
+pub const DEFAULT_BACKPRESSURE_NUM_OBJECTS: u32 = 16;
+
+/// The most that can be asked for instead.
+pub const MAX_BACKPRESSURE_NUM_OBJECTS: u32 = 4_096;
+
 /// What a panic is called where an error's type has a name.
 pub const PANIC_TYPE_NAME: &str = "panic";
 
@@ -73,6 +80,8 @@ pub struct TaskOptions {
     pub retry_exceptions: RetryExceptions,
     /// How many values it returns.
     pub returns: u32,
+    /// How many values a streaming task may have yielded that were not consumed.
+    pub backpressure_num_objects: u32,
     /// The queue of the session that used these options first, so that a call finds it without
     /// looking its shape up.
     pub(crate) queue: OnceLock<(u64, Arc<TaskQueue>)>,
@@ -101,6 +110,7 @@ impl Default for TaskOptions {
             max_retries: DEFAULT_MAX_RETRIES,
             retry_exceptions: RetryExceptions::Never,
             returns: 1,
+            backpressure_num_objects: DEFAULT_BACKPRESSURE_NUM_OBJECTS,
             queue: OnceLock::new(),
         }
     }
@@ -117,6 +127,7 @@ impl Clone for TaskOptions {
             max_retries: self.max_retries,
             retry_exceptions: self.retry_exceptions.clone(),
             returns: self.returns,
+            backpressure_num_objects: self.backpressure_num_objects,
             queue: OnceLock::new(),
         }
     }
@@ -181,6 +192,9 @@ pub struct CallOptions {
     pub max_task_retries: Option<i32>,
     /// Which failures of its code do.
     pub retry_exceptions: RetryExceptions,
+    /// How many values a streaming call may have yielded that were not consumed;
+    /// [`DEFAULT_BACKPRESSURE_NUM_OBJECTS`] unless given.
+    pub backpressure_num_objects: Option<u32>,
 }
 
 /// In the room of a placement group.

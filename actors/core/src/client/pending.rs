@@ -12,6 +12,7 @@ use super::actor_queue::ActorQueue;
 use super::entry::{Entry, ObjectHandle, Outcome};
 use super::lineage::Rerun;
 use super::options::{CallOptions, TaskOptions};
+use super::streaming::Streaming;
 use super::task_queue::TaskQueue;
 use crate::error::Error;
 use crate::ids::{FunctionId, LeaseId, ObjectId};
@@ -40,6 +41,8 @@ pub(crate) struct Pending {
     pub(crate) id: FunctionId,
     pub(crate) args: SmallVec<[Arg; 2]>,
     pub(crate) returns: SmallVec<[Arc<Entry>; 1]>,
+    /// What it yields, if it streams; then it returns one unit at its end.
+    pub(crate) stream: Option<Arc<Streaming>>,
     pub(crate) attempts: Attempts,
     pub(crate) work: Work,
     /// The number of the task of this process that submitted it; 0 if none did.
@@ -169,6 +172,7 @@ impl Pending {
             name,
             args,
             returns: self.returns.len() as u32,
+            stream: self.stream.as_ref().map(|stream| stream.begins(self.attempts.number())),
         })
     }
 
@@ -188,6 +192,9 @@ impl Pending {
     pub(crate) fn settle_failed(&self, error: &Error) {
         if let Some(rerun) = &self.rerun {
             rerun.ended(self.attempts);
+        }
+        if let Some(stream) = &self.stream {
+            stream.ends(Some(error));
         }
         for entry in &self.returns {
             entry.settle(Outcome::Failed(Box::new(error.clone())));

@@ -8,8 +8,9 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use super::entry::{Entry, Outcome};
-use super::options::CallOptions;
+use super::options::{CallOptions, DEFAULT_BACKPRESSURE_NUM_OBJECTS, MAX_BACKPRESSURE_NUM_OBJECTS};
 use super::pending::{Arg, Attempts, Pending, Work};
+use super::streaming::{StreamHandle, Streaming};
 use super::task_queue::TaskQueue;
 use super::{ActorHandle, Client, INLINE_LIMIT_BYTES, ObjectHandle, TaskOptions};
 use crate::error::Error;
@@ -21,15 +22,38 @@ use crate::registry::RemoteFunction;
 const LOCALITY_BYTES: u64 = 1024 * 1024;
 
 impl Client {
-    /// Submits a task and returns the references to its results at once.
+    /// Submits a task and returns the references to its results at once. One that streams is to be
+    /// submitted with [`submit_stream`](Self::submit_stream).
     pub fn submit(
         &self,
         function: &'static RemoteFunction,
         args: SmallVec<[Arg; 2]>,
         options: &Arc<TaskOptions>,
     ) -> SmallVec<[ObjectHandle; 1]> {
+        self.submit_any(function, args, options).0
+    }
+
+    /// Submits a task that streams, and returns what it will yield at once.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when it does not stream.
+    pub fn submit_stream(
+        &self,
+        function: &'static RemoteFunction,
+        args: SmallVec<[Arg; 2]>,
+        options: &Arc<TaskOptions>,
+    ) -> Result<StreamHandle, Error> {
+        self.submit_any(function, args, options).1.ok_or_else(|| no_stream(function))
+    }
+
+    fn submit_any(
+        &self,
+        function: &'static RemoteFunction,
+        args: SmallVec<[Arg; 2]>,
+        options: &Arc<TaskOptions>,
+    ) -> (SmallVec<[ObjectHandle; 1]>, Option<StreamHandle>) {
         let work = Work::Task { options: options.clone(), queue: None, lease: None };
-        let (seq, handles, ready) = self.register(function, args, options.returns, work);
+        let Registered { seq, results: handles, ready } = self.register(function, args, options.returns, work);
         if let Some(Err(error)) = options.group.as_ref().map(|group| group.check(&options.demand)) {
             self.fail_pending(seq, &error);
             return handles;
@@ -62,8 +86,34 @@ impl Client {
         returns: u32,
         options: Option<Arc<CallOptions>>,
     ) -> SmallVec<[ObjectHandle; 1]> {
+        self.call_any(actor, method, args, returns, options).0
+    }
+
+    /// Calls a method that streams, and returns what it will yield at once.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when it does not stream.
+    pub fn call_stream(
+        &self,
+        actor: &ActorHandle,
+        method: &'static RemoteFunction,
+        args: SmallVec<[Arg; 2]>,
+        options: Option<Arc<CallOptions>>,
+    ) -> Result<StreamHandle, Error> {
+        self.call_any(actor, method, args, 1, options).1.ok_or_else(|| no_stream(method))
+    }
+
+    fn call_any(
+        &self,
+        actor: &ActorHandle,
+        method: &'static RemoteFunction,
+        args: SmallVec<[Arg; 2]>,
+        returns: u32,
+        options: Option<Arc<CallOptions>>,
+    ) -> (SmallVec<[ObjectHandle; 1]>, Option<StreamHandle>) {
         let queue = &actor.0;
-        let (seq, handles, ready) = self.register(method, args, returns, Work::Call { actor: queue.clone(), options });
+        let work = Work::Call { actor: queue.clone(), options };
+        let Registered { seq, results: handles, ready } = self.register(method, args, returns, work);
         match ready {
             Ready::Now => match self.failed_argument(seq) {
                 Some(error) => self.fail_pending(seq, &error),
@@ -90,19 +140,28 @@ impl Client {
         args: SmallVec<[Arg; 2]>,
         returns: u32,
         work: Work,
-    ) -> (u64, SmallVec<[ObjectHandle; 1]>, Ready) {
+    ) -> Registered {
         let seq = self.next_seq();
         let owner = self.0.endpoint.process().id;
         let args = self.store_large(args);
         let returns: SmallVec<[Arc<Entry>; 1]> =
             (0..returns).map(|index| Entry::new(ObjectId { owner, seq, index }, self)).collect();
-        let handles = returns.iter().map(|entry| ObjectHandle(entry.clone())).collect();
+        let handles: SmallVec<[ObjectHandle; 1]> = returns.iter().map(|entry| ObjectHandle(entry.clone())).collect();
+        let window = match &work {
+            Work::Task { options, .. } => options.backpressure_num_objects,
+            Work::Call { options, .. } => options
+                .as_ref()
+                .and_then(|options| options.backpressure_num_objects)
+                .unwrap_or(DEFAULT_BACKPRESSURE_NUM_OBJECTS),
+        };
+        let stream = function.code.streams().then(|| Streaming::new(self, seq, window));
         let dependencies = self.unsettled(&args);
         let pending = Pending {
             function,
             id: FunctionId::of(function.name),
             args,
             returns,
+            stream: stream.clone(),
             attempts: Attempts::default(),
             work,
             parent: crate::worker::current_run(),
@@ -113,8 +172,13 @@ impl Client {
         if !self.is_open() {
             self.fail_pending(seq, &self.closed());
         }
+        if stream.is_some() && !(1..=MAX_BACKPRESSURE_NUM_OBJECTS).contains(&window) {
+            let what = format!("backpressure_num_objects is {window}: ask for 1 to {MAX_BACKPRESSURE_NUM_OBJECTS}");
+            self.fail_pending(seq, &Error::Invalid { what });
+        }
         let ready = if dependencies.is_empty() { Ready::Now } else { Ready::Later(dependencies) };
-        (seq, handles, ready)
+        let stream = stream.zip(handles.first()).map(|(stream, end)| StreamHandle::new(stream, end.clone()));
+        Registered { seq, results: (handles, stream), ready }
     }
 
     /// Values too large for a message become objects. If the store has no room for one, the work
@@ -237,6 +301,17 @@ impl Client {
         }
         Some(queue)
     }
+}
+
+fn no_stream(function: &RemoteFunction) -> Error {
+    Error::Invalid { what: format!("{} does not stream", function.name) }
+}
+
+/// Work that is pending from now on.
+struct Registered {
+    seq: u64,
+    results: (SmallVec<[ObjectHandle; 1]>, Option<StreamHandle>),
+    ready: Ready,
 }
 
 enum Ready {

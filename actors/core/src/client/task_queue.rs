@@ -195,6 +195,7 @@ impl TaskQueue {
             if pushed {
                 let attempt = pending.attempts.number();
                 stale.extend(pending.returns.iter().map(|entry| (entry.id(), attempt)));
+                stale.extend(pending.stream.iter().flat_map(|stream| stream.lost()).map(|item| (item, attempt)));
             }
             if pending.cancelled {
                 return Some(Ok(None));

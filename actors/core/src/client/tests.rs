@@ -23,6 +23,8 @@ use crate::resources::{CPU, Resources};
 use crate::store::{Store, StoreConfig, StoreHandle};
 use crate::value::Encoding;
 
+mod streaming;
+
 const WITHIN: Duration = Duration::from_secs(20);
 
 static NOTHING: RemoteFunction =

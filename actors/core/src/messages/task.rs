@@ -52,6 +52,17 @@ pub struct TaskSpec {
     pub args: SmallVec<[ArgSpec; 2]>,
     /// How many values it returns.
     pub returns: u32,
+    /// How it streams, if it does: it returns one unit when it has yielded everything.
+    pub stream: Option<StreamSpec>,
+}
+
+/// How a task or call yields its items, which are the objects of its number with the indices from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamSpec {
+    /// So many items its owner has from earlier attempts: they are neither stored nor reported.
+    pub skip: u32,
+    /// How many items may be yielded and not consumed.
+    pub window: u32,
 }
 
 /// Client to worker, one way: run these under the lease, one after the other.
@@ -106,6 +117,50 @@ pub struct TaskDone {
     pub refs: Vec<ContainedRef>,
 }
 message!(TaskDone);
+
+/// Worker to submitter: a task or call has yielded an item. Sent again until it is answered, and the
+/// work does not end before. An inline item is the message's payload.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TaskYielded {
+    /// The owner's number of the work.
+    pub seq: u64,
+    /// The attempt that has yielded.
+    pub attempt: u32,
+    /// Which item, from 1.
+    pub index: u32,
+    /// The item.
+    pub item: ReturnSpec,
+    /// The references inside it. The worker holds them until the answer, which comes when they are
+    /// borrowed.
+    pub refs: Vec<ContainedRef>,
+}
+message!(TaskYielded => StreamNews);
+
+/// Worker to submitter: so many items of this stream must be consumed before there is room for the
+/// next one. Answered when they are; asked again after a time-out.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AwaitRoom {
+    /// The owner's number of the work.
+    pub seq: u64,
+    /// The attempt that waits.
+    pub attempt: u32,
+    /// How many.
+    pub consumed: u32,
+}
+message!(AwaitRoom => StreamNews);
+
+/// What becomes of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StreamNews {
+    /// So many of its items are consumed.
+    Consumed(u32),
+    /// The item that was reported had been heard of, and its bytes count. Nobody wants another one of
+    /// this attempt.
+    Enough,
+    /// Nobody wants another item of this attempt, nor the one that was reported: it was cancelled,
+    /// abandoned, or another attempt counts.
+    Unwanted,
+}
 
 /// Client to worker, one way: give back tasks of this lease that have not started. Answered by
 /// [`TasksReturned`].

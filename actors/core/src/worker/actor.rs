@@ -20,6 +20,7 @@ use super::future::{self, AsyncCall};
 use super::gpus::{self, Ids};
 use super::output::Label;
 use super::slots::Runnable;
+use super::stream::Outlet;
 use super::turns::{Place, Turn, Turns};
 use crate::client::{AttemptScope, ObjectHandle};
 use crate::culprit::{Culprit, accuse};
@@ -195,7 +196,7 @@ impl ActorCell {
         }
         let Some(function) = self.worker.registry.function(spec.function) else { return (DEFAULT_GROUP, false) };
         let group = self.groups.iter().position(|group| group == function.group).unwrap_or(DEFAULT_GROUP);
-        (group, matches!(function.code, Code::MethodMut(_) | Code::AsyncMut(_) | Code::Terminate))
+        (group, matches!(function.code, Code::MethodMut(_) | Code::AsyncMut(_) | Code::StreamMut(_) | Code::Terminate))
     }
 
     /// Calls a thread if there is something to do for it.
@@ -260,6 +261,22 @@ impl ActorCell {
                 },
                 Code::MethodRef(code) => match &*self.state.read() {
                     Some(state) => self.worker.run_values(function, self.label.clone(), || code(&**state, args)),
+                    None => Ended::Failed(self.ended()),
+                },
+                Code::StreamMut(code) => match self.state.write().as_mut().and_then(Arc::get_mut) {
+                    Some(state) => {
+                        let (label, cell) = (self.label.clone(), Some(self.clone()));
+                        let code = |outlet: &mut Outlet| code(state, args, outlet);
+                        self.worker.run_stream(function, label, client, &spec, cell, code)
+                    }
+                    None => Ended::Failed(self.ended()),
+                },
+                Code::StreamRef(code) => match &*self.state.read() {
+                    Some(state) => {
+                        let (label, cell) = (self.label.clone(), Some(self.clone()));
+                        let code = |outlet: &mut Outlet| code(&**state, args, outlet);
+                        self.worker.run_stream(function, label, client, &spec, cell, code)
+                    }
                     None => Ended::Failed(self.ended()),
                 },
                 Code::AsyncRef(_) | Code::AsyncMut(_) => {

@@ -146,6 +146,10 @@ impl WorkerShared {
                     let label = Label::of_task(function, spec.name.as_deref());
                     self.run_values(function, label, || code(args))
                 }
+                Code::Stream(code) => {
+                    let label = Label::of_task(function, spec.name.as_deref());
+                    self.run_stream(function, label, client, &spec, None, |outlet| code(args, outlet))
+                }
                 _ => Ended::Failed(wrong_kind(function, "a task")),
             },
         };

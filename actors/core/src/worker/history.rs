@@ -141,7 +141,7 @@ mod tests {
 
     fn spec(attempt: u32) -> TaskSpec {
         let args = smallvec::smallvec![];
-        TaskSpec { seq: 7, attempt, function: FunctionId(1), name: None, args, returns: 0 }
+        TaskSpec { seq: 7, attempt, function: FunctionId(1), name: None, args, returns: 0, stream: None }
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod lease;
 mod missing;
 pub(crate) mod output;
 mod slots;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod turns;
@@ -62,6 +63,7 @@ pub(crate) use self::current::{asleep, current_run, lend_cpu};
 pub use self::current::{block_on, current_actor, exit_actor, node_name};
 pub(crate) use self::gpus::set_process_gpus;
 pub use self::gpus::{VISIBLE_GPUS_VARIABLE, gpu_ids};
+pub use self::stream::Outlet;
 
 /// Queues of ended leases are forgotten when there are more than this.
 const LEASES_KEPT: usize = 256;
@@ -288,6 +290,7 @@ impl WorkerShared {
             name: start.spec.name.clone(),
             args: start.spec.args.clone(),
             returns: 0,
+            stream: None,
         };
         let owner = start.spec.owner;
         let key = (start.spec.actor, start.incarnation);

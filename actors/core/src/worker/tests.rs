@@ -159,7 +159,7 @@ fn a_task_is_here_until_its_result_has_left() {
     let mailbox = Owner { worker: rig.worker.0.clone(), here, told: Mutex::new(tell) };
     rig.head.endpoint().attach(owner, Arc::new(mailbox));
     let function = FunctionId::of(NOTHING);
-    let task = TaskSpec { seq: 5, attempt: 1, function, name: None, args: smallvec![], returns: 0 };
+    let task = TaskSpec { seq: 5, attempt: 1, function, name: None, args: smallvec![], returns: 0, stream: None };
     let lease = LeaseId { node: NodeId(Default::default()), seq: 1 };
     let push = PushTasks { client: here, job: JobId::random(), lease, raylet: rig.head.raylet(), tasks: vec![task] };
     rig.head.endpoint().send(Some(owner), rig.address(), push, vec![]);
@@ -174,7 +174,7 @@ fn a_task_has_the_same_name_while_it_runs_and_after() {
     let names = || worker.list_tasks().into_iter().map(|task| (task.state, task.name)).collect::<Vec<_>>();
     let spec = |seq, name: Option<&str>| {
         let (function, args) = (FunctionId::of(WITH_PATH), smallvec![]);
-        TaskSpec { seq, attempt: 1, function, name: name.map(str::to_owned), args, returns: 0 }
+        TaskSpec { seq, attempt: 1, function, name: name.map(str::to_owned), args, returns: 0, stream: None }
     };
     for (seq, given, shown) in [(1, None, "nothing"), (2, Some("a user's"), "a user's")] {
         worker.history.begin(client, &spec(seq, given), Instant::now(), seq);
