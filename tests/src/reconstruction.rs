@@ -5,13 +5,14 @@ use std::time::Duration;
 use mobula::{Bytes, Error, Node, ObjectRef, Value, get_timeout, nodes, object_locations, put, remote, wait};
 use mobula_core::client::Client;
 
-use crate::gate::{Tally, count, wait_until};
+use crate::gate::{Gate, Tally, count, pass, wait_until};
 use crate::{Scenario, on_cluster};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     on_cluster("what is lost with its node is made again", made_again),
     on_cluster("what cannot be made again fails with the reason", failed),
     on_cluster("a second loss uses up the attempts", used_up),
+    on_cluster("a stream goes on elsewhere, but its lost values fail with the reason", lost_from_a_stream),
 ];
 
 /// An object as large as those of the house's acceptance tests.
@@ -176,5 +177,40 @@ fn used_up() {
     match get(&object) {
         Err(Error::AttemptsExhausted { attempts: 2, .. }) => assert_eq!(tally.get(), 2),
         other => panic!("expected that no attempt is left, not {other:?}"),
+    }
+}
+
+/// Four values, the last two of them when the gate is open.
+#[remote(num_cpus = 2.0)]
+fn yields(tally: String, gate: String) -> impl Iterator<Item = Bytes> {
+    count(&tally);
+    (0..4).map(move |fill| {
+        if fill == 2 {
+            pass(&gate);
+        }
+        Bytes::from(vec![fill; SIZE])
+    })
+}
+
+fn lost_from_a_stream() {
+    let (node, tally, gate) = (victim(), Tally::new(), Gate::new());
+    let mut stream = yields.options().prefer_node(node.id).remote(tally.path(), gate.path());
+    let taken: Vec<_> = stream.by_ref().take(2).collect();
+    assert!(taken.iter().all(|object| is_on(object, &node)), "they were not made on {}", node.name);
+    kill(&node);
+    wait_until("the task to run again", || tally.get() == 2);
+    gate.open();
+    for fill in [2, 3] {
+        let next = stream.next_timeout(PATIENCE).expect("it goes on").expect("that is not the end");
+        assert_eq!(get(&next).expect("it lies on another node")[0], fill);
+    }
+    assert!(stream.next_timeout(PATIENCE).expect("it ends").is_none());
+    for object in &taken {
+        match get(object) {
+            Err(error @ Error::ObjectLost { .. }) => {
+                assert!(error.to_string().contains("streams do not run again for an item"), "{error}");
+            }
+            other => panic!("expected a lost object, not {other:?}"),
+        }
     }
 }

@@ -34,6 +34,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 /// Scenarios that end worker processes.
 pub(crate) const LOST_WORKERS: &[Scenario] = &[
     on_cluster("a stream whose worker is lost goes on without repeating a value", worker_lost),
+    on_cluster("so it does when its worker is killed from outside", worker_killed),
     on_cluster("and fails after what has come when it may not run again", worker_lost_for_good),
     on_cluster("an actor's stream fails after what has come when it is lost", actor_lost),
     on_cluster("an actor's stream goes on when it may be made again", actor_made_again),
@@ -506,6 +507,34 @@ fn worker_lost() {
         assert_eq!(tally.get(), 3);
         wait_until_empty();
     }
+    all_cpus_free();
+}
+
+/// Numbers, with the process that has made them; the gate is before the fourth.
+#[remote]
+fn signed(gate: String) -> impl Iterator<Item = (u32, u64)> {
+    (0..6).map(move |number| {
+        if number == 3 {
+            pass(&gate);
+        }
+        (std::process::id(), number)
+    })
+}
+
+fn worker_killed() {
+    let gate = Gate::new();
+    let mut stream = signed.options().process_worker().remote(gate.path());
+    let mut all: Vec<(u32, u64)> = (0..3).map(|_| take(&mut stream).expect("a number")).collect();
+    let first = all[0].0;
+    let killed = std::process::Command::new("kill").args(["-KILL", &first.to_string()]).status();
+    assert!(killed.expect("kill can be run").success());
+    wait_until("it to end", || !std::path::Path::new(&format!("/proc/{first}")).exists());
+    gate.open();
+    all.extend((3..6).map(|_| take(&mut stream).expect("another process goes on")));
+    assert_over(stream);
+    assert_eq!(all.iter().map(|(_, number)| *number).collect::<Vec<_>>(), (0..6).collect::<Vec<_>>());
+    let makers: Vec<bool> = all.iter().map(|(pid, _)| *pid == first).collect();
+    assert_eq!(makers, [true, true, true, false, false, false]);
     all_cpus_free();
 }
 

@@ -268,10 +268,10 @@ fn runtime_environments_on_a_cluster() {
 fn lost_objects_on_a_cluster() {
     // The driver reads from the head's store, and each scenario kills nodes that have two CPUs.
     let mut cluster = Cluster::start(0, 1);
-    for _ in 0..5 {
+    for _ in 0..6 {
         cluster.join(2);
     }
-    cluster.wait_for_nodes(6);
+    cluster.wait_for_nodes(7);
     let mut command = cluster.family().command(behaviour());
     command.args(["lost-objects", "--address", cluster.address()]);
     Program::run("lost-objects", command).expect_success("lost-objects");
