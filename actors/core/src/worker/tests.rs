@@ -16,6 +16,8 @@ use crate::node::Head;
 use crate::registry::RemoteFunction;
 use crate::resources::Resources;
 
+mod streaming;
+
 const WITHIN: Duration = Duration::from_secs(20);
 const SLOW_MAKER: &str = "worker tests: slow maker";
 const NOTHING: &str = "worker tests: nothing";
