@@ -242,7 +242,7 @@ async fn launch_one(shared: &Shared, launch: &Launch, mark: &Mark) -> Result<Lau
         .process_group(0)
         .kill_on_drop(true);
     let parent = rustix::process::getpid();
-    // SAFETY: the closure runs in the child between fork and exec and makes two system calls,
+    // SAFETY: the closure runs in the child between fork and exec and makes system calls only,
     // which are safe after a fork; it takes no lock and allocates nothing.
     unsafe {
         command.pre_exec(move || {
@@ -251,6 +251,9 @@ async fn launch_one(shared: &Shared, launch: &Launch, mark: &Mark) -> Result<Lau
             if rustix::process::getppid() != Some(parent) {
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
+            // A node may do without them for itself, and children inherit that; user code with much
+            // data is to have them. Where the kernel does not know of it there is nothing to undo.
+            let _ = rustix::thread::disable_transparent_huge_pages(false);
             Ok(())
         });
     }
