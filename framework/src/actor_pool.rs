@@ -252,19 +252,20 @@ impl<H: RemoteHandle, T: Value> ActorPool<H, T> {
 /// Until when is waited, and how long that was at the beginning.
 #[derive(Clone, Copy)]
 struct Deadline {
-    at: Instant,
+    /// None when no clock sees the end.
+    at: Option<Instant>,
     timeout: Duration,
 }
 
 impl Deadline {
     fn after(timeout: Duration) -> Self {
-        Self { at: Instant::now() + timeout, timeout }
+        Self { at: Instant::now().checked_add(timeout), timeout }
     }
 }
 
 /// Waits until one of them is ready.
 fn wait_for<T>(results: Vec<ObjectRef<T>>, deadline: Option<Deadline>) -> Result<(), Error> {
-    let left = deadline.map(|deadline| deadline.at.saturating_duration_since(Instant::now()));
+    let left = deadline.and_then(|deadline| deadline.at).map(|at| at.saturating_duration_since(Instant::now()));
     let (ready, _) = wait(results, 1, left)?;
     match deadline {
         Some(Deadline { timeout, .. }) if ready.is_empty() => Err(Error::TimedOut { after: timeout }),

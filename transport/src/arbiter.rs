@@ -28,6 +28,13 @@ const TURN: usize = 256;
 /// How long the pool's first thread may take to come up.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Runs a future on this runtime, with an arbiter for the actors of [`RuntimeChoice::Current`].
+///
+/// [`RuntimeChoice::Current`]: crate::RuntimeChoice::Current
+pub(crate) fn block_on<F: Future>(runtime: tokio::runtime::Runtime, future: F) -> F::Output {
+    System::with_tokio_rt(move || runtime).block_on(future)
+}
+
 /// Starts `make()` as an actix actor under `id`.
 pub(crate) fn spawn<A: Actor>(
     endpoint: &Endpoint,

@@ -94,6 +94,12 @@ pub(crate) fn accuse(who: Culprit) -> Accused {
     Accused { before: ACCUSED.replace(who) }
 }
 
+/// Whose code the thread runs.
+#[cfg(test)]
+pub(crate) fn accused() -> Culprit {
+    ACCUSED.get()
+}
+
 /// See [`accuse`].
 pub(crate) struct Accused {
     before: Culprit,

@@ -10,6 +10,14 @@ use mobula_transport::ProcessId;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+fn random_uuid() -> Uuid {
+    #[cfg(test)]
+    if let Some(stage) = crate::simulation::Stage::current() {
+        return stage.uuid();
+    }
+    Uuid::new_v4()
+}
+
 macro_rules! uuid_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -19,7 +27,7 @@ macro_rules! uuid_id {
         impl $name {
             /// A new random id.
             pub fn random() -> Self {
-                Self(Uuid::new_v4())
+                Self(random_uuid())
             }
         }
 

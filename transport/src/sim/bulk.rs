@@ -25,6 +25,7 @@ impl SimBulk {
     async fn carry(&self, core: &Arc<Core>, fetch: Fetch) -> Result<u64, SendError> {
         let Fetch { peer, request, mut sink, stall } = fetch;
         let us = core.process();
+        let stall = stall.min(core.limits.idle_timeout);
         self.pass(us.id, peer.id, stall).await?;
         let other = self.0.core(peer.id).ok_or_else(|| silent(peer.id))?;
         let source = other.bulk_source.lock().clone().ok_or_else(no_source)?;
@@ -44,7 +45,8 @@ impl SimBulk {
         Ok(body.total_bytes)
     }
 
-    /// One crossing of the network; fails after `stall` of silence.
+    /// One crossing of the network; fails after `stall` of silence, or when the connection would be
+    /// lost.
     async fn pass(
         &self,
         from: crate::ProcessId,

@@ -8,8 +8,8 @@
 //! deadlines are the same code as over QUIC. [`LossyNetwork`] is the layer below: QUIC itself, over
 //! sockets that lose, duplicate and reorder single packets.
 //!
-//! Actors under [`Runner::Arbiter`](crate::Runner::Arbiter) need an actix system around the
-//! test (`System::with_tokio_rt`); inline actors do not.
+//! Actors under [`Runner::Arbiter`](crate::Runner::Arbiter) need [`block_on`] around the test;
+//! inline actors do not.
 
 mod bulk;
 mod lossy;
@@ -99,6 +99,18 @@ struct State {
 struct Process {
     core: Weak<Core>,
     alive: bool,
+}
+
+/// Runs a simulation on a current-thread runtime, with what actors under
+/// [`Runner::Arbiter`](crate::Runner::Arbiter) need around them.
+///
+/// ```
+/// let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+/// assert_eq!(mobula_transport::sim::block_on(runtime, async { 6 * 7 }), 42);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub fn block_on<F: Future>(runtime: tokio::runtime::Runtime, future: F) -> F::Output {
+    crate::arbiter::block_on(runtime, future)
 }
 
 impl SimNetwork {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mobula_transport::sim::{SimNetwork, SimOptions};
+use mobula_transport::sim::{self, SimNetwork, SimOptions};
 use mobula_transport::{Address, Endpoint, EndpointConfig, MailboxId, Message, PeerEvent, Runner, SendError};
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -233,10 +233,8 @@ fn bulk_and_streams_cross_the_simulation() {
 /// Actix actors on the simulation's own thread, under the same paused clock.
 #[test]
 fn arbiter_actors_run_inside_the_simulation() {
-    let system = actix_rt::System::with_tokio_rt(|| {
-        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap()
-    });
-    system.block_on(async {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    sim::block_on(runtime, async {
         let network = SimNetwork::new(7, SimOptions::default());
         let server = network.endpoint(EndpointConfig::default()).unwrap();
         let client = network.endpoint(EndpointConfig::default()).unwrap();

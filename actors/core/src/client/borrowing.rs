@@ -16,10 +16,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mobula_transport::{Address, MailboxId, Message, Payload, ProcessAddr, ProcessId};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::borrows::{Borrowed, LOANS_PER_MESSAGE, Lent, Loan};
 use super::entry::{Entry, ObjectHandle, Outcome};

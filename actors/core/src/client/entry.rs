@@ -7,11 +7,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::thread::Thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mobula_transport::{Address, ProcessAddr};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
+use tokio::time::Instant;
 
 use super::lineage::Origin;
 use super::{Client, Refs};
@@ -355,6 +356,11 @@ impl Latch {
 pub(crate) fn wait_until(done: impl Fn() -> bool, deadline: Option<Instant>, before_sleep: impl FnOnce()) -> bool {
     if done() {
         return true;
+    }
+    #[cfg(test)]
+    if let Some(stage) = crate::simulation::Stage::current() {
+        before_sleep();
+        return stage.wait(&done, deadline);
     }
     let start = Instant::now();
     loop {

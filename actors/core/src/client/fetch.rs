@@ -1,10 +1,12 @@
 //! Fetching: from the owner of a borrowed reference, and from the store.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use mobula_transport::{Address, ProcessAddr, SendError};
+use mobula_transport::{Address, ProcessAddr, ProcessId, SendError};
 use smallvec::SmallVec;
+use tokio::time::Instant;
 
 use super::Client;
 use super::entry::{Entry, Latch, Loss, ObjectHandle, Outcome, Waiter};
@@ -22,6 +24,12 @@ const OWNER_SILENCE: Duration = Duration::from_secs(60);
 /// How long a pull from another node may take when the caller set no limit. Progress is watched
 /// below this, by the pull itself.
 const STORE_DEADLINE: Duration = Duration::from_secs(600);
+
+/// A position, and where the object is said to lie.
+type Stored = (usize, Box<StoredObject>);
+
+/// A position, where the object was said to lie, and why it is not there.
+type Lost = (usize, Box<StoredObject>, String);
 
 impl Client {
     /// Asks the owner of a borrowed object for it, once.
@@ -85,14 +93,15 @@ impl Client {
     pub(super) fn read_stored(
         &self,
         objects: &[ObjectHandle],
-        mut stored: Vec<(usize, Box<StoredObject>)>,
+        mut stored: Vec<Stored>,
         deadline: Option<Instant>,
         timeout: Option<Duration>,
         values: &mut [Option<Value>],
     ) -> Result<(), Error> {
         while !stored.is_empty() {
-            let lost = self.read_once(stored, deadline, timeout, values)?;
+            let (lost, again) = self.read_once(stored, deadline, timeout, values)?;
             stored = self.find_lost(objects, lost, deadline, timeout, values)?;
+            stored.extend(again);
         }
         Ok(())
     }
@@ -101,11 +110,11 @@ impl Client {
     fn find_lost(
         &self,
         objects: &[ObjectHandle],
-        lost: Vec<(usize, Box<StoredObject>, String)>,
+        lost: Vec<Lost>,
         deadline: Option<Instant>,
         timeout: Option<Duration>,
         values: &mut [Option<Value>],
-    ) -> Result<Vec<(usize, Box<StoredObject>)>, Error> {
+    ) -> Result<Vec<Stored>, Error> {
         if lost.is_empty() {
             return Ok(Vec::new());
         }
@@ -132,21 +141,23 @@ impl Client {
         Ok(stored)
     }
 
-    /// Reads what is where it is said to be. Returns the others, with the reasons.
+    /// Reads what is where it is said to be. Returns the others, with the reasons, and what is to be
+    /// read again, since this client has moved meanwhile.
     fn read_once(
         &self,
-        stored: Vec<(usize, Box<StoredObject>)>,
+        stored: Vec<Stored>,
         deadline: Option<Instant>,
         timeout: Option<Duration>,
         values: &mut [Option<Value>],
-    ) -> Result<Vec<(usize, Box<StoredObject>, String)>, Error> {
+    ) -> Result<(Vec<Lost>, Vec<Stored>), Error> {
+        let store = self.store();
         let latch = Latch::new(stored.len());
         let results = Arc::new(parking_lot::Mutex::new(Vec::with_capacity(stored.len())));
         let patience = deadline.map_or(STORE_DEADLINE, |deadline| deadline.saturating_duration_since(Instant::now()));
         for (position, location) in stored {
             let (latch, results) = (latch.clone(), results.clone());
             let place = location.clone();
-            self.store().get(&location, patience, move |result| {
+            store.get(&location, patience, move |result| {
                 results.lock().push((position, place, result));
                 latch.count_down();
             });
@@ -160,14 +171,47 @@ impl Client {
         }
         let mut results = std::mem::take(&mut *results.lock());
         results.sort_by_key(|(position, ..)| *position);
-        let mut lost = Vec::new();
+        let (mut lost, mut again) = (Vec::new(), Vec::new());
+        let mut orphaned = None;
         for (position, place, result) in results {
             match result {
                 Ok(value) => values[position] = Some(value),
                 Err(Error::ObjectLost { why, .. }) => lost.push((position, place, why)),
+                Err(Error::Send(error)) if fate(&error) == Fate::Dead && self.is_open() => {
+                    again.push((position, place));
+                    orphaned = Some(error);
+                }
                 Err(error) => return Err(error),
             }
         }
-        Ok(lost)
+        if let Some(error) = orphaned {
+            self.wait_for_home(store.store().id, error, deadline, timeout)?;
+        }
+        Ok((lost, again))
+    }
+
+    /// The node through which objects are read is dead: waits until they can be read elsewhere.
+    fn wait_for_home(
+        &self,
+        lost: ProcessId,
+        why: SendError,
+        deadline: Option<Instant>,
+        timeout: Option<Duration>,
+    ) -> Result<(), Error> {
+        let (latch, reads) = (Latch::new(1), Arc::new(AtomicBool::new(false)));
+        let (told, found) = (latch.clone(), reads.clone());
+        self.when_moved(lost, move |reads| {
+            found.store(reads, Ordering::Release);
+            told.count_down();
+        });
+        let mut lent = None;
+        // It is told in any case, after a while.
+        let in_time = latch.wait(deadline, || lent = Some(crate::worker::lend_cpu()));
+        drop(lent);
+        match (in_time, reads.load(Ordering::Acquire)) {
+            (true, true) => Ok(()),
+            (true, false) => Err(why.into()),
+            (false, _) => Err(Error::TimedOut { after: timeout.unwrap_or_default() }),
+        }
     }
 }

@@ -4,14 +4,21 @@
 //! whose store it can read too.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use mobula_transport::{Address, MailboxId, ProcessId};
 use parking_lot::RwLock;
+use tokio::time::Instant;
 
 use super::Client;
 use crate::gcs::placement::takes_work;
 use crate::messages::{ClusterStatus, GetClusterStatus, NodeInfo};
 use crate::store::StoreClient;
+
+/// How long another home is waited for by who reads an object.
+const MOVED_WITHIN: Duration = Duration::from_secs(60);
+/// How often it is looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Where a client is at home.
 pub(super) struct Home(RwLock<(Address, StoreClient)>);
@@ -47,6 +54,26 @@ impl Client {
         if self.raylet().process.id == process {
             self.0.homeless.store(false, Ordering::Release);
         }
+    }
+
+    /// Calls `then` when this client is at home elsewhere than on the dead node with this process: with
+    /// whether objects can be read there.
+    pub(super) fn when_moved(&self, from: ProcessId, then: impl FnOnce(bool) + Send + 'static) {
+        let client = self.clone();
+        self.0.endpoint.spawn_task(async move {
+            let since = Instant::now();
+            let reads = loop {
+                if client.store().store().id != from {
+                    break true;
+                }
+                let has_moved = client.raylet().process.id != from && !client.0.homeless.load(Ordering::Acquire);
+                if has_moved || !client.is_open() || since.elapsed() > MOVED_WITHIN {
+                    break false;
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            };
+            then(reads);
+        });
     }
 
     fn look_for_home(&self, lost: ProcessId) {

@@ -285,12 +285,20 @@ impl Client {
 
     /// Ends the session: everything pending fails, leases go back, the job is finished.
     pub fn shutdown(&self) {
-        if self.0.open.swap(false, Ordering::AcqRel) {
-            self.fail_all(&no_session());
+        if self.close() {
             let finish = FinishJob { job: self.0.job };
             let _ = self.0.endpoint.request_blocking(self.0.gcs, finish, Payload::new(), Duration::from_secs(5));
         }
         self.0.endpoint.detach(MailboxId::CLIENT);
+    }
+
+    /// Everything pending fails and leases go back. Returns whether the session was open.
+    pub(crate) fn close(&self) -> bool {
+        let was_open = self.0.open.swap(false, Ordering::AcqRel);
+        if was_open {
+            self.fail_all(&no_session());
+        }
+        was_open
     }
 
     /// The job is over although nobody has shut the session down: whatever waits fails with that, and

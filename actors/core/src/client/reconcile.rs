@@ -85,7 +85,9 @@ impl Client {
             // Without our own there is nobody to ask until there is another one.
             self.home_lost(raylet.process.id);
         } else {
-            self.process_gone(raylet.process.id, &error.to_string(), Culprit::Unknown);
+            // A moment later: until our own has heard of that death, it sends us there again at once.
+            let (client, why) = (self.clone(), error.to_string());
+            self.again_soon(move || client.process_gone(raylet.process.id, &why, Culprit::Unknown));
         }
     }
 

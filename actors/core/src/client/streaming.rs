@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mobula_transport::{Payload, Replier};
 use parking_lot::Mutex;
@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use super::entry::{Entry, Latch, Outcome, Provenance, Waiter};
 use super::lineage::Origin;
 use super::stream::{Answer, Next, Stream};
+use super::values::deadline_of;
 use super::{Client, ObjectHandle, Refs};
 use crate::error::Error;
 use crate::ids::ObjectId;
@@ -211,7 +212,7 @@ impl StreamHandle {
     /// # Errors
     /// [`Error::TimedOut`]; the item may come later.
     pub fn next(&mut self, timeout: Option<Duration>) -> Result<Option<ObjectHandle>, Error> {
-        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        let deadline = deadline_of(timeout);
         let mut lent = None;
         loop {
             let latch = Latch::new(1);

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use smallvec::SmallVec;
+use tokio::time::Instant;
 
 use super::entry::{Entry, Latch, Outcome, Provenance, Waiter, wait_until};
 use super::{Client, INLINE_LIMIT_BYTES, Inner, ObjectHandle, Refs, no_session};
+use crate::delivery::{Fate, fate};
 use crate::error::Error;
 use crate::value::{Encoding, Value};
 
@@ -59,7 +61,7 @@ impl Client {
     /// # Errors
     /// The error of the first object that failed; [`Error::TimedOut`].
     pub fn get(&self, objects: &[ObjectHandle], timeout: Option<Duration>) -> Result<Vec<Value>, Error> {
-        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        let deadline = deadline_of(timeout);
         self.settle_all(objects, timeout, deadline)?;
         let mut values: Vec<Option<Value>> = Vec::with_capacity(objects.len());
         let mut stored = Vec::new();
@@ -126,7 +128,17 @@ impl Client {
                     Some(Outcome::Stored(stored)) => stored,
                     None => return Err(no_session()),
                 };
-                match client.store().fetch(&stored).await {
+                let store = client.store();
+                match store.fetch(&stored).await {
+                    Err(Error::Send(error)) if fate(&error) == Fate::Dead && client.is_open() => {
+                        let (tell, told) = tokio::sync::oneshot::channel();
+                        client.when_moved(store.store().id, move |reads| {
+                            let _ = tell.send(reads);
+                        });
+                        if !told.await.unwrap_or(false) {
+                            return Err(error.into());
+                        }
+                    }
                     Err(Error::ObjectLost { why, .. }) => {
                         let (tell, told) = tokio::sync::oneshot::channel();
                         let tell = move || {
@@ -160,7 +172,7 @@ impl Client {
             return Err(Error::Invalid { what });
         }
         check_distinct(objects)?;
-        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        let deadline = deadline_of(timeout);
         for object in objects.iter().filter(|object| object.0.lender().is_some()) {
             self.fetch(&object.0);
         }
@@ -223,6 +235,11 @@ impl Drop for Waiting<'_> {
             threads.swap_remove(position);
         }
     }
+}
+
+/// When a wait of this length is over; one that no clock sees the end of has no end.
+pub(super) fn deadline_of(timeout: Option<Duration>) -> Option<Instant> {
+    timeout.and_then(|timeout| Instant::now().checked_add(timeout))
 }
 
 fn check_distinct(objects: &[ObjectHandle]) -> Result<(), Error> {

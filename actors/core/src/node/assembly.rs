@@ -41,22 +41,31 @@ pub struct NodeTraits {
 }
 
 /// What a node is put together from.
-pub(super) struct Plan {
-    pub(super) endpoint: Endpoint,
-    pub(super) gcs: Address,
-    pub(super) name: String,
-    pub(super) head: bool,
-    pub(super) resources: Resources,
-    pub(super) store: StoreConfig,
-    pub(super) traits: NodeTraits,
-    /// Where worker processes find their credentials and binaries; none when the node starts no
-    /// processes.
-    pub(super) processes: Option<ProcessPlan>,
+pub(crate) struct Plan {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) gcs: Address,
+    pub(crate) name: String,
+    pub(crate) head: bool,
+    pub(crate) resources: Resources,
+    pub(crate) store: StoreConfig,
+    pub(crate) traits: NodeTraits,
+    /// How worker processes are started; none when the node starts no processes.
+    pub(crate) processes: Option<Processes>,
 }
 
-pub(super) struct ProcessPlan {
-    pub(super) dir: PathBuf,
-    pub(super) credentials: Credentials,
+/// How a node starts worker processes.
+pub(crate) enum Processes {
+    /// Really.
+    Spawned(ProcessPlan),
+    /// As a simulation does.
+    #[cfg(test)]
+    Played(Arc<dyn Launcher>),
+}
+
+/// Where worker processes find their credentials and binaries.
+pub(crate) struct ProcessPlan {
+    pub(crate) dir: PathBuf,
+    pub(crate) credentials: Credentials,
 }
 
 /// A running raylet and store.
@@ -67,7 +76,7 @@ pub struct NodeParts {
     raylet: Address,
     info: NodeInfo,
     store: StoreHandle,
-    launcher: Option<Arc<Spawn>>,
+    launcher: Option<Arc<dyn Launcher>>,
     /// Removed when the node stops.
     own_dir: Option<PathBuf>,
     events: Mutex<mpsc::Receiver<RayletEvent>>,
@@ -75,6 +84,22 @@ pub struct NodeParts {
 
 impl NodeParts {
     pub(super) fn start(plan: Plan) -> Result<Self, NodeError> {
+        let parts = Self::assemble(plan)?;
+        match parts.next_event(REGISTERED_WITHIN) {
+            Some(RayletEvent::Registered | RayletEvent::StopAsked(_)) => Ok(parts),
+            Some(RayletEvent::Refused(why)) => {
+                parts.end();
+                Err(NodeError::Refused { why })
+            }
+            None => {
+                parts.end();
+                Err(NodeError::Silent { within: REGISTERED_WITHIN })
+            }
+        }
+    }
+
+    /// Starts store and raylet. That the head has taken the node in is an event.
+    pub(crate) fn assemble(plan: Plan) -> Result<Self, NodeError> {
         labels::check(&plan.traits.labels)?;
         let node = NodeId::random();
         let endpoint = plan.endpoint;
@@ -102,10 +127,12 @@ impl NodeParts {
         };
         let (launcher, own_dir) = match plan.processes {
             None => (None, None),
-            Some(processes) => {
+            Some(Processes::Spawned(processes)) => {
                 let (spawn, dir) = launcher(&endpoint, plan.gcs, &info, processes)?;
-                (Some(spawn), Some(dir))
+                (Some(spawn as Arc<dyn Launcher>), Some(dir))
             }
+            #[cfg(test)]
+            Some(Processes::Played(launcher)) => (Some(launcher), None),
         };
         let (tell, events) = mpsc::channel();
         let (of_dead, of_use) = (store.clone(), store.clone());
@@ -114,7 +141,7 @@ impl NodeParts {
             RayletConfig {
                 info: info.clone(),
                 gcs: plan.gcs,
-                launcher: launcher.clone().map(|launcher| launcher as Arc<dyn Launcher>),
+                launcher: launcher.clone(),
                 gpus,
                 memory: plan.traits.memory,
                 heartbeat: HEARTBEAT,
@@ -124,19 +151,7 @@ impl NodeParts {
                 events: Arc::new(move |event| drop(tell.send(event))),
             },
         );
-        let parts =
-            Self { endpoint, gcs: plan.gcs, raylet, info, store, launcher, own_dir, events: Mutex::new(events) };
-        match parts.next_event(REGISTERED_WITHIN) {
-            Some(RayletEvent::Registered | RayletEvent::StopAsked(_)) => Ok(parts),
-            Some(RayletEvent::Refused(why)) => {
-                parts.end();
-                Err(NodeError::Refused { why })
-            }
-            None => {
-                parts.end();
-                Err(NodeError::Silent { within: REGISTERED_WITHIN })
-            }
-        }
+        Ok(Self { endpoint, gcs: plan.gcs, raylet, info, store, launcher, own_dir, events: Mutex::new(events) })
     }
 
     /// The process's endpoint.

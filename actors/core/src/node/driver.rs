@@ -2,11 +2,12 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mobula_transport::identity::IdentityError;
 use mobula_transport::{Address, Credentials, Endpoint, EndpointConfig, MailboxId, Payload};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use super::assembly::{NodeParts, NodeTraits, Plan};
 use super::member::find_head;
@@ -228,7 +229,7 @@ impl Connection {
 }
 
 /// Tells the head every second that the driver lives, and the client if that is of no use any more.
-fn heartbeats(endpoint: &Endpoint, gcs: Address, job: JobId) -> AbortHandle {
+pub(crate) fn heartbeats(endpoint: &Endpoint, gcs: Address, job: JobId) -> AbortHandle {
     let beating = endpoint.clone();
     endpoint.spawn_task(async move {
         let mut heard = Instant::now();

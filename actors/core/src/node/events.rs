@@ -11,7 +11,7 @@ const AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// Follows the cluster's events for as long as the endpoint lives: requests to processes that died
 /// fail at once instead of after the network's patience.
-pub(super) fn follow(endpoint: &Endpoint, gcs: Address) -> tokio::task::AbortHandle {
+pub(crate) fn follow(endpoint: &Endpoint, gcs: Address) -> tokio::task::AbortHandle {
     let following = endpoint.clone();
     endpoint.spawn_task(async move {
         let own = following.process().id;

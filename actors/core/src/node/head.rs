@@ -9,7 +9,7 @@ use std::time::Duration;
 use mobula_transport::identity::{ClusterAuthority, JoinPolicy, JoinToken, Role};
 use mobula_transport::{Credentials, Endpoint, EndpointConfig, Payload, ProcessId};
 
-use super::assembly::{NodeParts, NodeTraits, Plan, ProcessPlan};
+use super::assembly::{NodeParts, NodeTraits, Plan, ProcessPlan, Processes};
 use super::member::nobody_listens;
 use super::{Connection, NodeError, paths};
 use crate::gcs::storage::{Durable, Storage, Volatile};
@@ -137,7 +137,7 @@ impl Head {
             resources: config.resources,
             store: config.store,
             traits: config.traits,
-            processes: Some(ProcessPlan { dir: dir.clone(), credentials }),
+            processes: Some(Processes::Spawned(ProcessPlan { dir: dir.clone(), credentials })),
         });
         let parts = match parts {
             Ok(parts) => parts,

@@ -9,7 +9,7 @@ use mobula_transport::identity::JoinToken;
 use mobula_transport::{Address, Credentials, DiscoverError, Endpoint, EndpointConfig, MailboxId};
 
 use super::NodeError;
-use super::assembly::{NodeParts, NodeTraits, Plan, ProcessPlan};
+use super::assembly::{NodeParts, NodeTraits, Plan, ProcessPlan, Processes};
 use crate::resources::Resources;
 use crate::store::StoreConfig;
 
@@ -75,7 +75,7 @@ impl Node {
             resources: config.resources,
             store: config.store,
             traits: config.traits,
-            processes: Some(ProcessPlan { dir: config.dir, credentials: config.credentials }),
+            processes: Some(Processes::Spawned(ProcessPlan { dir: config.dir, credentials: config.credentials })),
         })
         .map(Self)
     }

@@ -45,3 +45,12 @@ pub use paths::{CREDENTIALS_VARIABLE, DEFAULT_PORT, credentials_dir, known_addre
 pub use resources::Offer;
 pub use runtime_env::{PackedEnv, RuntimeEnv};
 pub use worker::{WORKER_VARIABLE, WorkerEnv, run_worker_if_asked, worker_process_main};
+
+/// For the simulation, which has no processes and may not block.
+#[cfg(test)]
+pub(crate) mod played {
+    pub(crate) use super::assembly::{Plan, Processes};
+    pub(crate) use super::driver::heartbeats;
+    pub(crate) use super::events::follow;
+    pub(crate) use super::worker::{raylet_gone, set_up};
+}

@@ -87,50 +87,21 @@ pub fn run_worker_if_asked() {
 /// # Errors
 /// [`NodeError`] when the raylet cannot be reached or refuses the worker.
 pub fn worker_process_main(env: WorkerEnv) -> Result<(), NodeError> {
-    output::marks(env.mark, env.kind);
+    output::marks(env.mark.clone(), env.kind);
     output::log_to_driver();
     if let Err(error) = culprit::watch(&env.last_words) {
         tracing::warn!(%error, "should a task end this process, nobody will know which one it was");
     }
-    worker::set_process_gpus(env.gpus);
-    let registry = Registry::global().map_err(|error| Error::Invalid { what: error.to_string() })?;
+    worker::set_process_gpus(env.gpus.clone());
     let endpoint = Endpoint::bind(EndpointConfig {
         listen: Some(SocketAddr::new(env.raylet.socket.ip(), 0)),
         credentials: Some(Credentials::load(&env.credentials)?),
         ..EndpointConfig::default()
     })?;
-    let gcs = Address { process: env.gcs, mailbox: MailboxId::GCS };
     let raylet = Address { process: env.raylet, mailbox: MailboxId::RAYLET };
     let gone = raylet_gone(&endpoint, env.raylet);
-    let store = StoreClient::connect(&endpoint, env.raylet, &env.store_dir, &env.host_proof)?;
-    let register = RegisterWorker {
-        start: env.start,
-        process: endpoint.process(),
-        pid: std::process::id(),
-        job: Some(env.job),
-        digest: registry.digest(),
-    };
-    let client = Client::start(ClientSetup {
-        endpoint: endpoint.clone(),
-        gcs,
-        raylet,
-        store: store.clone(),
-        job: env.job,
-        namespace: env.namespace,
-        binary: None,
-        output: None,
-    });
-    let setup = WorkerSetup {
-        endpoint: endpoint.clone(),
-        client: client.clone(),
-        store,
-        config: env.config,
-        gcs,
-        own_process: true,
-    };
-    let serving = Worker::start(setup).map_err(|error| Error::Invalid { what: error.to_string() })?;
+    let (client, serving, register) = set_up(&endpoint, env)?;
     Client::set_process(Some(client.clone()));
-    events::follow(&endpoint, gcs);
     // Last: the first task may arrive right behind the answer.
     let answer = endpoint.request_blocking(raylet, register, Payload::new(), REGISTERED_WITHIN);
     answer.map_err(Error::from)?.0.map_err(|why| NodeError::Refused { why })?;
@@ -147,9 +118,45 @@ pub fn worker_process_main(env: WorkerEnv) -> Result<(), NodeError> {
     Ok(())
 }
 
+/// The client and the worker of the process with this endpoint, and with what it is to be registered
+/// at its raylet.
+pub(crate) fn set_up(endpoint: &Endpoint, env: WorkerEnv) -> Result<(Client, Worker, RegisterWorker), NodeError> {
+    let registry = Registry::global().map_err(|error| Error::Invalid { what: error.to_string() })?;
+    let gcs = Address { process: env.gcs, mailbox: MailboxId::GCS };
+    let store = StoreClient::connect(endpoint, env.raylet, &env.store_dir, &env.host_proof)?;
+    let register = RegisterWorker {
+        start: env.start,
+        process: endpoint.process(),
+        pid: std::process::id(),
+        job: Some(env.job),
+        digest: registry.digest(),
+    };
+    let client = Client::start(ClientSetup {
+        endpoint: endpoint.clone(),
+        gcs,
+        raylet: Address { process: env.raylet, mailbox: MailboxId::RAYLET },
+        store: store.clone(),
+        job: env.job,
+        namespace: env.namespace,
+        binary: None,
+        output: None,
+    });
+    let setup = WorkerSetup {
+        endpoint: endpoint.clone(),
+        client: client.clone(),
+        store,
+        config: env.config,
+        gcs,
+        own_process: true,
+    };
+    let worker = Worker::start(setup).map_err(|error| Error::Invalid { what: error.to_string() })?;
+    events::follow(endpoint, gcs);
+    Ok((client, worker, register))
+}
+
 /// Resolves when the raylet's process is gone. One that is only silent may come back; should it be
 /// dead, the system kills this process with it.
-fn raylet_gone(endpoint: &Endpoint, raylet: ProcessAddr) -> tokio::sync::oneshot::Receiver<String> {
+pub(crate) fn raylet_gone(endpoint: &Endpoint, raylet: ProcessAddr) -> tokio::sync::oneshot::Receiver<String> {
     let (tell, gone) = tokio::sync::oneshot::channel();
     let mut tell = Some(tell);
     endpoint.watch_peers(move |event| {

@@ -465,6 +465,15 @@ impl Scheduler {
         }
     }
 
+    /// Events of the cluster may have been missed. Whoever waits for what is nowhere is told so again:
+    /// a placement group may have come and gone meanwhile, which the GCS knows.
+    pub fn events_missed(&mut self, now: Duration) {
+        for want in self.wants.values_mut().filter(|want| matches!(want.told, Some(Waiting::Infeasible(_)))) {
+            want.told = None;
+        }
+        self.tell_pending(now, true);
+    }
+
     /// Someone waits for room: asks those who hold what it lacks, for another shape or as another
     /// client, to give some of it back.
     pub(super) fn ask_for_idle(&mut self, now: Duration) {

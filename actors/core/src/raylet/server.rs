@@ -374,6 +374,9 @@ impl RayletServer {
             poster.post(|raylet, ctx| {
                 raylet.subscribe(ctx);
                 raylet.review_jobs(ctx);
+                let now = raylet.now(ctx);
+                raylet.core.events_missed(now);
+                raylet.act(ctx);
             });
         });
     }

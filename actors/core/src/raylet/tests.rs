@@ -341,6 +341,21 @@ fn what_fits_nowhere_is_told_at_once_and_once() {
     assert_eq!(env.redirects[0].count, 2);
 }
 
+/// Else a task would wait for ever in a placement group that was made and removed while this node
+/// heard nothing of the cluster: its client asks the head only when it is told that it waits.
+#[test]
+fn after_missed_events_it_is_told_again_what_fits_nowhere() {
+    let mut env = Env::new(cpus(2.0));
+    let shape = shape_of(cpus(3.0));
+    env.want(1, &shape, 1);
+    env.pass(5_000);
+    assert_eq!(env.notes.len(), 1);
+    env.core.events_missed(env.now);
+    env.absorb();
+    env.pass(5_000);
+    assert_eq!(env.notes.len(), 2, "once more, and once");
+}
+
 #[test]
 fn waiting_is_told_after_a_while_and_idle_leases_are_asked_for() {
     let mut env = Env::new(cpus(1.0));

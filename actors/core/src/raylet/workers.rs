@@ -55,7 +55,7 @@ pub enum LaunchEvent {
 pub type Report = Arc<dyn Fn(LaunchEvent) + Send + Sync>;
 
 /// Starts and ends worker processes. No call blocks.
-pub trait Launcher: Send + Sync {
+pub trait Launcher: std::fmt::Debug + Send + Sync {
     /// Starts a process.
     fn launch(&self, launch: Launch, report: Report);
     /// Kills the process of a launch, and what it has started; one that is not up yet never comes

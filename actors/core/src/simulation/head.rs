@@ -31,7 +31,7 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    fn store(&mut self, write: Write) {
+    pub(super) fn store(&mut self, write: Write) {
         match write {
             Write::Actor(spec, payload) => {
                 self.actors.insert(spec.actor, (*spec, payload, ActorState::default()));
@@ -50,7 +50,7 @@ impl Disk {
         }
     }
 
-    fn snapshot(&self) -> Snapshot {
+    pub(super) fn snapshot(&self) -> Snapshot {
         Snapshot {
             actors: self.actors.values().cloned().collect(),
             jobs: self.jobs.values().cloned().collect(),

@@ -35,6 +35,10 @@ mod process;
 mod program;
 mod record;
 mod scenario;
+mod shells;
+mod stage;
 mod tests;
 mod worker;
 mod world;
+
+pub(crate) use stage::Stage;

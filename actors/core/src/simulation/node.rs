@@ -186,6 +186,7 @@ impl Node {
                 for job in self.core.jobs() {
                     cx.ask(MailboxId::RAYLET, gcs(), Ask::GetJob(job), GCS_WITHIN, Then::Review(job));
                 }
+                self.core.events_missed(now);
             }
             Timer::Kill { start } => {
                 if self.starts.contains_key(&start) {

@@ -209,6 +209,18 @@ impl Record {
         self.runs.get(&code).copied().unwrap_or(0)
     }
 
+    /// How often this actor was made before.
+    pub(super) fn next_incarnation(&mut self, actor: ActorId) -> u32 {
+        let made = self.constructed.range((actor, 0)..=(actor, u32::MAX)).next_back();
+        let next = made.map_or(0, |(_, incarnation)| incarnation + 1);
+        self.constructed.insert((actor, next));
+        next
+    }
+
+    pub(super) fn is_calm(&self) -> bool {
+        self.calm
+    }
+
     /// I3: an incarnation of an actor is made once.
     pub(super) fn constructs(&mut self, actor: ActorId, incarnation: u32) {
         if !self.constructed.insert((actor, incarnation)) {

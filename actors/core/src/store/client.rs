@@ -50,6 +50,10 @@ const CREATE_DEADLINE: Duration = LONGEST_ROOM_WAIT.saturating_add(Duration::fro
 /// How long a store may take to tell an object's fate. Callers have deadlines of their own; this
 /// one only ends what a lost answer would keep for ever.
 const FATE_DEADLINE: Duration = Duration::from_secs(3600);
+/// A store that could not be reached for so long is given up, if nobody says before that it is dead.
+const STORE_SILENCE: Duration = Duration::from_secs(60);
+/// The pause before it is asked again.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// How long a question that the store answers at once may take.
 const ASK_DEADLINE: Duration = Duration::from_secs(10);
 /// Pins that are given back within this time share a message.
@@ -129,6 +133,11 @@ impl StoreClient {
             // The thread below listens until it is told.
             let _ = tell.send(room);
         });
+        #[cfg(test)]
+        if let Some(stage) = crate::simulation::Stage::current() {
+            let room = stage.receive(&told).unwrap_or(Err(Error::Send(SendError::Closed)));
+            return ObjectWriter::open(self.inner.clone(), object, encoding, size_bytes, room?);
+        }
         // Unused only when the endpoint's tables go.
         let segment = told.recv().unwrap_or(Err(Error::Send(SendError::Closed)))?;
         ObjectWriter::open(self.inner.clone(), object, encoding, size_bytes, segment)
@@ -377,9 +386,21 @@ impl Inner {
         size_bytes: u64,
         done: impl FnOnce(Result<SegmentId, Error>) + Send + 'static,
     ) {
+        self.flush_releases();
+        self.ask_for_room_since(object, attempt, encoding, size_bytes, None, done);
+    }
+
+    fn ask_for_room_since(
+        self: &Arc<Self>,
+        object: ObjectId,
+        attempt: u32,
+        encoding: Encoding,
+        size_bytes: u64,
+        silent_since: Option<Instant>,
+        done: impl FnOnce(Result<SegmentId, Error>) + Send + 'static,
+    ) {
         /// Counts the creations of a process, whichever client asks for them.
         static NUMBER: AtomicU64 = AtomicU64::new(1);
-        self.flush_releases();
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let message = CreateObject { object, encoding, size_bytes, attempt, number };
         let (this, to) = (self.clone(), shard_address(self.store, &object));
@@ -388,7 +409,14 @@ impl Inner {
             Err(error) => {
                 // The room may have been found, and only the answer got lost.
                 insist(&this.endpoint, this.mailbox, to, AbandonCreation { number });
-                done(Err(error.into()));
+                if !is_silence(&error, silent_since) {
+                    return done(Err(error.into()));
+                }
+                let since = silent_since.unwrap_or_else(Instant::now);
+                this.endpoint.clone().spawn_task(async move {
+                    tokio::time::sleep(ASK_AGAIN_AFTER).await;
+                    this.ask_for_room_since(object, attempt, encoding, size_bytes, Some(since), done);
+                });
             }
         });
     }
@@ -432,21 +460,40 @@ impl Inner {
     }
 
     fn ask(self: &Arc<Self>, wanted: StoredObject) {
+        self.ask_since(wanted, None);
+    }
+
+    /// `silent_since`: when the store was first found to be out of reach, if it was the last time.
+    fn ask_since(self: &Arc<Self>, wanted: StoredObject, silent_since: Option<Instant>) {
         let this = self.clone();
         let object = wanted.object;
         let to = shard_address(self.store, &object);
         // One at a time: an answer is on its way as soon as its pin is counted.
-        let message = GetObjects { objects: vec![wanted] };
+        let message = GetObjects { objects: vec![wanted.clone()] };
         self.endpoint.request_with(to, message, Payload::new(), FATE_DEADLINE, move |answer| {
             let result = match answer {
                 // One was asked for; a store that answers nothing does not know it.
                 Ok((mut results, _)) => results
                     .pop()
                     .unwrap_or_else(|| Err(Error::ObjectLost { object, why: "the store gave no answer".to_owned() })),
+                // A connection that broke says nothing of the object.
+                Err(error) if is_silence(&error, silent_since) && this.is_awaited(&object) => {
+                    let since = silent_since.unwrap_or_else(Instant::now);
+                    this.endpoint.clone().spawn_task(async move {
+                        tokio::time::sleep(ASK_AGAIN_AFTER).await;
+                        this.ask_since(wanted, Some(since));
+                    });
+                    return;
+                }
                 Err(error) => Err(Error::Send(error)),
             };
             this.located(object, result);
         });
+    }
+
+    /// Whether somebody waits for the object.
+    fn is_awaited(&self, object: &ObjectId) -> bool {
+        self.state.lock().asked.get(object).is_some_and(|asked| !asked.waiters.is_empty())
     }
 
     /// The store has answered.
@@ -622,6 +669,12 @@ impl Inner {
     fn call_helper(&self, wake: Wake) {
         self.endpoint.send(None, self.endpoint.address_of(self.mailbox), wake, Payload::new());
     }
+}
+
+/// Whether a question may be asked again: nobody knows that the store is dead, and it has not been out
+/// of reach for too long.
+fn is_silence(error: &SendError, since: Option<Instant>) -> bool {
+    matches!(error, SendError::Unreachable { .. }) && since.is_none_or(|since| since.elapsed() < STORE_SILENCE)
 }
 
 /// How many clients a process has at a store: the store counts the pins of a process.

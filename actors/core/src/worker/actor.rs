@@ -8,10 +8,11 @@ use std::any::Any;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mobula_transport::{Address, MailboxId};
 use parking_lot::{Mutex, RwLock};
+use tokio::time::Instant;
 
 use super::WorkerShared;
 use super::call::{Call, Ended, wrong_kind};

@@ -4,10 +4,11 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Once};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mobula_transport::{Address, Endpoint, MailboxId, Payload, Unsent};
 use smallvec::SmallVec;
+use tokio::time::Instant;
 
 use super::cancel::CANCELLED;
 use super::history::History;

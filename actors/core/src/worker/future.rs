@@ -9,10 +9,10 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
 
 use mobula_transport::Address;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::actor::ActorCell;
 use super::call::{Ended, wrong_kind};

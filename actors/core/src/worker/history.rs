@@ -1,10 +1,10 @@
 //! What runs and what ran lately, for people. Bounded, and cheap enough to be always on.
 
 use std::collections::VecDeque;
-use std::time::Instant;
 
 use mobula_transport::Address;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::WorkerShared;
 use crate::ids::FunctionId;

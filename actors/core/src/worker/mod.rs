@@ -32,10 +32,10 @@ mod turns;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
 
 use mobula_transport::{Address, Endpoint, Envelope, Mailbox, MailboxId, Message, Payload, Replier, SendError};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use self::actor::{ActorCell, End, drop_state};
 use self::bring::{Lost, Missing};
@@ -146,6 +146,12 @@ impl Worker {
             Ok(why) => why.clone().unwrap_or_default(),
             Err(_) => "the worker is gone".to_owned(),
         }
+    }
+
+    /// The actors that live here, with their incarnations.
+    #[cfg(test)]
+    pub(crate) fn hosted(&self) -> std::collections::BTreeMap<ActorId, u32> {
+        self.0.actors.lock().iter().map(|(actor, cell)| (*actor, cell.incarnation)).collect()
     }
 
     /// Ends all actors and lets the threads leave. User code that runs is not interrupted.

@@ -45,6 +45,9 @@ struct State {
 
 struct Shared {
     slots: usize,
+    /// In a simulation threads take turns, and leave when there is nothing to do.
+    #[cfg(test)]
+    stage: Option<crate::simulation::Stage>,
     state: Mutex<State>,
     work: Condvar,
     monitor: Condvar,
@@ -60,6 +63,8 @@ impl Slots {
     pub(crate) fn start(slots: usize) -> Self {
         Self(Arc::new(Shared {
             slots: slots.max(1),
+            #[cfg(test)]
+            stage: crate::simulation::Stage::current(),
             state: Mutex::new(State {
                 queue: VecDeque::new(),
                 threads: 0,
@@ -143,6 +148,11 @@ impl Slots {
             return;
         }
         let slots = self.clone();
+        #[cfg(test)]
+        if let Some(stage) = &self.0.stage {
+            state.threads += 1;
+            return stage.perform(move || slots.work());
+        }
         let first = state.threads == 0;
         let spawned = std::thread::Builder::new()
             .name("mobula-slot".to_owned())
@@ -176,13 +186,23 @@ impl Slots {
         if let Some(runnable) = self.take(&mut self.0.state.lock()) {
             return Some(runnable);
         }
-        self.spin();
+        #[cfg(test)]
+        let polls = self.0.stage.is_none();
+        #[cfg(not(test))]
+        let polls = true;
+        if polls {
+            self.spin();
+        }
         let mut state = self.0.state.lock();
         loop {
             if let Some(runnable) = self.take(&mut state) {
                 return Some(runnable);
             }
-            if state.stopping {
+            #[cfg(test)]
+            let leaves = state.stopping || self.0.stage.is_some();
+            #[cfg(not(test))]
+            let leaves = state.stopping;
+            if leaves {
                 state.threads -= 1;
                 return None;
             }

@@ -1,6 +1,7 @@
 //! Stores of several nodes under a seed, with paused time: partitions, broken connections and
 //! crashes while objects are pulled and freed.
 
+use mobula_transport::SendError;
 use mobula_transport::sim::{SimNetwork, SimOptions};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -12,6 +13,8 @@ const SEED: &str = "MOBULA_TEST_SEED";
 const NODES: usize = 5;
 const OBJECTS: u64 = 12;
 const CAPACITY: usize = 1 << 20;
+/// Values that a reader has at once.
+const MOST_READ: usize = 12;
 /// Longer than any deadline on the way: what has not ended by then never will.
 const EVENTUALLY: Duration = Duration::from_secs(1000);
 
@@ -205,7 +208,8 @@ async fn reading(seed: u64) {
         if let Ok(value) = get.await.unwrap() {
             read.push((n, value));
         }
-        if random.random() && !read.is_empty() {
+        // Looking at all of them each time takes long.
+        if (random.random() || read.len() > MOST_READ) && !read.is_empty() {
             read.swap_remove(random.random_range(0..read.len()));
         }
         if random.random_range(0..8) == 0 {
@@ -229,7 +233,52 @@ fn pins_that_were_lost_with_a_connection_come_back() {
     }
 }
 
-/// The answer to a creation gets lost with the connection: the room it may have found is free again.
+/// A get goes on when the connection to the store of the node breaks under it, again and again, and
+/// fails only when the store is out of reach for long.
+async fn getting(seed: u64) {
+    let network = SimNetwork::new(seed, SimOptions::default());
+    let mut random = StdRng::seed_from_u64(seed);
+    let node = Local::with(network.endpoint(EndpointConfig::default()).unwrap(), 4 << 20, true);
+    let reader = network.endpoint(EndpointConfig::default()).unwrap();
+    let (store, ids) = (node.endpoint.process(), (node.endpoint.process().id, reader.process().id));
+    let client = StoreClient::connect(&reader, store, &node.store.store_dir(), &node.store.host_proof()).unwrap();
+    let fetch = |stored: &StoredObject| {
+        let (client, stored) = (client.clone(), stored.clone());
+        tokio::spawn(async move { client.fetch(&stored).await })
+    };
+    for n in 0..40 {
+        let stored = node.client.put(object(n), Encoding::RAW, &[&pattern(size_of(n), n as u32)]).unwrap();
+        let get = fetch(&stored);
+        for _ in 0..random.random_range(1..4) {
+            tokio::time::sleep(Duration::from_micros(random.random_range(0..6000))).await;
+            network.break_connection(ids.0, ids.1);
+        }
+        assert!(get.await.unwrap().unwrap().data == pattern(size_of(n), n as u32), "object {n}");
+        node.client.free(&[stored]);
+    }
+    let stored = node.client.put(object(99), Encoding::RAW, &[&pattern(100, 1)]).unwrap();
+    network.partition(ids.0, ids.1);
+    let get = fetch(&stored);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    network.heal(ids.0, ids.1);
+    assert!(get.await.unwrap().is_ok());
+    network.partition(ids.0, ids.1);
+    let other = StoredObject { object: object(100), ..stored };
+    let error = tokio::time::timeout(EVENTUALLY, fetch(&other)).await.unwrap().unwrap().unwrap_err();
+    assert!(matches!(error, Error::Send(SendError::Unreachable { .. })), "{error}");
+}
+
+#[test]
+fn a_broken_connection_to_the_store_is_no_end_of_a_get() {
+    for seed in 0..20 {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        let outcome = std::panic::catch_unwind(|| runtime.block_on(getting(seed)));
+        assert!(outcome.is_ok(), "seed {seed}");
+    }
+}
+
+/// The answer to a creation gets lost with the connection: the store is asked again, and the room that
+/// was found before is free again.
 async fn writing(seed: u64) {
     let network = SimNetwork::new(seed, SimOptions::default());
     let mut random = StdRng::seed_from_u64(seed);
@@ -237,20 +286,24 @@ async fn writing(seed: u64) {
     let writer = network.endpoint(EndpointConfig::default()).unwrap();
     let (store, ids) = (node.endpoint.process(), (node.endpoint.process().id, writer.process().id));
     let client = StoreClient::connect(&writer, store, &node.store.store_dir(), &node.store.host_proof()).unwrap();
-    let mut lost = 0;
+    let mut unheard = 0;
     for n in 0..40 {
-        let (tell, told) = futures::channel::oneshot::channel();
+        let (tell, mut told) = futures::channel::oneshot::channel();
         client.inner.ask_for_room(object(n), 0, Encoding::RAW, size_of(n) as u64, move |room| {
             tell.send(room).unwrap();
         });
         tokio::time::sleep(Duration::from_micros(random.random_range(0..4000))).await;
+        let answered = told.try_recv().unwrap();
+        unheard += u32::from(answered.is_none());
         network.break_connection(ids.0, ids.1);
-        match told.await.unwrap() {
-            Ok(segment) => client.inner.tell_shard(&object(n), crate::store::messages::AbortObject { segment }),
-            Err(_) => lost += 1,
-        }
+        // A connection that breaks is no reason to have no room: the store is asked again.
+        let segment = match answered {
+            Some(room) => room.unwrap(),
+            None => told.await.unwrap().unwrap(),
+        };
+        client.inner.tell_shard(&object(n), crate::store::messages::AbortObject { segment });
     }
-    assert!(lost > 0, "no answer was lost");
+    assert!(unheard > 0, "every answer came before the connection broke");
     tokio::time::sleep(EVENTUALLY).await;
     assert_eq!(node.stats().used_bytes, 0, "{:?}", block_in_place(&node));
 }
