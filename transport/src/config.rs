@@ -28,8 +28,22 @@ pub struct EndpointConfig {
     /// The process will come back under the same id: its shutdown does not declare it gone, others
     /// wait for it as for one that is unreachable. Only for actors whose state survives.
     pub comes_back: bool,
+    /// Known to this process, to those that come after it in its place, and to nobody else: with it
+    /// they disown the connections of their predecessor at the first word on them, where its peers
+    /// would wait in vain until they time out. `None`: the private key of its credentials.
+    pub secret: Option<Secret>,
     /// The bounds.
     pub limits: Limits,
+}
+
+/// Text that is not shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
 }
 
 /// Whose thread carries an endpoint's timers and tasks.

@@ -86,7 +86,7 @@ impl Endpoint {
         let refusals = Arc::default();
         let (network, local) = {
             let _inside = runtime.handle().enter();
-            QuicNetwork::bind(sockets, config.listen, credentials, config.limits, &refusals)?
+            QuicNetwork::bind(sockets, config.listen, credentials, config.secret.clone(), config.limits, &refusals)?
         };
         let core = Core::new(runtime, &config, config.advertise.unwrap_or_else(|| dialable(local)), refusals);
         core.set_network(network.clone(), Arc::new(QuicBulk::new(network.clone())));

@@ -45,7 +45,7 @@ mod wire;
 pub use actor::{Actor, Context, Handlers, Poster, Runner, TimerId};
 pub use address::{Address, MailboxId, ProcessAddr, ProcessId, Sender};
 pub use bulk::{BULK_REQUEST_MAX_BYTES, Bulk, BulkBody, BulkSink, BulkSource};
-pub use config::{EndpointConfig, Limits, MAX_FRAME_BYTES, RuntimeChoice};
+pub use config::{EndpointConfig, Limits, MAX_FRAME_BYTES, RuntimeChoice, Secret};
 pub use endpoint::{BindError, Endpoint, Mailbox};
 pub use envelope::{Answered, Envelope, Replier, Request};
 pub use error::{DiscoverError, SendError, Undelivered, Unsent};

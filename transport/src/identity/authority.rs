@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::credentials::{CA_FILE, Credentials, IdentityError, read, write_private};
 use super::tls::{SERVER_NAME, role_name, sha256};
 use super::token::JoinToken;
+use crate::config::Secret;
 
 const CA_KEY_FILE: &str = "ca-key.pem";
 /// How long the authority and its certificates are valid.
@@ -70,6 +71,13 @@ impl ClusterAuthority {
             .map_err(|error| malformed("authority certificate", &error))?;
         let fingerprint = sha256(&der);
         Ok(Self { ca_pem, key, fingerprint })
+    }
+
+    /// A secret that only who has this authority can make, the same one each time: for the process
+    /// called `of` and its successors.
+    pub fn secret(&self, of: &str) -> Secret {
+        let labelled = format!("mobula secret of {of}: {}", self.key.serialize_pem());
+        Secret(sha256(labelled.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// Reads what [`save`](Self::save) wrote.

@@ -20,7 +20,7 @@ use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::address::ProcessAddr;
-use crate::config::Limits;
+use crate::config::{Limits, Secret};
 use crate::core::Core;
 use crate::endpoint::BindError;
 use crate::identity::tls::{self, ALPN_JOIN, SERVER_NAME};
@@ -115,10 +115,9 @@ impl Sides {
 pub(crate) fn quinn_endpoint(
     socket: Arc<dyn quinn::AsyncUdpSocket>,
     sides: &Sides,
-    credentials: &Credentials,
+    secret: &str,
     refusals: &Arc<Refusals>,
 ) -> std::io::Result<quinn::Endpoint> {
-    let secret = &credentials.key_pem;
     socket::endpoint(socket, config::endpoint(secret), (*sides.server_far).clone(), secret, refusals.clone())
 }
 
@@ -129,6 +128,8 @@ pub(crate) struct QuicNetwork {
     local: SocketAddr,
     sides: Mutex<Arc<Sides>>,
     credentials: Credentials,
+    /// As in [`EndpointConfig`](crate::EndpointConfig).
+    secret: String,
     limits: Limits,
     window_bytes: usize,
     joins: Mutex<Option<Arc<JoinPolicy>>>,
@@ -145,14 +146,16 @@ impl QuicNetwork {
         sockets: Arc<dyn Sockets>,
         listen: Option<SocketAddr>,
         credentials: Credentials,
+        secret: Option<Secret>,
         limits: Limits,
         refusals: &Arc<Refusals>,
     ) -> Result<(Arc<Self>, SocketAddr), BindError> {
         let listen = listen.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, 0).into());
         let failed = |source| BindError::Socket { listen, source };
         let Bound { inner, local, window_bytes } = sockets.bind(listen).map_err(failed)?;
+        let secret = secret.map_or_else(|| credentials.key_pem.clone(), |secret| secret.0);
         let sides = sides(&credentials, false, &limits, window_bytes)?;
-        let endpoint = quinn_endpoint(inner, &sides, &credentials, refusals).map_err(failed)?;
+        let endpoint = quinn_endpoint(inner, &sides, &secret, refusals).map_err(failed)?;
         let (writers, writers_done) = mpsc::channel(1);
         let network = Arc::new(Self {
             endpoint,
@@ -160,6 +163,7 @@ impl QuicNetwork {
             local,
             sides: Mutex::new(Arc::new(sides)),
             credentials,
+            secret,
             limits,
             window_bytes,
             joins: Mutex::default(),

@@ -113,6 +113,7 @@ impl Head {
             credentials: Some(credentials.clone()),
             process: Some(ProcessId(ids.process)),
             comes_back: true,
+            secret: Some(authority.secret("gcs")),
             ..EndpointConfig::default()
         })?;
         let operator = authority.credentials(Role::Operator)?;

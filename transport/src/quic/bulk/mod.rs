@@ -76,7 +76,7 @@ impl QuicBulk {
         let Bound { inner, local, window_bytes } = sockets.bind(listen).map_err(failed)?;
         let credentials = self.network.credentials();
         let sides = Sides::new(credentials, ALPN_BULK, false, &core.limits, window_bytes, 0)?;
-        let endpoint = quinn_endpoint(inner, &sides, credentials, &core.refusals).map_err(failed)?;
+        let endpoint = quinn_endpoint(inner, &sides, &self.network.secret, &core.refusals).map_err(failed)?;
         drop(inside);
         let socket = SocketAddr::new(core.process().socket.ip(), local.port());
         let started = Arc::new(Started { runtime, endpoint, sides, socket, peers: Mutex::default() });
