@@ -240,6 +240,8 @@ impl Client {
     /// The failure to reach the GCS.
     pub fn kill(&self, actor: &ActorHandle, no_restart: bool) -> Result<(), Error> {
         let why = "it was killed by a call of kill".to_owned();
-        self.ask_gcs_blocking(KillActor { actor: actor.id(), no_restart, why })?
+        let kill = KillActor { actor: actor.id(), no_restart, why };
+        // A restart more than once costs one each.
+        if no_restart { self.ask_gcs_blocking(kill)? } else { self.ask_gcs_once(kill, GCS_DEADLINE)? }
     }
 }

@@ -205,7 +205,7 @@ impl Client {
             told.count_down();
         });
         let mut lent = None;
-        // It is told in any case, after a while.
+        // It is told in any case, after a while, or when the session ends.
         let in_time = latch.wait(deadline, || lent = Some(crate::worker::lend_cpu()));
         drop(lent);
         match (in_time, reads.load(Ordering::Acquire)) {

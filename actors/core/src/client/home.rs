@@ -15,7 +15,7 @@ use crate::gcs::placement::takes_work;
 use crate::messages::{ClusterStatus, GetClusterStatus, NodeInfo};
 use crate::store::StoreClient;
 
-/// How long another home is waited for by who reads an object.
+/// How long another home is waited for by who reads or writes an object.
 const MOVED_WITHIN: Duration = Duration::from_secs(60);
 /// How often it is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -26,6 +26,25 @@ pub(super) struct Home(RwLock<(Address, StoreClient)>);
 impl Home {
     pub(super) fn new(raylet: Address, store: StoreClient) -> Self {
         Self(RwLock::new((raylet, store)))
+    }
+}
+
+/// Who waits for another home, and is told that there is none when the runtime ends first.
+struct Told<F: FnOnce(bool)>(Option<F>);
+
+impl<F: FnOnce(bool)> Told<F> {
+    fn tell(mut self, moved: bool) {
+        if let Some(then) = self.0.take() {
+            then(moved);
+        }
+    }
+}
+
+impl<F: FnOnce(bool)> Drop for Told<F> {
+    fn drop(&mut self) {
+        if let Some(then) = self.0.take() {
+            then(false);
+        }
     }
 }
 
@@ -57,9 +76,9 @@ impl Client {
     }
 
     /// Calls `then` when this client is at home elsewhere than on the dead node with this process: with
-    /// whether objects can be read there.
+    /// whether objects can be read and written there.
     pub(super) fn when_moved(&self, from: ProcessId, then: impl FnOnce(bool) + Send + 'static) {
-        let client = self.clone();
+        let (client, told) = (self.clone(), Told(Some(then)));
         self.0.endpoint.spawn_task(async move {
             let since = Instant::now();
             let reads = loop {
@@ -72,7 +91,7 @@ impl Client {
                 }
                 tokio::time::sleep(LOOK_EVERY).await;
             };
-            then(reads);
+            told.tell(reads);
         });
     }
 

@@ -66,6 +66,7 @@ use self::lineage::Lineages;
 use self::pending::{Pending, PendingTable, Work};
 use self::queues::Queues;
 use crate::collective::Collectives;
+use crate::delivery::{Fate, fate};
 use crate::error::Error;
 use crate::ids::{ActorId, JobId, ObjectId};
 use crate::messages::{ClusterStatus, FinishJob, GetClusterStatus};
@@ -97,6 +98,8 @@ pub const INLINE_LIMIT_BYTES: usize = 100 * 1024;
 
 /// How long one question to the GCS may take before it is asked again.
 const GCS_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a question that waits for the head to come back is repeated.
+const HEAD_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often a busy client looks at its leases.
 const TICK: Duration = Duration::from_millis(5);
@@ -365,9 +368,26 @@ impl Client {
         self.store().free(std::slice::from_ref(stored));
     }
 
-    fn ask_gcs_blocking<M: Message>(&self, message: M) -> Result<M::Reply, Error> {
+    /// Asks the GCS what may be asked twice. While the head is away this waits for it, up to
+    /// [`HEAD_PATIENCE`].
+    fn ask_gcs_blocking<M: Message + Clone>(&self, message: M) -> Result<M::Reply, Error> {
+        let until = Instant::now() + HEAD_PATIENCE;
+        let mut lent = None;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.ask_gcs_once(message.clone(), GCS_DEADLINE.min(left)) {
+                Err(Error::Send(error)) if matches!(fate(&error), Fate::Doubtful | Fate::Full) && !left.is_zero() => {
+                    lent.get_or_insert_with(crate::worker::lend_cpu);
+                    crate::worker::asleep(|| std::thread::sleep(RETRY_DELAY));
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    fn ask_gcs_once<M: Message>(&self, message: M, within: Duration) -> Result<M::Reply, Error> {
         self.check_open()?;
-        let answer = self.0.endpoint.request_blocking(self.0.gcs, message, Payload::new(), GCS_DEADLINE);
+        let answer = self.0.endpoint.request_blocking(self.0.gcs, message, Payload::new(), within);
         answer.map(|(reply, _)| reply).map_err(Error::from)
     }
 

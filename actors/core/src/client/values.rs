@@ -11,6 +11,8 @@ use super::entry::{Entry, Latch, Outcome, Provenance, Waiter, wait_until};
 use super::{Client, INLINE_LIMIT_BYTES, Inner, ObjectHandle, Refs, no_session};
 use crate::delivery::{Fate, fate};
 use crate::error::Error;
+use crate::ids::ObjectId;
+use crate::messages::StoredObject;
 use crate::value::{Encoding, Value};
 
 impl Client {
@@ -42,11 +44,34 @@ impl Client {
     pub(super) fn put_large(&self, encoding: Encoding, parts: &[&[u8]], refs: Refs) -> Result<ObjectHandle, Error> {
         self.check_open()?;
         let id = self.next_object();
-        let stored = self.store().put(id, encoding, parts)?;
+        let stored = self.write(id, encoding, parts)?;
         let entry = Entry::new(id, self);
         let provenance = Provenance { _contains: refs, ..Provenance::default() };
         entry.settle_with(Outcome::Stored(Box::new(stored)), Some(Box::new(provenance)));
         Ok(ObjectHandle(entry))
+    }
+
+    /// Writes an object into the store of this node, or of the one that this client moves to meanwhile.
+    fn write(&self, id: ObjectId, encoding: Encoding, parts: &[&[u8]]) -> Result<StoredObject, Error> {
+        loop {
+            let store = self.store();
+            match store.put(id, encoding, parts) {
+                Err(Error::Send(error)) if fate(&error) == Fate::Dead && self.is_open() => {
+                    let (tell, told) = std::sync::mpsc::channel();
+                    self.when_moved(store.store().id, move |writes| {
+                        let _ = tell.send(writes);
+                    });
+                    let lent = crate::worker::lend_cpu();
+                    // It is told in any case, as in `get`.
+                    let writes = crate::worker::asleep(|| told.recv().unwrap_or(false));
+                    drop(lent);
+                    if !writes {
+                        return Err(error.into());
+                    }
+                }
+                written => return written,
+            }
+        }
     }
 
     fn settled_object(&self, outcome: Outcome) -> Result<ObjectHandle, Error> {

@@ -365,6 +365,29 @@ struct Waiter {
     done: Callback,
 }
 
+/// A question that is asked again in a moment. Whoever waits for the answer hears of it when that
+/// moment never comes, since the session ends.
+struct AskAgain {
+    inner: Arc<Inner>,
+    wanted: Option<StoredObject>,
+}
+
+impl AskAgain {
+    fn ask(mut self, silent_since: Instant) {
+        if let Some(wanted) = self.wanted.take() {
+            self.inner.ask_since(wanted, Some(silent_since));
+        }
+    }
+}
+
+impl Drop for AskAgain {
+    fn drop(&mut self) {
+        if let Some(wanted) = self.wanted.take() {
+            self.inner.located(wanted.object, Err(Error::Send(SendError::Closed)));
+        }
+    }
+}
+
 impl Inner {
     pub(crate) fn store(&self) -> ProcessAddr {
         self.store
@@ -479,9 +502,11 @@ impl Inner {
                 // A connection that broke says nothing of the object.
                 Err(error) if is_silence(&error, silent_since) && this.is_awaited(&object) => {
                     let since = silent_since.unwrap_or_else(Instant::now);
-                    this.endpoint.clone().spawn_task(async move {
+                    let endpoint = this.endpoint.clone();
+                    let again = AskAgain { inner: this, wanted: Some(wanted) };
+                    endpoint.spawn_task(async move {
                         tokio::time::sleep(ASK_AGAIN_AFTER).await;
-                        this.ask_since(wanted, Some(since));
+                        again.ask(since);
                     });
                     return;
                 }

@@ -32,7 +32,7 @@ pub(crate) const SPILL_PREFIX: &str = "mobula-spill-";
 /// A directory is made under this name and renamed when its lock is held, so that nobody takes
 /// a store that is just starting for a dead one.
 const STARTING_PREFIX: &str = ".mobula-starting-";
-/// A directory without a lock that was left while starting is removed when it is this old.
+/// A directory that was left while starting is removed when it is this old.
 const STARTING_AGE: Duration = Duration::from_secs(60);
 const LOCK_FILE: &str = "lock";
 const PROOF_FILE: &str = "proof";
@@ -173,12 +173,14 @@ fn remove_leftovers(base: &Path) {
         if !about.is_dir() || about.uid() != me {
             continue;
         }
+        let age = || about.modified().ok().and_then(|made| SystemTime::now().duration_since(made).ok());
+        if starting && age().is_none_or(|age| age <= STARTING_AGE) {
+            // Its lock is about to be taken, and must not be held by this look.
+            continue;
+        }
         let dead = match File::open(path.join(LOCK_FILE)) {
             Ok(lock) => flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok(),
-            Err(_) => {
-                let age = about.modified().ok().and_then(|made| SystemTime::now().duration_since(made).ok());
-                starting && age.is_some_and(|age| age > STARTING_AGE)
-            }
+            Err(_) => starting,
         };
         if dead {
             match fs::remove_dir_all(&path) {

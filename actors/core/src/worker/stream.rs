@@ -162,6 +162,10 @@ impl Outlet {
                     return Poll::Ready(Err(error));
                 }
                 let mut state = self.shared.state.lock();
+                // It may have ended since the check, and then nobody wakes this thread any more.
+                if let Some(error) = &state.over {
+                    return Poll::Ready(Err(error.clone().into()));
+                }
                 match look(&self.shared, &mut state) {
                     Look::Done => return Poll::Ready(Ok(())),
                     Look::Wait => {
@@ -176,7 +180,11 @@ impl Outlet {
                 }
             }
         }));
-        waited.unwrap_or_else(|_| Err(self.shared.cancelled().into()))
+        waited.unwrap_or_else(|error| match error {
+            // It does not know whose wait this is.
+            Error::TaskCancelled { .. } => Err(self.shared.cancelled().into()),
+            error => Err(error.into()),
+        })
     }
 }
 

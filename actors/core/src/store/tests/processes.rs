@@ -240,6 +240,20 @@ fn the_next_source_helps_when_one_is_gone_and_the_last_failure_has_its_reasons()
 }
 
 #[test]
+fn a_node_that_goes_away_takes_what_was_being_sent_to_it_along() {
+    let (one, two) = two_nodes(256 * MIB);
+    let stored = one.client.put(object(1), Encoding::RAW, &[&pattern(128 * MIB, 5)]).unwrap();
+    let (tell, told) = mpsc::channel();
+    two.client.get(&stored, SOON, move |value| drop(tell.send(value.map(|value| value.len()))));
+    two.until("it is under way", |stats| stats.used_bytes > 0);
+    two.endpoint.shutdown(Duration::ZERO);
+    // Whoever waits there is told; it may just have been done.
+    let _ = told.recv_timeout(SOON).unwrap();
+    one.client.free(&[stored]);
+    one.until("nothing is kept for it", |stats| stats.used_bytes == 0 && stats.objects == 0);
+}
+
+#[test]
 fn an_object_of_another_size_is_not_taken() {
     let (one, two) = two_nodes(64 * MIB);
     let mut stored = one.client.put(object(1), Encoding::RAW, &[b"abcd"]).unwrap();
