@@ -104,6 +104,44 @@
 //! }
 //! fn wrong(counter: CounterHandle) { counter.hit().remote(); }
 //! ```
+//! ```compile_fail,E0061
+//! # use mobula::remote;
+//! struct Counter(i64);
+//! #[remote]
+//! impl Counter {
+//!     fn new(start: i64) -> Self { Self(start) }
+//!     fn hit(&mut self, by: i64) -> i64 { self.0 += by; self.0 }
+//! }
+//! fn wrong(counter: CounterHandle) { counter.hit().remote(1, 2); }
+//! ```
+//! ```compile_fail,E0277
+//! # use mobula::remote;
+//! struct Counter(i64);
+//! #[remote]
+//! impl Counter {
+//!     fn new(start: i64) -> Self { Self(start) }
+//!     fn hit(&mut self, by: i64) -> i64 { self.0 += by; self.0 }
+//! }
+//! fn wrong(counter: CounterHandle) { counter.hit().remote("one"); }
+//! ```
+//! ```compile_fail,E0061
+//! # use mobula::remote;
+//! struct Counter(i64);
+//! #[remote]
+//! impl Counter {
+//!     fn new(start: i64) -> Self { Self(start) }
+//! }
+//! Counter::remote();
+//! ```
+//! ```compile_fail,E0061
+//! # use mobula::remote;
+//! struct Counter(i64);
+//! #[remote]
+//! impl Counter {
+//!     fn new(start: i64) -> Self { Self(start) }
+//! }
+//! Counter::options().remote(1, 2);
+//! ```
 //! ```compile_fail,E0277
 //! # use mobula::remote;
 //! struct Counter(i64);

@@ -52,22 +52,15 @@ fn after(gate: String, number: i64) -> i64 {
 
 fn in_order() {
     let recorder = Recorder::remote();
-    // Each argument has a gate of its own; they open in an order that has nothing to do with
-    // that of the calls.
+    // Each argument has a gate of its own, and is there before the next one opens; they open in an
+    // order that has nothing to do with that of the calls.
     let gates: Vec<Gate> = (0..100).map(|_| Gate::new()).collect();
-    let waiting = |i: usize| i.is_multiple_of(10);
-    let calls: Vec<_> = (0..100)
-        .map(|i| {
-            let number = i64::try_from(i).expect("it fits");
-            if waiting(i) {
-                recorder.record().remote(after.remote(gates[i].path(), number))
-            } else {
-                recorder.record().remote(number)
-            }
-        })
-        .collect();
+    let arguments: Vec<_> = (0..100).zip(&gates).map(|(number, gate)| after.remote(gate.path(), number)).collect();
+    let calls: Vec<_> = arguments.iter().map(|argument| recorder.record().remote(argument)).collect();
     for step in 0..100 {
-        gates[(step * 37 + 11) % 100].open();
+        let next = (step * 37 + 11) % 100;
+        gates[next].open();
+        mobula::wait(&arguments[next..=next], 1, None).expect("it is made");
     }
     assert_eq!(get(&calls).expect("every call"), (1..=100).collect::<Vec<u64>>());
     assert_eq!(get(&recorder.seen().remote()).expect("what it saw"), (0..100).collect::<Vec<_>>());

@@ -1,15 +1,17 @@
 //! Arguments: resolved at the top level, references when nested, in every mix.
 
-use mobula::{Bytes, Error, ObjectRef, get, put, remote};
+use mobula::{Bytes, Error, NodeId, ObjectRef, get, put, remote};
 use serde::{Deserialize, Serialize};
 
-use crate::{Scenario, everywhere};
+use crate::gate::{Gate, Tally, count, pass, wait_until};
+use crate::{Scenario, everywhere, on_cluster, stores};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     everywhere("a reference at the top level is resolved before the task runs", resolved),
     everywhere("a nested reference stays a reference", nested),
     everywhere("every mix of task and actor, small and large, direct and nested", every_mix),
     everywhere("a reference handed on twice", handed_on),
+    on_cluster("an object is sent to a node once, however many want it there", sent_once),
     everywhere("a result may hold references", returned),
     everywhere("an argument that failed fails the task", failed),
     everywhere("borrowed parameters", borrowed),
@@ -77,9 +79,26 @@ fn resolved() {
     assert_eq!(get(&length.remote(make.remote(11))).expect("a task's result too"), 11);
 }
 
+#[remote]
+fn make_late(gate: String, size: u64) -> Bytes {
+    pass(&gate);
+    pattern(usize::try_from(size).expect("it fits"))
+}
+
+#[remote]
+fn nested_late(started: String, nested: Nested) -> Result<u64, Error> {
+    count(&started);
+    Ok(checked(&get(&nested.bytes)?))
+}
+
 fn nested() {
-    let bytes = make.remote(12);
-    assert_eq!(get(&nested_length.remote(Nested { bytes })).expect("the task got it itself"), 12);
+    let (started, gate) = (Tally::new(), Gate::new());
+    let bytes = make_late.remote(gate.path(), 12);
+    let outer = nested_late.remote(started.path(), Nested { bytes });
+    // It starts with the reference, whose value does not exist yet.
+    wait_until("the task to start", || started.get() == 1);
+    gate.open();
+    assert_eq!(get(&outer).expect("the task got it itself"), 12);
 }
 
 fn every_mix() {
@@ -116,6 +135,18 @@ fn handed_on() {
         let answer = pass_on.remote(Nested { bytes }, 2);
         assert_eq!(get(&answer).expect("borrowed from a borrower"), size as u64);
     }
+}
+
+fn sent_once() {
+    const LARGE: usize = 20 << 20;
+    let nodes = mobula::nodes().expect("the cluster answers");
+    let away: Vec<_> = nodes.iter().filter(|node| node.alive && node.name != "head").collect();
+    let before = stores::pulled_bytes();
+    let bytes = put(pattern(LARGE)).expect("put");
+    let reads = |node: NodeId| length.options().on_node(node).num_cpus(0.25).remote(&bytes);
+    let tasks: Vec<_> = away.iter().flat_map(|node| (0..8).map(|_| reads(node.id))).collect();
+    assert!(get(&tasks).expect("they read it").into_iter().all(|read| read == LARGE as u64));
+    assert_eq!(stores::pulled_bytes() - before, (LARGE * away.len()) as u64);
 }
 
 #[remote]

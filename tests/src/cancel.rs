@@ -183,19 +183,25 @@ fn path_after(path: String, gate: String) -> String {
 
 struct Busy;
 
-#[remote]
+#[remote(concurrency_groups(gates = 1))]
 impl Busy {
     fn new() -> Self {
         Self
     }
 
-    fn holds(&mut self, started: String, gate: String) {
+    fn holds(&self, started: String, gate: String) {
         count(&started);
         pass(&gate);
     }
 
-    fn counts(&mut self, tally: String) -> u64 {
+    fn counts(&self, tally: String) -> u64 {
         count(&tally)
+    }
+
+    /// Beside the others: what was sent to the actor before this call has arrived then.
+    #[concurrency_group("gates")]
+    fn opens(&self, gate: String) {
+        std::fs::write(gate, b"").expect("the gate's file can be written");
     }
 }
 
@@ -208,7 +214,7 @@ fn actor_call() {
     wait_until("the first call to run", || started.get() == 1);
     cancel(&second);
     assert_cancelled(&second);
-    gate.open();
+    get(&actor.opens().remote(gate.path())).expect("it runs beside the first");
     get(&first).expect("it is not concerned");
     assert_eq!(get(&third).expect("nor is the third"), 1, "the second one did not run");
     // One whose argument is not ready does not hold up those behind it.

@@ -2,7 +2,8 @@
 //! or the head on the way.
 
 use mobula::{
-    Bundle, Config, Error, PlacementGroup, RemoteHandle, RuntimeEnv, Session, explain, get, get_actor, remote,
+    Bundle, Config, Error, PlacementGroup, RemoteHandle, RuntimeEnv, Session, explain, get, get_actor, get_actor_in,
+    remote,
 };
 
 use crate::gate::{Gate, Tally, count, folder, pass, wait_until};
@@ -17,7 +18,11 @@ pub(crate) fn find(name: &str) -> Option<fn() -> Result<(), Error>> {
         "bad-env" => bad_env,
         "survives" => survives,
         "ends-actors" => ends_actors,
+        "goes-through" => goes_through,
+        "leaves-keeper" => leaves_keeper,
+        "finds-keeper" => finds_keeper,
         "moves" => moves,
+        "four-results" => crate::spilling::four_results,
         "chaos" => crate::chaos::driver,
         "soak" => crate::soak::driver,
         _ => return None,
@@ -50,6 +55,14 @@ fn same(number: u64) -> u64 {
     number
 }
 
+/// So many numbers are too large to travel in a message.
+const LARGE: usize = 100_000;
+
+#[remote]
+fn sevens() -> Vec<u64> {
+    vec![7; LARGE]
+}
+
 /// Has work before there is a node for it.
 fn late() -> Result<(), Error> {
     let task = same.remote(5);
@@ -63,10 +76,15 @@ fn moves() -> Result<(), Error> {
     assert_eq!(get(&same.remote(1))?, 1);
     println!("at home");
     let killed = folder().join("head-is-away");
-    wait_until("the head to be killed", || killed.exists());
+    let numbers = vec![7; LARGE];
+    // What reads and writes large objects while it happens does not notice.
+    while !killed.exists() {
+        let made = sevens.remote();
+        mobula::put(numbers.clone())?;
+        assert_eq!(get(&made)?, numbers);
+    }
     assert_eq!(get(&same.remote(2))?, 2);
     // Objects too.
-    let numbers: Vec<u64> = (0..100_000).collect();
     assert_eq!(get(&mobula::put(numbers.clone())?)?, numbers);
     Ok(())
 }
@@ -149,6 +167,61 @@ impl Mortal {
     fn fall(&mut self) -> u64 {
         panic!("it falls after {} calls", self.calls)
     }
+}
+
+struct Sum(u64);
+
+#[remote]
+impl Sum {
+    fn new() -> Self {
+        Self(0)
+    }
+
+    fn add(&mut self, more: u64) -> u64 {
+        self.0 += more;
+        self.0
+    }
+}
+
+/// Uses an actor while the head is away, and asks for what needs the head.
+fn goes_through() -> Result<(), Error> {
+    let before = Sum::options().name("before").remote();
+    assert_eq!(get(&before.add().remote(0))?, 0);
+    println!("actors live");
+    let away = folder().join("head-is-away");
+    wait_until("the head to be away", || away.exists());
+    assert_eq!(get(&before.add().remote(7))?, 7);
+    assert_eq!(get(&before.add().remote(2))?, 9);
+    let after = Sum::options().name("after").remote();
+    let first = after.add().remote(5);
+    let found = std::thread::spawn(|| {
+        println!("the head is asked");
+        get_actor::<Sum>("before")
+    });
+    assert_eq!(get(&first)?, 5);
+    let found = found.join().expect("it does not panic")?;
+    assert_eq!(get(&found.add().remote(1))?, 10);
+    Ok(())
+}
+
+/// Leaves an actor behind that lives on.
+fn leaves_keeper() -> Result<(), Error> {
+    let keeper = Sum::options().name("keeper").namespace("kept").detached().max_restarts(1).remote();
+    assert_eq!(get(&keeper.add().remote(7))?, 7);
+    Ok(())
+}
+
+/// Finds the actor that another driver has left behind.
+fn finds_keeper() -> Result<(), Error> {
+    let keeper = get_actor_in::<Sum>("keeper", "kept")?;
+    let mut sum = None;
+    // A call that is on its way when its node dies fails.
+    wait_until("the actor to answer", || {
+        sum = get(&keeper.add().remote(0)).ok();
+        sum.is_some()
+    });
+    println!("keeper has {} on {}", sum.unwrap_or_default(), explain(&keeper)?.node.unwrap_or_default());
+    Ok(())
 }
 
 /// Has actors that end while the head is away, in every way an actor ends, and finds their names

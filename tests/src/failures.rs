@@ -1,5 +1,7 @@
 //! Failures: errors and panics of user code, dead actors, dead workers.
 
+use std::time::Duration;
+
 use mobula::{Error, NodeId, get, get_timeout, kill, kill_and_restart, nodes, remote};
 
 use crate::gate::{Gate, Tally, count, pass, wait_until};
@@ -16,9 +18,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     everywhere("a terminated actor never restarts", terminated),
     everywhere("a dead actor's call fails at once", at_once),
     everywhere("calls that wait when the actor is killed fail", waiting_calls),
-    everywhere("nested tasks to depth 8", depth),
     everywhere("a failed get leaves the session whole", goes_on),
 ];
+
+/// Scenarios of two CPUs.
+pub(crate) const TWO_CPUS: &[Scenario] = &[everywhere("nested tasks to depth 8 on 2 CPUs", depth)];
 
 /// Scenarios that end worker processes.
 pub(crate) const LOST_WORKERS: &[Scenario] = &[
@@ -28,7 +32,7 @@ pub(crate) const LOST_WORKERS: &[Scenario] = &[
     on_cluster("a task whose child ends their worker again and again fails in the end", child_kills),
     on_cluster("a task whose actor ends their worker again and again fails in the end", own_actor_kills),
     on_cluster("no task is charged when an actor ends their worker", bystanders_of_an_actor),
-    on_cluster("an actor whose worker is killed is made anew", actor_loses_worker),
+    on_cluster("an actor whose worker is killed is made anew, then every call fails", actor_loses_worker),
 ];
 
 #[derive(Debug)]
@@ -235,8 +239,9 @@ fn at_once() {
     kill(&actor).expect("it is killed");
     wait_until("the actor to be dead", || get(&actor.hit().remote()).is_err());
     let call = actor.hit().remote();
-    let (ready, _) = mobula::wait(&[call], 1, None).expect("it is ready");
-    assert_dead(get(&ready[0]));
+    // Nothing is waited for.
+    let (ready, _) = mobula::wait(&[call], 1, Some(Duration::ZERO)).expect("it can be asked");
+    assert_dead(get(ready.first().expect("it is ready at once")));
 }
 
 fn waiting_calls() {
@@ -251,7 +256,7 @@ fn waiting_calls() {
     }
     gate.open();
     // The call that ran may have ended either way; it must end.
-    let _ = get_timeout(&running, std::time::Duration::from_secs(60)).map_err(|error| {
+    let _ = get_timeout(&running, Duration::from_secs(60)).map_err(|error| {
         assert!(!matches!(error, Error::TimedOut { .. }), "the call that ran hangs");
     });
 }
@@ -262,6 +267,7 @@ fn nest(depth: u32) -> Result<u32, Error> {
 }
 
 fn depth() {
+    assert_eq!(mobula::cluster_resources().expect("the cluster answers")["CPU"], 2.0);
     // More than there are CPUs: a task that waits in get lends its own.
     let several: Vec<_> = (0..4).map(|_| nest.remote(8)).collect();
     assert_eq!(get(&several).expect("all the way down"), [8, 8, 8, 8]);
@@ -427,4 +433,9 @@ fn actor_loses_worker() {
         again.is_ok()
     });
     assert_eq!(again.expect("it is back, its state anew"), 1);
+    get(&actor.exit().remote()).expect_err("its process is gone again");
+    let calls: Vec<_> = (0..100).map(|_| actor.hit().remote()).collect();
+    for call in &calls {
+        assert_dead(get(call));
+    }
 }

@@ -87,6 +87,11 @@ fn group(name: &str) -> Option<&'static [Scenario]> {
         "spilling-many-gets" => spilling::MANY_GETS,
         "streaming" => streaming::SCENARIOS,
         "streaming-lost-workers" => streaming::LOST_WORKERS,
+        "spilling-bounded" => spilling::BOUNDED,
+        "seven-cpus" => scheduling::SEVEN_CPUS,
+        "two-cpus" => failures::TWO_CPUS,
+        "two-nodes" => scheduling::TWO_NODES,
+        "two-nodes-groups" => placement::TWO_NODES,
         "stuck" => scheduling::STUCK,
         _ => return None,
     })
@@ -116,8 +121,10 @@ fn main() -> ExitCode {
         Some(address) => Config::default().address(address),
         None if name.starts_with("spilling") => {
             let small = Config::default().num_cpus(LOCAL_CPUS).object_store_memory(spilling::STORE_BYTES);
-            small.spill_dir(spilling::SPILL_DIR)
+            let small = small.spill_dir(spilling::SPILL_DIR);
+            if name == "spilling-bounded" { small.spill_limit(spilling::DISK_BYTES) } else { small }
         }
+        None if name == "two-cpus" => Config::default().num_cpus(2.0),
         None => Config::default().num_cpus(LOCAL_CPUS).num_gpus(if name == "gpus" { gpus::GPUS } else { 0.0 }),
     };
     let config = if name == "runtime-env" { config.runtime_env(runtime_env::make()) } else { config };
@@ -152,8 +159,31 @@ fn main() -> ExitCode {
         println!("{:<7} {}", if ok { "ok" } else { "FAILED" }, scenario.name);
         failed += u32::from(!ok);
     }
+    if failed == 0 && !settles(name) {
+        failed += 1;
+    }
     session.shutdown();
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Whether, after all scenarios of a group, everything is free again and no object is left.
+fn settles(group: &str) -> bool {
+    let free = || {
+        let (available, total) = (mobula::available_resources()?, mobula::cluster_resources()?);
+        Ok::<_, mobula::Error>((available == total).then_some(()).ok_or((available, total)))
+    };
+    let mut last = None;
+    let settled = catch_unwind(AssertUnwindSafe(|| {
+        gate::wait_until("all resources to be free", || {
+            last = free().expect("the cluster answers").err();
+            last.is_none()
+        });
+        stores::wait_until_empty();
+    }));
+    if settled.is_err() {
+        println!("FAILED  {group} leaves something behind: {last:?} (available, total)");
+    }
+    settled.is_ok()
 }
 
 /// CPUs of the session inside this process, whatever the machine has.

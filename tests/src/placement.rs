@@ -1,14 +1,16 @@
 //! Placement groups: room reserved at once, work in it, and what becomes of both.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
 use mobula::{
     Bundle, Error, PlacementGroup, PlacementStrategy, available_resources, cluster_resources, get, placement_groups,
     remote, remove_placement_group,
 };
+use uuid::Uuid;
 
-use crate::gate::{Gate, Tally, count, pass, wait_until};
+use crate::gate::{Gate, Tally, count, fresh, pass, wait_until};
 use crate::{Scenario, everywhere, on_cluster};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -21,9 +23,13 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     everywhere("groups that make no sense are refused", refused),
     everywhere("groups wait for each other's room", one_after_the_other),
     everywhere("a handle can be sent to a task", handle_travels),
+    on_cluster("removing a group ends the processes of its tasks", removal_kills),
     on_cluster("the bundles of a group lie as its strategy says", strategies),
     on_cluster("a task runs where its bundle is", at_its_bundle),
 ];
+
+/// Scenarios of two nodes with four CPUs each.
+pub(crate) const TWO_NODES: &[Scenario] = &[on_cluster("two bundles of two CPUs lie as their strategy says", halves)];
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -71,6 +77,19 @@ fn reserves() {
     remove_placement_group(&group).expect("a session");
     remove_placement_group(&group).expect("twice does nothing");
     wait_for_all_cpus();
+    let other = made(&[1.0], PlacementStrategy::Pack);
+    remove_placement_group(&unknown(&other)).expect("nor does one that nobody has made");
+    assert_eq!(get(&answer.options().placement_group(&other).remote(3)).expect("others stay"), 3);
+    assert_eq!(cpus(&available_resources().expect("the cluster answers")), total - 1.0);
+    remove_placement_group(&other).expect("a session");
+    wait_for_all_cpus();
+}
+
+/// A group like this one that was never made.
+fn unknown(group: &PlacementGroup) -> PlacementGroup {
+    let mut fields = serde_json::to_value(group).expect("a handle can be written");
+    fields["id"] = serde_json::to_value(Uuid::new_v4()).expect("an id can be written");
+    serde_json::from_value(fields).expect("and read")
 }
 
 fn inside_only() {
@@ -111,7 +130,9 @@ fn actors_inside() {
     mobula::kill(&first).expect("it is ended");
     assert_eq!(get(&early).expect("there is room now"), 1);
     remove_placement_group(&group).expect("a session");
-    wait_until("its actor to end", || get(&second.add().remote()).is_err());
+    let ended = |call| matches!(get(&call), Err(Error::ActorDied { .. } | Error::GroupRemoved { .. }));
+    wait_until("its actor to end", || ended(second.add().remote()));
+    wait_for_all_cpus();
 }
 
 #[remote]
@@ -148,9 +169,35 @@ fn removal_ends() {
     let late = Counter::options().placement_group(&group).remote();
     assert!(matches!(get(&late.add().remote()), Err(Error::GroupRemoved { .. })), "nor does an actor wait for it");
     assert!(matches!(group.wait(SOON), Err(Error::GroupRemoved { .. })));
-    gate.open();
+    // Code that runs in a shared worker is not interrupted, but its room is free.
     wait_for_all_cpus();
+    gate.open();
     assert_eq!(started.get(), 1, "nothing was started after its end");
+}
+
+#[remote]
+fn tells_its_process(told: String) {
+    std::fs::write(&told, std::process::id().to_string()).expect("the file can be written");
+    loop {
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+fn removal_kills() {
+    let group = made(&[1.0], PlacementStrategy::Pack);
+    let told = fresh("pid");
+    let options = tells_its_process.options().process_worker().placement_group(&group);
+    let task = options.remote(told.to_string_lossy().into_owned());
+    let mut process = String::new();
+    wait_until("it to run", || {
+        process = std::fs::read_to_string(&told).unwrap_or_default();
+        !process.is_empty()
+    });
+    assert!(Path::new("/proc").join(&process).exists(), "it runs");
+    remove_placement_group(&group).expect("a session");
+    assert!(matches!(get(&task), Err(Error::GroupRemoved { .. })));
+    wait_until("its process to end", || !Path::new("/proc").join(&process).exists());
+    wait_for_all_cpus();
 }
 
 fn infeasible() {
@@ -233,6 +280,17 @@ fn strategies() {
     assert_eq!(nodes_of(&group).into_iter().collect::<BTreeSet<_>>().len(), 3);
     remove_placement_group(&group).expect("a session");
     wait_for_all_cpus();
+}
+
+fn halves() {
+    use PlacementStrategy::{Pack, Spread, StrictPack, StrictSpread};
+    for (strategy, different) in [(Pack, 1), (StrictPack, 1), (Spread, 2), (StrictSpread, 2)] {
+        let group = made(&[2.0, 2.0], strategy);
+        let nodes: BTreeSet<String> = nodes_of(&group).into_iter().collect();
+        assert_eq!(nodes.len(), different, "{strategy:?}: {nodes:?}");
+        remove_placement_group(&group).expect("a session");
+        wait_for_all_cpus();
+    }
 }
 
 /// Fails, since a failure says on which node it happened.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use mobula::{Error, NodeLabel, ObjectRef, TaskOptions, Verdict, explain, get, get_timeout, remote};
+use mobula::{Bytes, Error, NodeLabel, ObjectRef, TaskOptions, Verdict, explain, get, get_timeout, remote};
 
 use crate::gate::{Gate, Tally, count, pass, tally_of, wait_until};
 use crate::{Scenario, everywhere, on_cluster};
@@ -22,6 +22,17 @@ pub(crate) const LABELS: &[Scenario] = &[
     on_cluster("preferred labels are left when their nodes are full", labels_preferred),
     on_cluster("an actor lives where its labels are", labelled_actor),
     on_cluster("labels that no node has are explained", no_such_label),
+];
+
+/// Scenarios of three nodes with seven CPUs each.
+pub(crate) const SEVEN_CPUS: &[Scenario] = &[on_cluster("of 100 tasks every node runs ten", ten_each)];
+
+/// Scenarios of two nodes with four CPUs each, the driver at home on the first.
+pub(crate) const TWO_NODES: &[Scenario] = &[
+    on_cluster("an idle node of one's own is taken first", own_node_first),
+    on_cluster("two tasks share a node, four run two and two", half_full),
+    on_cluster("a task runs where its large argument is", near_its_argument),
+    on_cluster("spreading overrides where the arguments are", spread_overrides),
 ];
 
 /// Scenarios of short tasks that turn long: none may stay stuck behind another.
@@ -95,11 +106,7 @@ fn nodes_used(options: &Where, tasks: usize, at_once: usize) -> BTreeMap<String,
     let tasks: Vec<_> = (0..tasks).map(|_| options.remote(tally.path(), gate.path())).collect();
     wait_until(&format!("{at_once} tasks at once"), || tally.get() >= at_once as u64);
     gate.open();
-    let mut used = BTreeMap::new();
-    for task in &tasks {
-        *used.entry(node_of(task)).or_default() += 1;
-    }
-    used
+    nodes_of(&tasks)
 }
 
 fn living_nodes() -> usize {
@@ -127,6 +134,95 @@ fn pinned() {
         let used = nodes_used(&where_am_i.options().on_node(node.id), 3, 1);
         assert_eq!(used.keys().cloned().collect::<Vec<_>>(), [node.name]);
     }
+}
+
+/// Takes a moment, and fails, since a failure says on which node it happened.
+#[remote]
+fn rests() -> Result<(), String> {
+    std::thread::sleep(Duration::from_millis(10));
+    Err("on purpose".to_owned())
+}
+
+/// On which nodes these tasks ran.
+fn nodes_of(tasks: &[ObjectRef<()>]) -> BTreeMap<String, usize> {
+    let mut used = BTreeMap::new();
+    for task in tasks {
+        *used.entry(node_of(task)).or_default() += 1;
+    }
+    used
+}
+
+fn ten_each() {
+    // At first, workers have to be started, and some nodes are done before others have begun.
+    wait_until("every node to run ten", || {
+        let used = nodes_of(&(0..100).map(|_| rests.remote()).collect::<Vec<_>>());
+        println!("tasks by node: {used:?}");
+        used.len() == 3 && used.values().all(|tasks| *tasks >= 10)
+    });
+}
+
+fn idle() {
+    let total = total_cpus() as f64;
+    wait_until("all CPUs to be free", || {
+        mobula::available_resources().expect("the cluster answers").get("CPU") == Some(&total)
+    });
+}
+
+fn own_node_first() {
+    for _ in 0..20 {
+        idle();
+        assert_eq!(nodes_used(&where_am_i.options(), 1, 1), BTreeMap::from([("head".to_owned(), 1)]));
+    }
+}
+
+fn half_full() {
+    idle();
+    assert_eq!(nodes_used(&where_am_i.options(), 2, 2).into_values().collect::<Vec<_>>(), [2]);
+    idle();
+    assert_eq!(nodes_used(&where_am_i.options(), 4, 4).into_values().collect::<Vec<_>>(), [2, 2]);
+}
+
+/// Large enough that its place counts.
+#[remote]
+fn large() -> Bytes {
+    Bytes::from(vec![1; 8 << 20])
+}
+
+/// Fails, since a failure says on which node it happened.
+#[remote]
+fn reads(bytes: Bytes, tally: String, gate: String) -> Result<(), String> {
+    count(&tally);
+    pass(&gate);
+    Err(format!("read {} bytes", bytes.len()))
+}
+
+/// A large object on the node that is not the driver's.
+fn far_away() -> ObjectRef<Bytes> {
+    let nodes = mobula::nodes().expect("the cluster answers");
+    let far = nodes.iter().find(|node| node.name == "node-1").expect("it is there");
+    let bytes = large.options().on_node(far.id).remote();
+    mobula::wait(std::slice::from_ref(&bytes), 1, None).expect("it is made");
+    idle();
+    bytes
+}
+
+fn near_its_argument() {
+    let bytes = far_away();
+    let (tally, gate) = (Tally::new(), Gate::new());
+    gate.open();
+    for _ in 0..5 {
+        assert_eq!(node_of(&reads.remote(&bytes, tally.path(), gate.path())), "node-1");
+        idle();
+    }
+}
+
+fn spread_overrides() {
+    let bytes = far_away();
+    let (tally, gate) = (Tally::new(), Gate::new());
+    let tasks: Vec<_> = (0..4).map(|_| reads.options().spread().remote(&bytes, tally.path(), gate.path())).collect();
+    wait_until("all of them to run", || tally.get() == 4);
+    gate.open();
+    assert_eq!(nodes_of(&tasks), BTreeMap::from([("head".to_owned(), 2), ("node-1".to_owned(), 2)]));
 }
 
 fn free_again() {

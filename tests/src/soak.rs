@@ -107,12 +107,6 @@ struct Sums {
     lost: u64,
 }
 
-/// Whether the same may work when it is tried again: the driver's home may just have died, and what
-/// was under way there fails with the network's error.
-fn may_work(error: &Error) -> bool {
-    error.is_retriable() || matches!(error, Error::Send(_))
-}
-
 impl Sums {
     /// Tries until it works. What it makes must be new each time.
     fn surely<T>(&mut self, what: &str, mut make: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
@@ -120,7 +114,7 @@ impl Sums {
         loop {
             match make() {
                 Ok(value) => return Ok(value),
-                Err(error) if may_work(&error) && tries < TRIES => {
+                Err(error) if error.is_retriable() && tries < TRIES => {
                     println!("tried again, {what}: {error}");
                     tries += 1;
                     self.tried_again += 1;

@@ -2,22 +2,28 @@
 
 use mobula::{Bytes, Error, ObjectRef, get, put, remote};
 
+use crate::gate::{folder, wait_until};
 use crate::{Scenario, everywhere};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    everywhere("a small store takes 100 arrays, and random gets are what was put", || many_arrays(100)),
     everywhere("results that have no room come back in any order", results),
     everywhere("spilled objects are arguments like others", arguments),
     everywhere("values in use stay where they are while others are spilled", in_use),
     everywhere("an object larger than the store is an error", too_large),
 ];
 
-/// The same with many gets, which take their time.
+/// What takes its time.
 pub(crate) const MANY_GETS: &[Scenario] =
-    &[everywhere("a small store takes 100 arrays, and 1,000 random gets are what was put", || many_arrays(1000))];
+    &[everywhere("a small store takes 100 arrays, and 1,000 random gets are what was put", many_arrays)];
+
+/// Scenarios of a store that may write [`DISK_BYTES`] to its disk.
+pub(crate) const BOUNDED: &[Scenario] =
+    &[everywhere("a full disk is an error to the writer and loses nothing", full_disk)];
 
 /// How small the store is.
 pub(crate) const STORE_BYTES: u64 = 75 << 20;
+/// How much of its disk it may have, where that is bounded.
+pub(crate) const DISK_BYTES: u64 = 100 << 20;
 /// Where it spills to: what is tested is not how fast a disk is, and others need that too.
 pub(crate) const SPILL_DIR: &str = "/dev/shm";
 const MIB: usize = 1 << 20;
@@ -39,12 +45,12 @@ impl Pattern {
     }
 }
 
-fn many_arrays(gets: usize) {
+fn many_arrays() {
     let pattern = Pattern::new();
     let arrays: Vec<ObjectRef<Bytes>> =
         (0..100).map(|n| put(pattern.array(n)).expect("a store that spills has room")).collect();
     let mut random = 1u64;
-    for _ in 0..gets {
+    for _ in 0..1000 {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let n = (random >> 33) as usize % 100;
         assert!(get(&arrays[n]).expect("it comes back") == pattern.array(n), "array {n}");
@@ -92,6 +98,42 @@ fn in_use() {
         assert!(get(other).expect("it comes back") == vec_of(n as u8));
     }
     assert_eq!(get(&held).expect("it comes back")[0], 7);
+}
+
+fn full_disk() {
+    let room = STORE_BYTES + DISK_BYTES;
+    let mut kept = Vec::new();
+    let error = loop {
+        assert!(kept.len() as u64 <= room / (20 * MIB as u64), "more than memory and disk hold");
+        match put(vec_of(kept.len() as u8)) {
+            Ok(blob) => kept.push(blob),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, Error::OutOfDisk { .. }), "{error}");
+    assert!(kept.len() as u64 * 20 * MIB as u64 > STORE_BYTES, "it has written to its disk");
+    let error = get(&filled.remote(20 * MIB, 1)).expect_err("nor has a result room");
+    assert!(matches!(error, Error::OutOfDisk { .. }), "{error}");
+    // What is in memory cannot make room for what is on disk until something goes.
+    kept.truncate(kept.len() / 2);
+    for (n, blob) in kept.iter().enumerate() {
+        assert!(get(blob).expect("nothing is lost") == vec_of(n as u8), "object {n}");
+    }
+    put(vec_of(1)).expect("there is room again");
+}
+
+/// A driver of a store of 100 MiB: four results of half of that, read back from the last to the first.
+pub(crate) fn four_results() -> Result<(), Error> {
+    let blobs: Vec<_> = (0..4u8).map(|n| filled.remote(50 * MIB, n)).collect();
+    mobula::wait(&blobs, blobs.len(), None)?;
+    println!("results are there");
+    for (n, blob) in blobs.iter().enumerate().rev() {
+        assert!(get(blob)?.iter().all(|byte| usize::from(*byte) == n), "result {n}");
+    }
+    println!("results were read");
+    let counted = folder().join("counted");
+    wait_until("the counts to be read", || counted.exists());
+    Ok(())
 }
 
 fn too_large() {

@@ -1,7 +1,8 @@
 //! What the object stores of the cluster hold.
 
 use mobula_core::client::Client;
-use mobula_core::store::messages::{ListObjects, ObjectSummary, STORE_SHARD_BASE, STORE_SHARDS};
+use mobula_core::messages::NodeInfo;
+use mobula_core::store::messages::{GetStoreStats, ListObjects, ObjectSummary, STORE_SHARD_BASE, STORE_SHARDS};
 use mobula_transport::{Address, MailboxId, Payload};
 
 use crate::gate::wait_until;
@@ -25,6 +26,18 @@ pub(crate) fn objects() -> Vec<ObjectSummary> {
         }
     }
     all
+}
+
+/// How many bytes the stores of all living nodes have taken from others so far.
+pub(crate) fn pulled_bytes() -> u64 {
+    let client = Client::current().expect("the driver has a session");
+    let nodes = client.status().expect("the cluster answers").view.nodes;
+    let pulled = |node: &NodeInfo| {
+        let store = Address { process: node.process, mailbox: MailboxId::STORE };
+        let stats = client.endpoint().request_blocking(store, GetStoreStats, Payload::new(), PATIENCE);
+        stats.expect("the store answers").0.pulled_bytes
+    };
+    nodes.iter().filter(|node| node.alive).map(pulled).sum()
 }
 
 /// Waits until no store has an object any more.

@@ -476,15 +476,14 @@ fn many() {
 
 // ---- lost workers ------------------------------------------------------------------------------
 
-/// Values of which every second one is large; ends its process before the value `dies_at` until it
-/// has done so `times` times.
+/// Values of which every second one is large; ends its process before the value `dies_at`, when the
+/// gate is open, until it has done so `times` times.
 #[remote(max_retries = 3)]
-fn dies(tally: String, dies_at: u64, times: u64) -> impl Iterator<Item = Vec<u8>> {
+fn dies(tally: String, gate: String, dies_at: u64, times: u64) -> impl Iterator<Item = Vec<u8>> {
     let run = count(&tally);
     (0..10).map(move |number| {
         if number == dies_at && run <= times {
-            // What is on its way leaves first: this is about what has come.
-            std::thread::sleep(Duration::from_millis(100));
+            pass(&gate);
             std::process::abort();
         }
         vec![number as u8; if number % 2 == 0 { 10 } else { SIZE }]
@@ -494,9 +493,10 @@ fn dies(tally: String, dies_at: u64, times: u64) -> impl Iterator<Item = Vec<u8>
 fn worker_lost() {
     // Nothing is taken before it dies; all that has come is; it dies at once.
     for (taken, dies_at) in [(0, 5), (5, 5), (3, 5), (0, 0)] {
-        let tally = Tally::new();
-        let mut stream = dies.options().process_worker().remote(tally.path(), dies_at, 2);
+        let (tally, gate) = (Tally::new(), Gate::new());
+        let mut stream = dies.options().process_worker().remote(tally.path(), gate.path(), dies_at, 2);
         let mut numbers: Vec<u8> = (0..taken).map(|_| take(&mut stream).expect("a value")[0]).collect();
+        gate.open();
         wait_until("the third run", || tally.get() == 3);
         for next in stream {
             let value = get_timeout(&next, PATIENCE).expect("it goes on");
@@ -539,11 +539,12 @@ fn worker_killed() {
 }
 
 fn worker_lost_for_good() {
-    let tally = Tally::new();
-    let mut stream = dies.options().process_worker().max_retries(0).remote(tally.path(), 5, 9);
+    let (tally, gate) = (Tally::new(), Gate::new());
+    let mut stream = dies.options().process_worker().max_retries(0).remote(tally.path(), gate.path(), 5, 9);
     for number in 0..5 {
         assert_eq!(take(&mut stream).expect("what has come")[0], number);
     }
+    gate.open();
     assert!(matches!(take(&mut stream), Err(Error::WorkerDied { .. })));
     assert_over(stream);
     wait_until_empty();
@@ -557,17 +558,19 @@ impl Mortal {
         Self
     }
 
-    fn dies(&mut self, tally: String, dies_at: u64, times: u64) -> impl Iterator<Item = Vec<u8>> {
-        dies.call(tally, dies_at, times)
+    fn dies(&mut self, tally: String, gate: String, dies_at: u64, times: u64) -> impl Iterator<Item = Vec<u8>> {
+        dies.call(tally, gate, dies_at, times)
     }
 }
 
 fn actor_lost() {
-    let (actor, tally) = (Mortal::options().process_worker().remote(), Tally::new());
-    let mut stream = actor.dies().remote(tally.path(), 5, 9);
+    let (tally, gate) = (Tally::new(), Gate::new());
+    let actor = Mortal::options().process_worker().remote();
+    let mut stream = actor.dies().remote(tally.path(), gate.path(), 5, 9);
     for number in 0..5 {
         assert_eq!(take(&mut stream).expect("what has come")[0], number);
     }
+    gate.open();
     assert!(matches!(take(&mut stream), Err(Error::ActorDied { .. })));
     assert_over(stream);
     wait_until_empty();
@@ -575,10 +578,13 @@ fn actor_lost() {
 
 fn actor_made_again() {
     let actor = Mortal::options().process_worker().max_restarts(-1).max_task_retries(-1).remote();
-    let tally = Tally::new();
-    let stream = actor.dies().remote(tally.path(), 5, 2);
+    let (tally, gate) = (Tally::new(), Gate::new());
+    let mut stream = actor.dies().remote(tally.path(), gate.path(), 5, 2);
+    let first = (0..5).map(|_| take(&mut stream).expect("what has come")[0]).collect::<Vec<_>>();
+    assert_eq!(first, [0, 1, 2, 3, 4]);
+    gate.open();
     let numbers = stream.map(|next| get_timeout(&next, PATIENCE).expect("it goes on")[0]);
-    assert_eq!(numbers.collect::<Vec<_>>(), (0..10).collect::<Vec<u8>>());
+    assert_eq!(numbers.collect::<Vec<_>>(), (5..10).collect::<Vec<u8>>());
     assert_eq!(tally.get(), 3);
     wait_until_empty();
 }

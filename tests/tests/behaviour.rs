@@ -122,11 +122,44 @@ fn spilling_with_many_gets_in_one_process() {
 }
 
 #[test]
-fn spilling_on_a_cluster() {
-    let cluster = Cluster::start_with(0, 2, &["--object-store-memory", "75M", "--spill-dir", "/dev/shm"]);
+fn spilling_to_a_full_disk_in_one_process() {
+    in_one_process("spilling-bounded");
+}
+
+#[test]
+fn spilling_to_a_full_disk_on_a_cluster() {
+    let bounded = ["--object-store-memory", "75M", "--spill-dir", "/dev/shm", "--spill-limit", "100M"];
+    on(&Cluster::start_with(0, 2, &bounded), "spilling-bounded");
+}
+
+#[test]
+fn four_results_of_half_a_store_are_spilled_and_three_come_back() {
+    let cluster = Cluster::start_with(0, 2, &["--object-store-memory", "100M", "--spill-dir", "/dev/shm"]);
     let mut command = cluster.family().command(behaviour());
-    command.args(["spilling", "--address", cluster.address()]);
-    Program::run("spilling", command).expect_success("spilling");
+    command.args(["four-results", "--address", cluster.address()]);
+    let mut driver = Program::start("a driver with four results", command);
+    driver.wait_for_output("its results", |output| output.contains("results were read").then_some(()));
+    let counts = ["spilled_bytes", "spilled_objects", "restored_bytes", "restored_objects"];
+    let figures = wait_until("all of them to be on disk", || {
+        let status = cluster.status();
+        let figures = counts.map(|name| status["nodes"][0]["spilling"][name].as_u64().unwrap_or_default());
+        (figures[1] == 4).then_some(figures)
+    });
+    assert_eq!(figures, [200 << 20, 4, 150 << 20, 3]);
+    std::fs::write(cluster.family().path("counted"), b"").expect("the family's home can be written");
+    let status = driver.wait();
+    assert!(status.success(), "{status}\n{}\n{}", driver.stdout(), driver.stderr());
+}
+
+#[test]
+fn spilling_on_a_cluster() {
+    on(&Cluster::start_with(0, 2, &["--object-store-memory", "75M", "--spill-dir", "/dev/shm"]), "spilling");
+}
+
+#[test]
+fn spilling_with_many_gets_on_a_cluster() {
+    let cluster = Cluster::start_with(0, 2, &["--object-store-memory", "75M", "--spill-dir", "/dev/shm"]);
+    on(&cluster, "spilling-many-gets");
     let status = cluster.status();
     let spilling = &status["nodes"][0]["spilling"];
     assert!(spilling["spilled_objects"].as_u64() > Some(50), "{spilling}");
@@ -275,6 +308,28 @@ fn lost_objects_on_a_cluster() {
     let mut command = cluster.family().command(behaviour());
     command.args(["lost-objects", "--address", cluster.address()]);
     Program::run("lost-objects", command).expect_success("lost-objects");
+}
+
+#[test]
+fn nesting_on_two_cpus_in_one_process() {
+    in_one_process("two-cpus");
+}
+
+#[test]
+fn nesting_on_two_cpus_on_a_cluster() {
+    on(&Cluster::start(0, 2), "two-cpus");
+}
+
+#[test]
+fn work_is_balanced_on_three_nodes_of_seven_cpus() {
+    on(&Cluster::start(2, 7), "seven-cpus");
+}
+
+#[test]
+fn work_and_groups_are_placed_on_two_nodes_of_four_cpus() {
+    let cluster = Cluster::start(1, 4);
+    on(&cluster, "two-nodes");
+    on(&cluster, "two-nodes-groups");
 }
 
 #[test]

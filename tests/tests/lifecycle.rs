@@ -68,9 +68,7 @@ fn a_killed_node_is_declared_dead_and_its_workers_end() {
     cluster.nodes()[0].signal(Signal::KILL);
     cluster.nodes()[0].wait();
     wait_until("the dead node to be declared dead", || {
-        let nodes = cluster.node_list();
-        let node = nodes.iter().find(|node| node["name"] == name);
-        node.is_none_or(|node| !is_alive(node)).then_some(())
+        cluster.node_list().iter().any(|node| node["name"] == name && node["state"] == "DEAD").then_some(())
     });
     // What is left: the head, the other node, their workers and the driver.
     drop(busy);
@@ -166,6 +164,52 @@ fn an_actor_that_ends_without_the_head_stays_ended() {
     cluster.restart_head(0);
     let status = driver.wait();
     assert!(status.success(), "{status}\n{}\n{}", driver.stdout(), driver.stderr());
+}
+
+#[test]
+fn what_needs_the_head_waits_for_it_and_the_rest_goes_on() {
+    let mut cluster = Cluster::start(0, 0);
+    cluster.join(3);
+    cluster.wait_for_nodes(2);
+    let mut command = cluster.family().command(behaviour());
+    command.args(["goes-through", "--address", cluster.address()]);
+    let mut driver = Program::start("a driver that outlives the head", command);
+    driver.wait_for_output("its actor", |output| output.contains("actors live").then_some(()));
+    cluster.kill_head();
+    std::fs::write(cluster.family().path("head-is-away"), b"").expect("the family's home can be written");
+    driver.wait_for_output("its questions", |output| output.contains("the head is asked").then_some(()));
+    cluster.restart_head(0);
+    let status = driver.wait();
+    assert!(status.success(), "{status}\n{}\n{}", driver.stdout(), driver.stderr());
+}
+
+/// What a driver says that looks for the actor which another one has left behind.
+fn keeper(cluster: &Cluster) -> String {
+    let mut command = cluster.family().command(behaviour());
+    command.args(["finds-keeper", "--address", cluster.address()]);
+    Program::run("finds-keeper", command).expect_success("the actor is found").stdout
+}
+
+#[test]
+fn a_detached_actor_outlives_its_driver_the_head_and_its_node() {
+    let mut cluster = Cluster::start(0, 0);
+    cluster.join(3);
+    cluster.wait_for_nodes(2);
+    let mut command = cluster.family().command(behaviour());
+    command.args(["leaves-keeper", "--address", cluster.address()]);
+    Program::run("leaves-keeper", command).expect_success("an actor is left behind");
+    let said = keeper(&cluster);
+    assert!(said.contains("keeper has 7 on node-1"), "{said}");
+    cluster.kill_head();
+    cluster.restart_head(0);
+    let said = keeper(&cluster);
+    assert!(said.contains("keeper has 7 on node-1"), "{said}");
+    cluster.join(3);
+    cluster.wait_for_nodes(3);
+    cluster.nodes()[0].signal(Signal::KILL);
+    cluster.nodes()[0].wait();
+    let said = keeper(&cluster);
+    assert!(said.contains("keeper has 0 on node-2"), "it has moved, its state anew: {said}");
 }
 
 #[test]

@@ -16,7 +16,7 @@ pub(crate) use self::shared::skip;
 use std::time::{Duration, Instant};
 
 /// The longest any single wait may take, generous enough for a busy machine and a debug build.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(300);
 
 /// How often a condition is looked at.
 const PAUSE: Duration = Duration::from_millis(20);
