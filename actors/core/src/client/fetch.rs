@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::Client;
 use super::entry::{Entry, Latch, Loss, ObjectHandle, Outcome, Waiter};
+use super::home::may_have_gone;
 use crate::delivery::{Fate, fate};
 use crate::error::Error;
 use crate::messages::{GetObject, Nodes, ReturnSpec, StoredObject};
@@ -177,7 +178,7 @@ impl Client {
             match result {
                 Ok(value) => values[position] = Some(value),
                 Err(Error::ObjectLost { why, .. }) => lost.push((position, place, why)),
-                Err(Error::Send(error)) if fate(&error) == Fate::Dead && self.is_open() => {
+                Err(Error::Send(error)) if may_have_gone(&error) && self.is_open() => {
                     again.push((position, place));
                     orphaned = Some(error);
                 }

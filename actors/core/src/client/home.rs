@@ -6,11 +6,12 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use mobula_transport::{Address, MailboxId, ProcessId};
+use mobula_transport::{Address, MailboxId, ProcessId, SendError};
 use parking_lot::RwLock;
 use tokio::time::Instant;
 
 use super::Client;
+use crate::delivery::{Fate, fate};
 use crate::gcs::placement::takes_work;
 use crate::messages::{ClusterStatus, GetClusterStatus, NodeInfo};
 use crate::store::StoreClient;
@@ -27,6 +28,12 @@ impl Home {
     pub(super) fn new(raylet: Address, store: StoreClient) -> Self {
         Self(RwLock::new((raylet, store)))
     }
+}
+
+/// Whether the store that answered so may have gone with its node. One that cannot be reached has been
+/// tried for a while.
+pub(super) fn may_have_gone(error: &SendError) -> bool {
+    matches!(fate(error), Fate::Dead | Fate::Doubtful)
 }
 
 /// Who waits for another home, and is told that there is none when the runtime ends first.

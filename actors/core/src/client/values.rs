@@ -8,8 +8,8 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::entry::{Entry, Latch, Outcome, Provenance, Waiter, wait_until};
+use super::home::may_have_gone;
 use super::{Client, INLINE_LIMIT_BYTES, Inner, ObjectHandle, Refs, no_session};
-use crate::delivery::{Fate, fate};
 use crate::error::Error;
 use crate::ids::ObjectId;
 use crate::messages::StoredObject;
@@ -56,7 +56,7 @@ impl Client {
         loop {
             let store = self.store();
             match store.put(id, encoding, parts) {
-                Err(Error::Send(error)) if fate(&error) == Fate::Dead && self.is_open() => {
+                Err(Error::Send(error)) if may_have_gone(&error) && self.is_open() => {
                     let (tell, told) = std::sync::mpsc::channel();
                     self.when_moved(store.store().id, move |writes| {
                         let _ = tell.send(writes);
@@ -155,7 +155,7 @@ impl Client {
                 };
                 let store = client.store();
                 match store.fetch(&stored).await {
-                    Err(Error::Send(error)) if fate(&error) == Fate::Dead && client.is_open() => {
+                    Err(Error::Send(error)) if may_have_gone(&error) && client.is_open() => {
                         let (tell, told) = tokio::sync::oneshot::channel();
                         client.when_moved(store.store().id, move |reads| {
                             let _ = tell.send(reads);
