@@ -7,7 +7,7 @@
 //! directory keeps nothing.
 //!
 //! After a crash at any time, a power cut too, the state is that after the last acknowledged commit,
-//! or after a later one that was under way: see [`disk`].
+//! or after a later one that was under way: see `storage/disk.rs`.
 
 mod disk;
 
