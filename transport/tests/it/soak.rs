@@ -269,7 +269,8 @@ impl Soak {
         tokio::time::sleep(SETTLE).await;
     }
 
-    async fn check(&mut self) {
+    /// Returns how many messages were lost with their senders told, and how many were sent.
+    async fn check(&mut self) -> (usize, usize) {
         // What was asked has found its end.
         for asked in std::mem::take(&mut self.asked) {
             assert!(asked.is_finished(), "something still waits");
@@ -304,8 +305,6 @@ impl Soak {
             assert!(warned, "message {n} from {from} to {to} vanished");
             told += 1;
         }
-        // How much depends on the weather.
-        assert!(told < self.sent.len(), "nothing arrived");
         // And all is well again.
         for from in 0..PROCESSES {
             for to in 0..PROCESSES {
@@ -313,6 +312,7 @@ impl Soak {
                 assert!(answer.is_ok(), "{from} cannot ask {to}: {answer:?}");
             }
         }
+        (told, self.sent.len())
     }
 }
 
@@ -332,28 +332,39 @@ fn well_ordered(process: usize, events: &[PeerEvent], peer: &Endpoint) {
     }
 }
 
-fn soak(seed: u64, network: impl FnOnce(u64) -> Net) {
+fn soak(seed: u64, network: impl FnOnce(u64) -> Net) -> (usize, usize) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     runtime.block_on(async {
         let mut soak = Soak::new(seed, network(seed));
         soak.run().await;
-        soak.check().await;
+        let counts = soak.check().await;
         for endpoint in &soak.endpoints {
             endpoint.shutdown(Duration::ZERO);
         }
-    });
+        counts
+    })
 }
 
 fn soak_seeds(seeds: u64, test: &str, network: impl Fn(u64) -> Net) {
     let alone = std::env::var(SEED_VARIABLE).ok().map(|seed| seed.parse().unwrap());
     let seeds = alone.map_or(0..seeds, |seed| seed..seed + 1);
+    let (mut told, mut sent) = (0, 0);
     for seed in seeds {
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| soak(seed, &network))) {
-            eprintln!("seed {seed} failed; replay it with");
-            eprintln!("  {SEED_VARIABLE}={seed} cargo test -p mobula-transport --test it soak::{test}");
-            resume_unwind(panic);
+        match catch_unwind(AssertUnwindSafe(|| soak(seed, &network))) {
+            Ok((lost, all)) => {
+                assert!(lost < all, "seed {seed}: nothing arrived");
+                (told, sent) = (told + lost, sent + all);
+            }
+            Err(panic) => {
+                eprintln!("seed {seed} failed; replay it with");
+                eprintln!("  {SEED_VARIABLE}={seed} cargo test -p mobula-transport --test it soak::{test}");
+                resume_unwind(panic);
+            }
         }
     }
+    println!("{told} of {sent} messages were lost");
+    // One seed may be nothing but bad weather, all of them are not.
+    assert!(told < sent / 2, "hardly anything arrived: {told} of {sent} messages were lost");
 }
 
 #[test]

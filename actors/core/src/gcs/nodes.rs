@@ -12,6 +12,7 @@ use crate::messages::{
 };
 use crate::recent::Recent;
 use crate::resources::Resources;
+use crate::resources::group::given_back;
 
 /// Dead nodes that are remembered, for people and to refuse their return.
 const DEAD_NODES_KEPT: usize = 100;
@@ -78,10 +79,15 @@ impl Gcs {
         };
         node.seen = now;
         node.pending = beat.pending;
-        if node.info.available != beat.available {
-            node.info.available = beat.available.clone();
+        // The return of what belongs to a group that is gone is on its way: it is as good as free,
+        // or a group placed at once after another's removal would make a detour around this node.
+        let gone = beat.bundles.iter().map(|held| held.group).filter(|group| !self.groups.contains_key(group));
+        let available =
+            gone.collect::<BTreeSet<_>>().into_iter().fold(beat.available, |free, group| given_back(&free, group));
+        if node.info.available != available {
+            node.info.available = available.clone();
             self.version += 1;
-            self.emit(Effect::Publish(ClusterEvent::Resources(vec![(beat.node, beat.available)])));
+            self.emit(Effect::Publish(ClusterEvent::Resources(vec![(beat.node, available)])));
         }
         self.bundles_held(beat.node, &beat.bundles, false);
         self.open_queues(beat.node);

@@ -99,6 +99,24 @@ pub fn without_groups(resources: &Resources) -> Resources {
     plain
 }
 
+/// What a node has free once this group is gone from it: what is free in its bundles is the node's
+/// again. Room that work in the group still holds comes back with the end of that work.
+pub fn given_back(free: &Resources, group: PlacementGroupId) -> Resources {
+    let end = format!("_{group}");
+    let mut plain = Resources::new();
+    for (name, fractions) in free.iter() {
+        let Some(named) = name.strip_suffix(&end).filter(|_| is_of_group(name)) else {
+            plain.set(name, plain.fractions(name).saturating_add(fractions));
+            continue;
+        };
+        // Counted where it bears its bundle's index: the other name is the same room once more.
+        if let Some((base, _)) = named.rsplit_once(MIDDLE).filter(|(base, _)| *base != BUNDLE) {
+            plain.set(base, plain.fractions(base).saturating_add(fractions));
+        }
+    }
+    plain
+}
+
 fn anywhere(name: &str, group: PlacementGroupId) -> String {
     format!("{name}{MIDDLE}{group}")
 }
@@ -134,6 +152,20 @@ mod tests {
         assert!(node.covers(&inside(group(1), Some(1), &Resources::new())));
         assert!(!node.covers(&inside(group(1), Some(2), &Resources::new())));
         assert_eq!(without_groups(&node), cpus(4.0));
+    }
+
+    #[test]
+    fn room_of_a_group_that_is_gone_is_the_nodes_again() {
+        let mut free = cpus(1.0);
+        free.add(&of_bundle(group(1), 0, &cpus(2.0)));
+        free.add(&of_bundle(group(1), 1, &cpus(1.0).with("GPU", 3.0).unwrap()));
+        free.add(&of_bundle(group(2), 0, &cpus(5.0)));
+        // Half a CPU of bundle 0 is in use.
+        free.subtract(&inside(group(1), Some(0), &cpus(0.5)));
+        let mut after = cpus(3.5).with("GPU", 3.0).unwrap();
+        after.add(&of_bundle(group(2), 0, &cpus(5.0)));
+        assert_eq!(given_back(&free, group(1)), after);
+        assert_eq!(given_back(&after, group(1)), after);
     }
 
     #[test]

@@ -558,3 +558,20 @@ fn groups_wait_for_each_others_room() {
         world.remove(n);
     }
 }
+
+#[test]
+fn a_beat_from_before_the_return_does_not_hide_the_room_of_a_removed_group() {
+    let mut world = World::new();
+    world.create(1, PlacementStrategy::StrictSpread, &[4, 4, 4]);
+    world.settle();
+    world.remove(1);
+    // These nodes have not heard of it.
+    let first_two: Vec<NodeId> = world.raylets.keys().copied().take(2).collect();
+    first_two.iter().for_each(|id| world.beat(*id));
+    world.create(2, PlacementStrategy::Spread, &[2, 2, 2]);
+    world.settle();
+    let info = &world.gcs.list_groups()[0];
+    let nodes: BTreeSet<_> = info.bundles.iter().map(|(_, node)| node.clone()).collect();
+    assert_eq!((info.group, nodes.len()), (group(2), 3), "{nodes:?}");
+    world.check_settled();
+}
