@@ -142,6 +142,9 @@ impl Client {
             home.0 = raylet;
             store.map(|store| std::mem::replace(&mut home.1, store))
         };
+        if let Some(before) = &before {
+            before.leave();
+        }
         // Not under the lock: it says goodbye.
         drop(before);
         self.0.homeless.store(false, Ordering::Release);

@@ -355,11 +355,7 @@ impl GcsServer {
         for effect in effects {
             match effect {
                 Effect::Write(write) => writes.push(write),
-                Effect::Answer(..)
-                | Effect::StartActor { .. }
-                | Effect::PrepareBundles { .. }
-                | Effect::CommitBundles { .. }
-                | Effect::ReturnBundles { .. } => promises.push(effect),
+                effect if effect.is_promise() => promises.push(effect),
                 other => self.carry_out(other, ctx),
             }
         }

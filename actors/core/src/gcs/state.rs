@@ -142,6 +142,20 @@ pub enum Effect {
     Write(Write),
 }
 
+impl Effect {
+    /// Whether it waits for the commit of all earlier writes, so that a restarted head knows of it.
+    pub(crate) fn is_promise(&self) -> bool {
+        matches!(
+            self,
+            Self::Answer(..)
+                | Self::StartActor { .. }
+                | Self::PrepareBundles { .. }
+                | Self::CommitBundles { .. }
+                | Self::ReturnBundles { .. }
+        )
+    }
+}
+
 /// The answer to a request that had to wait.
 #[derive(Clone, Debug)]
 pub enum Reply {

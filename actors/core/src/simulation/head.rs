@@ -259,11 +259,7 @@ impl Head {
         for effect in self.core.take_effects() {
             match effect {
                 Effect::Write(write) => writes.push(write),
-                Effect::Answer(..)
-                | Effect::StartActor { .. }
-                | Effect::PrepareBundles { .. }
-                | Effect::CommitBundles { .. }
-                | Effect::ReturnBundles { .. } => promises.push(effect),
+                effect if effect.is_promise() => promises.push(effect),
                 other => self.carry_out(other, cx),
             }
         }
