@@ -80,6 +80,24 @@ fn a_killed_node_is_declared_dead_and_its_workers_end() {
 }
 
 #[test]
+fn a_node_that_dies_while_the_head_is_away_is_declared_dead() {
+    let mut cluster = Cluster::start(0, 0);
+    let (dies, lives) = (cluster.join(1), cluster.join(1));
+    cluster.wait_for_nodes(3);
+    cluster.kill_head();
+    cluster.nodes()[0].signal(Signal::KILL);
+    cluster.nodes()[0].wait();
+    cluster.restart_head(0);
+    let is_known = |name: &str, state: &str| {
+        let known = |node: &serde_json::Value| node["name"] == name && node["state"] == state;
+        cluster.node_list().iter().any(known).then_some(())
+    };
+    wait_until("the dead node to be declared dead", || is_known(&dies, "DEAD"));
+    wait_until("the other one to be back", || is_known(&lives, "ALIVE"));
+    drop(keep_busy(&cluster));
+}
+
+#[test]
 fn tasks_of_a_killed_node_run_again() {
     let mut cluster = Cluster::start(2, 1);
     let mut command = cluster.family().command(behaviour());

@@ -491,7 +491,7 @@ mod tests {
     fn status() -> ClusterStatus {
         ClusterStatus {
             cluster: "rays".to_owned(),
-            view: ClusterView { version: 1, nodes: vec![node("a", true), node("b", true), node("c", false)] },
+            view: ClusterView { nodes: vec![node("a", true), node("b", true), node("c", false)] },
             pending: vec![PendingDemand {
                 demand: Resources::new().with(GPU, 1.0).unwrap(),
                 count: 3,

@@ -15,6 +15,10 @@ const ENDED_JOBS_KEPT: usize = 1_000;
 /// Jobs that run at once.
 const MAX_RUNNING_JOBS: usize = 10_000;
 
+/// How long after a restart of the head drivers have to show that they live. Longer than nodes have:
+/// one that is given up loses all its work.
+const DRIVER_REATTACH: Duration = Duration::from_secs(30);
+
 impl Gcs {
     /// A driver connects. `job` is the id it will have.
     pub fn register_job(&mut self, job: JobId, request: RegisterJob, now: Duration, asker: Asker) {
@@ -122,7 +126,7 @@ impl Gcs {
             self.ended_jobs.push_back(info.job);
         }
         // The driver's silence counts from then on.
-        let seen = now + self.config.reattach_within;
+        let seen = now + DRIVER_REATTACH;
         self.jobs.insert(info.job, Job { info, seen });
     }
 }

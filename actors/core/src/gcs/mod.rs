@@ -30,6 +30,7 @@ mod state;
 pub mod storage;
 #[cfg(test)]
 mod tests;
+mod untold;
 
 pub use groups::GroupRecord;
 pub use state::{ActorState, Asker, Effect, Gcs, GcsConfig, Reply, Snapshot, Write};

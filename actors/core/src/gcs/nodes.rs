@@ -1,11 +1,11 @@
 //! Nodes: registration, heartbeats, death.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use mobula_transport::{Address, MailboxId, ProcessAddr, ProcessId};
 
-use super::state::{Effect, Gcs, Node};
+use super::state::{Effect, Gcs, Node, Write};
 use crate::ids::NodeId;
 use crate::messages::{
     ClusterEvent, ClusterView, EndReason, Heartbeat, HeartbeatReply, NodeInfo, ProcessDown, RegisterNode,
@@ -30,7 +30,7 @@ impl Gcs {
     /// # Errors
     /// Why it may not: it was declared dead (others have taken over its actors), or there are too
     /// many.
-    pub fn register_node(&mut self, request: RegisterNode, now: Duration) -> Result<ClusterView, String> {
+    pub fn register_node(&mut self, request: RegisterNode, now: Duration) -> Result<(), String> {
         let RegisterNode { mut info, actors, processes, bundles } = request;
         match self.nodes.get(&info.node) {
             Some(known) if !known.info.alive => {
@@ -48,28 +48,18 @@ impl Gcs {
         info.alive = true;
         info.death_reason = None;
         let (node, known) = (info.node, self.nodes.contains_key(&info.node));
-        self.nodes.insert(
-            node,
-            Node {
-                info: info.clone(),
-                seen: now,
-                pending: Vec::new(),
-                processes: processes.into_iter().collect(),
-                ended: Recent::new(ENDED_PROCESSES_KEPT),
-                promised: Resources::new(),
-            },
-        );
-        self.version += 1;
-        if !known {
-            self.emit(Effect::Publish(ClusterEvent::NodeJoined(info)));
+        self.nodes.insert(node, Node::new(info.clone(), processes.into_iter().collect(), now));
+        if self.absent.remove(&node).is_none() && !known && info.process.id != self.config.process {
+            self.emit(Effect::Write(Write::Node(Box::new(info.clone()))));
         }
+        self.emit(Effect::Publish(ClusterEvent::NodeJoined(info)));
         self.reattach(node, actors);
         self.bundles_held(node, &bundles, true);
         self.open_queues(node);
         self.open_groups(node);
         self.place_groups(now);
         self.place_actors(now);
-        Ok(self.view())
+        Ok(())
     }
 
     /// A node lives.
@@ -85,16 +75,26 @@ impl Gcs {
         let available =
             gone.collect::<BTreeSet<_>>().into_iter().fold(beat.available, |free, group| given_back(&free, group));
         if node.info.available != available {
-            node.info.available = available.clone();
-            self.version += 1;
-            self.emit(Effect::Publish(ClusterEvent::Resources(vec![(beat.node, available)])));
+            node.info.available = available;
+            self.untold.add(beat.node);
         }
         self.bundles_held(beat.node, &beat.bundles, false);
         self.open_queues(beat.node);
         self.open_groups(beat.node);
         self.place_groups(now);
         self.place_actors(now);
-        HeartbeatReply::Known((beat.view_version != self.version).then(|| self.view()))
+        self.tell_room(now);
+        HeartbeatReply::Known
+    }
+
+    /// Tells subscribers what is free now where that has changed, as far as [`Untold`] lets it.
+    pub(super) fn tell_room(&mut self, now: Duration) {
+        let living = |node: NodeId| self.nodes.get(&node).filter(|node| node.info.alive);
+        let free = |node: NodeId| Some((node, living(node)?.info.available.clone()));
+        let changes: Vec<_> = self.untold.take(now).into_iter().filter_map(free).collect();
+        if !changes.is_empty() {
+            self.emit(Effect::Publish(ClusterEvent::Resources(changes)));
+        }
     }
 
     /// A worker process has registered on a node.
@@ -145,12 +145,15 @@ impl Gcs {
         node.promised = Resources::new();
         let processes: Vec<ProcessAddr> = std::mem::take(&mut node.processes).into_keys().collect();
         let info = node.info.clone();
-        self.version += 1;
         for process in processes.iter().chain([&info.process]) {
             if process.id != self.config.process {
                 self.emit(Effect::MarkGone(process.id, format!("its node {} died: {why}", info.name)));
             }
             self.forget_waiters(process.id);
+        }
+        if info.process.id != self.config.process {
+            // A restarted head must not take back a node that others hold for dead.
+            self.emit(Effect::Write(Write::Node(Box::new(info.clone()))));
         }
         let reason = format!("node {} died: {why}", info.name);
         self.emit(Effect::Publish(ClusterEvent::NodeDied { node: info, why: why.to_owned(), processes }));
@@ -159,6 +162,7 @@ impl Gcs {
             && let Some(oldest) = self.dead_nodes.pop_front()
         {
             self.nodes.remove(&oldest);
+            self.emit(Effect::Write(Write::ForgetNode(oldest)));
         }
         self.worker_lost(|spot| spot.node == id, &reason, EndReason::NodeDied);
         self.open_queues(id);
@@ -169,7 +173,7 @@ impl Gcs {
 
     /// All nodes and what they have.
     pub fn view(&self) -> ClusterView {
-        ClusterView { version: self.version, nodes: self.nodes.values().map(|node| node.info.clone()).collect() }
+        ClusterView { nodes: self.nodes.values().map(|node| node.info.clone()).collect() }
     }
 
     /// A worker's operating system id.
@@ -192,9 +196,33 @@ impl Gcs {
         for node in self.nodes.values_mut() {
             node.seen = now.min(node.seen + pause);
         }
+        self.reattach_until = self.reattach_until.map(|until| until + pause);
         for job in self.jobs.values_mut() {
             // After a restart it may lie in the future.
             job.seen = job.seen.max(now.min(job.seen + pause));
+        }
+    }
+
+    /// After a restart of the head: nodes that have not come back in time are dead.
+    pub(super) fn expire_absent(&mut self, now: Duration) {
+        if self.reattach_until.is_none_or(|until| now < until) {
+            return;
+        }
+        for (node, info) in std::mem::take(&mut self.absent) {
+            self.nodes.insert(node, Node::new(info, BTreeMap::new(), now));
+            let within = self.config.reattach_within.as_secs();
+            self.node_died(node, &format!("it did not come back within {within} s of the head's restart"), now);
+        }
+    }
+
+    /// Those that lived when the head ended have time to come back; the dead stay dead.
+    pub(super) fn restore_node(&mut self, info: NodeInfo, now: Duration) {
+        let node = info.node;
+        if info.alive {
+            self.absent.insert(node, info);
+        } else {
+            self.nodes.insert(node, Node::new(info, BTreeMap::new(), now));
+            self.dead_nodes.push_back(node);
         }
     }
 
@@ -209,6 +237,13 @@ impl Gcs {
         for (node, silence) in silent {
             self.node_died(node, &format!("no heartbeat for {:.1} s", silence.as_secs_f64()), now);
         }
+    }
+}
+
+impl Node {
+    fn new(info: NodeInfo, processes: BTreeMap<ProcessAddr, u32>, seen: Duration) -> Self {
+        let ended = Recent::new(ENDED_PROCESSES_KEPT);
+        Self { info, seen, pending: Vec::new(), processes, ended, promised: Resources::new() }
     }
 }
 

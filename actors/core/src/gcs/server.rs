@@ -91,7 +91,7 @@ struct GcsServer {
     uncommitted: usize,
     /// The last commit failed: what it was to store is in memory only.
     unstored: bool,
-    subscribers: Vec<mpsc::Sender<ClusterEvent>>,
+    subscribers: Vec<(Subscribe, mpsc::Sender<ClusterEvent>)>,
 }
 
 impl Actor for GcsServer {
@@ -178,7 +178,7 @@ fn nodes(table: &mut Handlers<GcsServer>) {
         let role = ctx.endpoint().role_of(request.from().process.id);
         request.reply(new_token(gcs.joining.as_deref(), role, message.valid_s));
     });
-    table.on::<Subscribe>(|gcs, _, request, ctx| gcs.subscribe(request.into_stream(), ctx));
+    table.on::<Subscribe>(|gcs, to, request, ctx| gcs.subscribe(to, request.into_stream(), ctx));
 }
 
 fn jobs(table: &mut Handlers<GcsServer>) {
@@ -453,13 +453,16 @@ impl GcsServer {
         }
     }
 
-    fn subscribe(&mut self, mut sink: ReplySink<ClusterEvent>, ctx: &mut Context<Self>) {
-        self.subscribers.retain(|subscriber| !subscriber.is_closed());
+    fn subscribe(&mut self, to: Subscribe, mut sink: ReplySink<ClusterEvent>, ctx: &mut Context<Self>) {
+        self.subscribers.retain(|(_, subscriber)| !subscriber.is_closed());
         if self.subscribers.len() >= MAX_SUBSCRIBERS {
             return sink.fail(SendError::MailboxFull { limit: MAX_SUBSCRIBERS });
         }
         let (queue, mut events) = mpsc::channel(SUBSCRIBER_QUEUE);
-        self.subscribers.push(queue);
+        if to == Subscribe::Everything {
+            let _ = queue.try_send(ClusterEvent::View(self.core.view()));
+        }
+        self.subscribers.push((to, queue));
         ctx.spawn(async move {
             while let Some(event) = events.recv().await {
                 if sink.send(event).await.is_err() {
@@ -471,13 +474,15 @@ impl GcsServer {
     }
 
     fn publish(&mut self, event: &ClusterEvent) {
-        self.subscribers.retain(|subscriber| match subscriber.try_send(event.clone()) {
-            Ok(()) => true,
-            Err(mpsc::error::TrySendError::Full(_)) => {
-                tracing::warn!("a subscriber of the cluster's events does not keep up and is dropped");
-                false
+        self.subscribers.retain(|(to, subscriber)| {
+            match event.is_for(*to).then(|| subscriber.try_send(event.clone())) {
+                None | Some(Ok(())) => true,
+                Some(Err(mpsc::error::TrySendError::Full(_))) => {
+                    tracing::warn!("a subscriber of the cluster's events does not keep up and is dropped");
+                    false
+                }
+                Some(Err(mpsc::error::TrySendError::Closed(_))) => false,
             }
-            Err(mpsc::error::TrySendError::Closed(_)) => false,
         });
     }
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::actors::{ActorEntry, PlaceKey, PlaceQueue, Spot};
 use super::groups::{GONE_GROUPS_KEPT, GroupEntry, GroupRecord};
+use super::untold::Untold;
 use crate::error::Error;
 use crate::ids::{ActorId, JobId, LeaseId, NodeId, PlacementGroupId};
 use crate::messages::{
@@ -31,9 +32,9 @@ pub struct GcsConfig {
     pub process: ProcessId,
     /// A node or a driver that was silent for so long is dead.
     pub dead_after: Duration,
-    /// How long after a restart of the head nodes have to report the actors they run, and drivers
-    /// to show that they live: longer than the network takes to notice that the old connection is
-    /// dead (10 s), or they would be given up before they could know.
+    /// How long after a restart of the head nodes have to come back and report the actors they run.
+    /// The restarted head disowns the old connections at the first word on them, so nodes that live
+    /// know within a heartbeat or two.
     pub reattach_within: Duration,
     /// The wall clock's seconds since 1970 at the time zero of the events.
     pub epoch_unix_s: u64,
@@ -46,7 +47,7 @@ impl GcsConfig {
             cluster: cluster.into(),
             process,
             dead_after: Duration::from_secs(5),
-            reattach_within: Duration::from_secs(30),
+            reattach_within: Duration::from_secs(10),
             epoch_unix_s: 0,
         }
     }
@@ -134,9 +135,9 @@ pub enum Effect {
     },
     /// The request is not answered any more: a later one took its place, or the asker is dead.
     Forget(Asker),
-    /// Tell the subscribers.
+    /// Tell the subscribers; of the death of a node after the commit of all earlier writes.
     Publish(ClusterEvent),
-    /// The process is dead: requests to it are to fail at once.
+    /// The process is dead: requests to it are to fail at once. After the commit of all earlier writes.
     MarkGone(ProcessId, String),
     /// Store this.
     Write(Write),
@@ -152,6 +153,8 @@ impl Effect {
                 | Self::PrepareBundles { .. }
                 | Self::CommitBundles { .. }
                 | Self::ReturnBundles { .. }
+                | Self::Publish(ClusterEvent::NodeDied { .. })
+                | Self::MarkGone(..)
         )
     }
 }
@@ -186,6 +189,10 @@ pub enum Write {
     Job(Box<JobInfo>),
     /// It has fallen out of the history.
     ForgetJob(JobId),
+    /// A node has joined, or is dead.
+    Node(Box<NodeInfo>),
+    /// It has fallen out of the history.
+    ForgetNode(NodeId),
     /// A placement group was made, placed, or lost a node.
     Group(Box<GroupRecord>),
     /// It was removed.
@@ -224,6 +231,8 @@ pub struct Snapshot {
     pub actors: Vec<(ActorSpec, Vec<serde_bytes::ByteBuf>, ActorState)>,
     /// Jobs, ended ones too.
     pub jobs: Vec<JobInfo>,
+    /// Nodes other than the head's own, dead ones too.
+    pub nodes: Vec<NodeInfo>,
     /// Placement groups.
     pub groups: Vec<GroupRecord>,
     /// Namespace, key, value.
@@ -254,9 +263,12 @@ pub(super) struct Job {
 #[derive(Debug)]
 pub struct Gcs {
     pub(super) config: GcsConfig,
-    pub(super) version: u64,
     pub(super) nodes: BTreeMap<NodeId, Node>,
+    /// What subscribers have not been told of the room of nodes.
+    pub(super) untold: Untold,
     pub(super) dead_nodes: VecDeque<NodeId>,
+    /// Nodes that lived when the head ended and have not come back yet.
+    pub(super) absent: BTreeMap<NodeId, NodeInfo>,
     pub(super) jobs: BTreeMap<JobId, Job>,
     pub(super) ended_jobs: VecDeque<JobId>,
     pub(super) actors: BTreeMap<ActorId, ActorEntry>,
@@ -297,9 +309,10 @@ impl Gcs {
         let next_round = Self::first_round(config.epoch_unix_s);
         Self {
             config,
-            version: 1,
             nodes: BTreeMap::new(),
+            untold: Untold::default(),
             dead_nodes: VecDeque::new(),
+            absent: BTreeMap::new(),
             jobs: BTreeMap::new(),
             ended_jobs: VecDeque::new(),
             actors: BTreeMap::new(),
@@ -324,7 +337,7 @@ impl Gcs {
     }
 
     /// A cluster as it was stored. Living actors wait for their nodes to report them; nodes are
-    /// unknown until they register again.
+    /// absent until they register again, and dead if they do not in time.
     pub fn restore(config: GcsConfig, snapshot: Snapshot, now: Duration) -> Self {
         let mut gcs = Self::new(config);
         for job in snapshot.jobs {
@@ -332,6 +345,9 @@ impl Gcs {
         }
         for (spec, payload, state) in snapshot.actors {
             gcs.restore_actor(spec, payload, state, now);
+        }
+        for info in snapshot.nodes {
+            gcs.restore_node(info, now);
         }
         for record in snapshot.groups {
             gcs.restore_group(record);
@@ -351,11 +367,13 @@ impl Gcs {
     /// Time has passed: declares the silent dead, retries what waited.
     pub fn tick(&mut self, now: Duration) {
         self.expire_nodes(now);
+        self.expire_absent(now);
         self.expire_jobs(now);
         self.expire_actors(now);
         self.expire_groups(now);
         self.place_groups(now);
         self.place_actors(now);
+        self.tell_room(now);
     }
 
     /// A process is known to be dead, and not by this GCS's own judgement.

@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 use super::groups::GroupRecord;
 use super::state::{ActorState, Snapshot, Write};
-use crate::messages::{ActorSpec, JobInfo};
+use crate::messages::{ActorSpec, JobInfo, NodeInfo};
 
 /// The layout of the tables; a file of another version is refused.
 const FORMAT: u64 = 2;
@@ -44,6 +44,7 @@ const META: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("meta")
 const ACTORS: TableDefinition<'static, u128, &[u8]> = TableDefinition::new("actors");
 const ACTOR_STATES: TableDefinition<'static, u128, &[u8]> = TableDefinition::new("actor_states");
 const JOBS: TableDefinition<'static, u128, &[u8]> = TableDefinition::new("jobs");
+const NODES: TableDefinition<'static, u128, &[u8]> = TableDefinition::new("nodes");
 const GROUPS: TableDefinition<'static, u128, &[u8]> = TableDefinition::new("groups");
 const KV: TableDefinition<'static, (&str, &str), &[u8]> = TableDefinition::new("kv");
 
@@ -219,9 +220,13 @@ fn size_bytes(writes: &[Write]) -> usize {
         Write::Actor(_, payload) => payload.iter().map(|part| part.len()).sum(),
         Write::Kv { namespace, key, value } => namespace.len() + key.len() + value.as_ref().map_or(0, |v| v.len()),
         Write::Group(record) => WRITE_BYTES * record.spec.bundles.len(),
-        Write::ActorState(..) | Write::ForgetActor(_) | Write::Job(_) | Write::ForgetJob(_) | Write::ForgetGroup(_) => {
-            0_usize
-        }
+        Write::ActorState(..)
+        | Write::ForgetActor(_)
+        | Write::Job(_)
+        | Write::ForgetJob(_)
+        | Write::Node(_)
+        | Write::ForgetNode(_)
+        | Write::ForgetGroup(_) => 0_usize,
     };
     writes.iter().map(|write| WRITE_BYTES + size(write)).sum()
 }
@@ -269,7 +274,7 @@ fn prepare(database: &Database, path: &str) -> Result<HeadIds, StorageError> {
             process: Uuid::from_bytes(number("process", Uuid::new_v4().into_bytes())?),
         }
     };
-    for table in [ACTORS, ACTOR_STATES, JOBS, GROUPS] {
+    for table in [ACTORS, ACTOR_STATES, JOBS, NODES, GROUPS] {
         write.open_table(table).map_err(|error| failed(error.into()))?;
     }
     write.open_table(KV).map_err(|error| failed(error.into()))?;
@@ -296,6 +301,11 @@ fn load(database: &Database, path: &str) -> Result<Snapshot, StorageError> {
     for record in jobs.iter().map_err(|error| failed(error.into()))? {
         let (_, bytes) = record.map_err(|error| failed(error.into()))?;
         snapshot.jobs.push(decode::<JobInfo>(bytes.value(), path)?);
+    }
+    let nodes = read.open_table(NODES).map_err(|error| failed(error.into()))?;
+    for record in nodes.iter().map_err(|error| failed(error.into()))? {
+        let (_, bytes) = record.map_err(|error| failed(error.into()))?;
+        snapshot.nodes.push(decode::<NodeInfo>(bytes.value(), path)?);
     }
     let groups = read.open_table(GROUPS).map_err(|error| failed(error.into()))?;
     for record in groups.iter().map_err(|error| failed(error.into()))? {
@@ -413,6 +423,7 @@ fn write_group(database: &Database, writes: &[Write]) -> Result<(), redb::Error>
         let mut actors = transaction.open_table(ACTORS)?;
         let mut states = transaction.open_table(ACTOR_STATES)?;
         let mut jobs = transaction.open_table(JOBS)?;
+        let mut nodes = transaction.open_table(NODES)?;
         let mut groups = transaction.open_table(GROUPS)?;
         let mut kv = transaction.open_table(KV)?;
         for write in writes {
@@ -433,6 +444,12 @@ fn write_group(database: &Database, writes: &[Write]) -> Result<(), redb::Error>
                 }
                 Write::ForgetJob(job) => {
                     jobs.remove(job.0.as_u128())?;
+                }
+                Write::Node(info) => {
+                    nodes.insert(info.node.0.as_u128(), encode(&info)?.as_slice())?;
+                }
+                Write::ForgetNode(node) => {
+                    nodes.remove(node.0.as_u128())?;
                 }
                 Write::Group(record) => {
                     groups.insert(record.spec.group.0.as_u128(), encode(&record)?.as_slice())?;

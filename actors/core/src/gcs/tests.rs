@@ -113,6 +113,7 @@ struct Env {
     gone: Vec<ProcessId>,
     disk_actors: BTreeMap<ActorId, (ActorSpec, Vec<ByteBuf>, ActorState)>,
     disk_jobs: BTreeMap<JobId, JobInfo>,
+    disk_nodes: BTreeMap<NodeId, NodeInfo>,
     disk_kv: BTreeMap<(String, String), ByteBuf>,
 }
 
@@ -135,6 +136,7 @@ impl Env {
             gone: Vec::new(),
             disk_actors: BTreeMap::new(),
             disk_jobs: BTreeMap::new(),
+            disk_nodes: BTreeMap::new(),
             disk_kv: BTreeMap::new(),
         }
     }
@@ -172,7 +174,6 @@ impl Env {
             pending: vec![],
             store_used_bytes: 0,
             workers: 1,
-            view_version: 0,
             bundles: vec![],
         };
         let reply = self.core.heartbeat(beat, self.now);
@@ -315,6 +316,7 @@ impl Env {
         let snapshot = Snapshot {
             actors: self.disk_actors.values().cloned().collect(),
             jobs: self.disk_jobs.values().cloned().collect(),
+            nodes: self.disk_nodes.values().cloned().collect(),
             groups: vec![],
             kv: self.disk_kv.iter().map(|((ns, key), value)| (ns.clone(), key.clone(), value.clone())).collect(),
         };
@@ -384,6 +386,8 @@ impl Env {
             Write::ForgetActor(actor) => drop(self.disk_actors.remove(&actor)),
             Write::Job(info) => drop(self.disk_jobs.insert(info.job, *info)),
             Write::ForgetJob(job) => drop(self.disk_jobs.remove(&job)),
+            Write::Node(info) => drop(self.disk_nodes.insert(info.node, *info)),
+            Write::ForgetNode(node) => drop(self.disk_nodes.remove(&node)),
             Write::Group(_) | Write::ForgetGroup(_) => panic!("there are no placement groups here"),
             Write::Kv { namespace, key, value: Some(value) } => {
                 self.disk_kv.insert((namespace, key), value);
@@ -442,7 +446,7 @@ fn a_head_that_stood_still_does_not_take_that_for_the_silence_of_others() {
     env.core.ticks_after(pause, env.now);
     env.core.tick(env.now);
     env.absorb();
-    assert!(matches!(env.beat(1, 4.0), HeartbeatReply::Known(_)), "the node lives");
+    assert!(matches!(env.beat(1, 4.0), HeartbeatReply::Known), "the node lives");
     assert!(env.core.job_heartbeat(job(1), env.now), "and so does the driver");
     // From then on silence counts.
     env.now += Duration::from_secs(6);
@@ -663,8 +667,15 @@ fn an_actor_whose_node_does_not_come_back_is_lost_with_it() {
     env.alive_nodes.clear();
     env.restart();
     assert_eq!(env.state(1), "RESTARTING");
-    env.pass(31_000);
-    assert_eq!(env.state(1), "DEAD");
+    let state = |env: &Env| env.core.view().nodes.first().map(|node| node.alive);
+    env.pass(9_000);
+    assert_eq!((env.state(1).as_str(), state(&env)), ("RESTARTING", None), "it has time to come back");
+    env.pass(1_500);
+    assert_eq!((env.state(1).as_str(), state(&env)), ("DEAD", Some(false)), "and is dead when it does not");
+    env.restart();
+    assert_eq!(state(&env), Some(false), "it stays dead when the head restarts");
+    env.join(1, 4.0);
+    assert_eq!(state(&env), Some(false), "and is not taken back");
 }
 
 #[test]

@@ -70,7 +70,7 @@ pub struct RegisterNode {
     /// What placement groups hold of it.
     pub bundles: Vec<HeldBundles>,
 }
-message!(RegisterNode => Result<ClusterView, String>);
+message!(RegisterNode => Result<(), String>);
 
 /// An actor that holds a lease on a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,8 +144,6 @@ pub struct Heartbeat {
     pub store_used_bytes: u64,
     /// How many workers it has.
     pub workers: u32,
-    /// The version of the view it has.
-    pub view_version: u64,
     /// What placement groups hold of it.
     pub bundles: Vec<HeldBundles>,
 }
@@ -154,8 +152,8 @@ message!(Heartbeat => HeartbeatReply);
 /// The answer to a heartbeat.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum HeartbeatReply {
-    /// The view, where it has changed since the version the node has.
-    Known(Option<ClusterView>),
+    /// It goes on.
+    Known,
     /// The GCS does not know this node (it was declared dead, or the head is new): register again.
     Unknown,
 }
@@ -163,8 +161,6 @@ pub enum HeartbeatReply {
 /// All nodes and what they have.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ClusterView {
-    /// Counts up with every change.
-    pub version: u64,
     /// The nodes, dead ones too for a while.
     pub nodes: Vec<NodeInfo>,
 }
@@ -195,14 +191,22 @@ pub struct GetRefusals;
 message!(GetRefusals => RefusalsSnapshot);
 
 /// Anyone to GCS: a stream of [`ClusterEvent`]s from now on.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Subscribe;
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Subscribe {
+    /// Which nodes and processes are dead: for drivers and workers.
+    Deaths,
+    /// All there is, a [`ClusterEvent::View`] first: for raylets.
+    Everything,
+}
 message!(Subscribe => ClusterEvent);
 
 /// Something that subscribers hear of.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum ClusterEvent {
-    /// A node joined.
+    /// All nodes, as they are now; what follows are the changes to that. What happened before may
+    /// have been missed.
+    View(ClusterView),
+    /// A node joined, or has reported itself again.
     NodeJoined(NodeInfo),
     /// A node has room of a placement group, or has it no more.
     RoomChanged {
@@ -240,10 +244,20 @@ pub enum ClusterEvent {
         /// Where it is now.
         location: ActorLocation,
     },
-    /// Free resources changed.
+    /// So much is free on these nodes now.
     Resources(Vec<(NodeId, Resources)>),
 }
 message!(ClusterEvent);
+
+impl ClusterEvent {
+    /// Whether a subscriber hears of it.
+    pub fn is_for(&self, subscriber: Subscribe) -> bool {
+        match subscriber {
+            Subscribe::Everything => true,
+            Subscribe::Deaths => matches!(self, Self::NodeDied { .. } | Self::ProcessDied { .. }),
+        }
+    }
+}
 
 /// The operator to GCS: another token by which nodes join.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -16,7 +16,7 @@ pub(crate) fn follow(endpoint: &Endpoint, gcs: Address) -> tokio::task::AbortHan
     endpoint.spawn_task(async move {
         let own = following.process().id;
         loop {
-            let mut events = following.open_stream(gcs, Subscribe, Vec::new());
+            let mut events = following.open_stream(gcs, Subscribe::Deaths, Vec::new());
             while let Some(Ok((event, _))) = events.next().await {
                 let (processes, why) = match event {
                     ClusterEvent::NodeDied { node, why, processes } => {

@@ -465,7 +465,7 @@ impl Scheduler {
         }
     }
 
-    /// Events of the cluster may have been missed. Whoever waits for what is nowhere is told so again:
+    /// Events of the cluster may have been missed, before those that follow now. Whoever waits for what is nowhere is told so again:
     /// a placement group may have come and gone meanwhile, which the GCS knows.
     pub fn events_missed(&mut self, now: Duration) {
         for want in self.wants.values_mut().filter(|want| matches!(want.told, Some(Waiting::Infeasible(_)))) {

@@ -38,7 +38,6 @@ const MAX_LOOKS: u32 = 4_096;
 #[derive(Debug, Default)]
 pub(super) struct Remotes {
     nodes: BTreeMap<NodeId, Remote>,
-    version: u64,
     last_spread: Option<NodeId>,
 }
 
@@ -77,18 +76,12 @@ impl Remote {
 impl Scheduler {
     /// The GCS's view of the cluster.
     pub fn set_view(&mut self, view: ClusterView, now: Duration) {
-        self.remotes.version = view.version;
         let mut before = std::mem::take(&mut self.remotes.nodes);
         for info in view.nodes.into_iter().filter(|info| info.alive && info.node != self.config.node) {
             let sent = before.remove(&info.node).map(|known| known.sent).unwrap_or_default();
             self.remotes.nodes.insert(info.node, Remote { info, sent });
         }
         self.place_all(now);
-    }
-
-    /// The version of the view that it has.
-    pub fn view_version(&self) -> u64 {
-        self.remotes.version
     }
 
     /// A node joined.

@@ -331,6 +331,17 @@ impl Scheduler {
         self.serve(now);
     }
 
+    /// The node reports itself to a head that may be a new one. Workers that an earlier head has
+    /// asked for and was not given are in no report: they are not wanted any more, or nobody would
+    /// ever give them back. A head that lives asks again.
+    pub fn forget_actor_wants(&mut self, now: Duration) {
+        let starting = self.actor_leases.iter().filter(|(_, seq)| self.leases[seq].worker.is_none());
+        let unanswered: BTreeSet<_> = starting.map(|(key, _)| key).chain(self.actor_wants.keys()).copied().collect();
+        for (actor, incarnation) in unanswered {
+            self.cancel_actor(actor, incarnation, now);
+        }
+    }
+
     /// Leases come back.
     pub fn return_leases(&mut self, leases: &[LeaseId], now: Duration) {
         let node = self.config.node;

@@ -288,6 +288,9 @@ impl RayletServer {
     }
 
     fn register(&mut self, ctx: &mut Context<Self>) {
+        let now = self.now(ctx);
+        self.core.forget_actor_wants(now);
+        self.act(ctx);
         let mut info = self.config.info.clone();
         info.available = self.core.available().clone();
         info.total = self.core.total().clone();
@@ -300,10 +303,8 @@ impl RayletServer {
         };
         ctx.request(self.config.gcs, message, Vec::new(), GCS_WITHIN, |raylet, answer, ctx| {
             match answer {
-                Ok((Ok(view), _)) => {
-                    let now = raylet.now(ctx);
-                    raylet.gcs_heard = now;
-                    raylet.core.set_view(view, now);
+                Ok((Ok(()), _)) => {
+                    raylet.gcs_heard = raylet.now(ctx);
                     if !std::mem::replace(&mut raylet.registered, true) {
                         (raylet.config.events)(RayletEvent::Registered);
                         raylet.subscribe(ctx);
@@ -331,18 +332,12 @@ impl RayletServer {
             pending: self.core.pending(now),
             store_used_bytes: (self.config.store_used_bytes)(),
             workers: self.core.processes().len() as u32,
-            view_version: self.core.view_version(),
             bundles: self.core.held_bundles(),
         };
         ctx.request(self.config.gcs, beat, Vec::new(), GCS_WITHIN, |raylet, answer, ctx| {
             let now = raylet.now(ctx);
             match answer {
-                Ok((HeartbeatReply::Known(view), _)) => {
-                    raylet.gcs_heard = now;
-                    if let Some(view) = view {
-                        raylet.core.set_view(view, now);
-                    }
-                }
+                Ok((HeartbeatReply::Known, _)) => raylet.gcs_heard = now,
                 Ok((HeartbeatReply::Unknown, _)) => raylet.register(ctx),
                 Err(error) => raylet.head_silent(&error, ctx),
             }
@@ -361,7 +356,7 @@ impl RayletServer {
 
     /// Hears of the cluster's events for as long as the stream lasts, and then begins again.
     fn subscribe(&mut self, ctx: &mut Context<Self>) {
-        let stream = ctx.endpoint().open_stream(self.config.gcs, Subscribe, Vec::new());
+        let stream = ctx.endpoint().open_stream(self.config.gcs, Subscribe::Everything, Vec::new());
         let poster = ctx.poster();
         ctx.spawn(async move {
             let mut stream = stream;
@@ -373,10 +368,6 @@ impl RayletServer {
             tokio::time::sleep(GCS_AGAIN_AFTER).await;
             poster.post(|raylet, ctx| {
                 raylet.subscribe(ctx);
-                raylet.review_jobs(ctx);
-                let now = raylet.now(ctx);
-                raylet.core.events_missed(now);
-                raylet.act(ctx);
             });
         });
     }
@@ -415,6 +406,11 @@ impl RayletServer {
         let now = self.now(ctx);
         tracing::trace!(node = %self.config.info.name, ?event, "heard");
         match event {
+            ClusterEvent::View(view) => {
+                self.core.set_view(view, now);
+                self.core.events_missed(now);
+                self.review_jobs(ctx);
+            }
             ClusterEvent::NodeJoined(info) => self.core.node_joined(info, now),
             ClusterEvent::RoomChanged { node, named } => self.core.room_changed(node, &named, now),
             ClusterEvent::GroupRemoved(group) => self.core.group_gone(group),

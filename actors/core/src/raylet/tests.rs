@@ -683,3 +683,22 @@ fn an_actor_in_a_removed_group_is_reported_until_the_head_has_seen_to_its_end() 
     env.give_back(env.actor_leases[0].lease);
     assert_eq!((env.core.available(), env.core.total()), (&cpus(2.0), &cpus(2.0)));
 }
+
+#[test]
+fn what_an_earlier_head_has_asked_for_and_was_not_given_is_nobodys() {
+    let mut env = Env::empty(cpus(2.0), false);
+    env.lease_actor(7, shape_of(cpus(1.0)), cpus(1.0));
+    env.lease_actor(8, shape_of(cpus(2.0)), cpus(2.0));
+    assert!(env.actor_leases.is_empty(), "the worker of one starts, and the other waits for room");
+    env.core.forget_actor_wants(env.now);
+    env.absorb();
+    env.all_workers_ready();
+    assert!(env.askers.is_empty() && env.actor_leases.is_empty());
+    assert_eq!(env.core.available(), &cpus(2.0));
+    // What was given is reported, and stays.
+    env.lease_actor(9, shape_of(cpus(1.0)), cpus(1.0));
+    env.all_workers_ready();
+    env.core.forget_actor_wants(env.now);
+    env.absorb();
+    assert_eq!((env.core.hosted_actors().len(), env.core.available()), (1, &cpus(1.0)));
+}

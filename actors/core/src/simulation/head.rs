@@ -12,7 +12,7 @@ use super::message::{Answer, Ask, Body, Input, Peer, Then, Timer, Way};
 use super::process::{Cx, MS, Out, SECOND};
 use super::world::process;
 use crate::gcs::{ActorState, Asker, Effect, Gcs, GcsConfig, GroupRecord, Reply, Snapshot, Write};
-use crate::ids::{ActorId, JobId, PlacementGroupId};
+use crate::ids::{ActorId, JobId, NodeId, PlacementGroupId};
 use crate::messages::*;
 
 const TICK_US: u64 = 250 * MS;
@@ -27,6 +27,7 @@ const EPOCH_UNIX_S: u64 = 1_700_000_000;
 pub(super) struct Disk {
     actors: BTreeMap<ActorId, (ActorSpec, Vec<ByteBuf>, ActorState)>,
     jobs: BTreeMap<JobId, JobInfo>,
+    nodes: BTreeMap<NodeId, NodeInfo>,
     groups: BTreeMap<PlacementGroupId, GroupRecord>,
 }
 
@@ -44,6 +45,8 @@ impl Disk {
             Write::ForgetActor(actor) => drop(self.actors.remove(&actor)),
             Write::Job(info) => drop(self.jobs.insert(info.job, *info)),
             Write::ForgetJob(job) => drop(self.jobs.remove(&job)),
+            Write::Node(info) => drop(self.nodes.insert(info.node, *info)),
+            Write::ForgetNode(node) => drop(self.nodes.remove(&node)),
             Write::Group(record) => drop(self.groups.insert(record.spec.group, *record)),
             Write::ForgetGroup(group) => drop(self.groups.remove(&group)),
             Write::Kv { .. } => {}
@@ -54,6 +57,7 @@ impl Disk {
         Snapshot {
             actors: self.actors.values().cloned().collect(),
             jobs: self.jobs.values().cloned().collect(),
+            nodes: self.nodes.values().cloned().collect(),
             groups: self.groups.values().cloned().collect(),
             kv: Vec::new(),
         }
@@ -70,7 +74,7 @@ pub(super) struct Head {
     /// What is being stored, and what waits for it.
     commits: VecDeque<(Vec<Write>, Vec<Effect>)>,
     disk: Disk,
-    subscribers: Vec<Way>,
+    subscribers: Vec<(Way, Subscribe)>,
 }
 
 impl Head {
@@ -136,7 +140,7 @@ impl Head {
     }
 
     fn forget_subscriber(&mut self, process: ProcessId) {
-        self.subscribers.retain(|way| way.asker.id != process);
+        self.subscribers.retain(|(way, _)| way.asker.id != process);
     }
 
     fn way(&mut self, way: Way) -> Asker {
@@ -168,7 +172,12 @@ impl Head {
                 let dead = self.core.dead_among(&processes);
                 cx.answer(way, Answer::Dead(dead));
             }
-            Ask::Subscribe => self.subscribers.push(way),
+            Ask::Subscribe(to) => {
+                if to == Subscribe::Everything {
+                    cx.out.push(Out::Event { way: way.clone(), event: ClusterEvent::View(self.core.view()) });
+                }
+                self.subscribers.push((way, to));
+            }
             Ask::GetJob(job) => cx.answer(way, Answer::Job(self.core.job(job).cloned())),
             Ask::JobHeartbeat(job) => {
                 let runs = self.core.job_heartbeat(job, now);
@@ -326,8 +335,10 @@ impl Head {
             }
             Effect::ReturnBundles { raylet, request } => cx.insist(me, raylet, Ask::ReturnBundles(request)),
             Effect::Publish(event) => {
-                for way in self.subscribers.clone() {
-                    cx.out.push(Out::Event { way, event: event.clone() });
+                for (way, to) in self.subscribers.clone() {
+                    if event.is_for(to) {
+                        cx.out.push(Out::Event { way, event: event.clone() });
+                    }
                 }
             }
             Effect::MarkGone(process, why) => cx.out.push(Out::MarkGone { process, why }),

@@ -106,13 +106,13 @@ pub(super) enum Ask {
     CreateGroup(GroupSpec),
     WaitGroup(PlacementGroupId),
     RemoveGroup(PlacementGroupId),
-    Subscribe,
+    Subscribe(Subscribe),
 }
 
 /// What a question is answered with.
 #[derive(Clone, Debug)]
 pub(super) enum Answer {
-    Registered(Result<ClusterView, String>),
+    Registered(Result<(), String>),
     Beat(HeartbeatReply),
     Job(Option<JobInfo>),
     /// To `RegisterWorker`.

@@ -370,7 +370,7 @@ impl World {
         process.asking.insert(id, Asking { of: to.process.id, then });
         let generation = process.generation;
         // A stream is open until it breaks.
-        if !matches!(ask, Ask::Subscribe) {
+        if !matches!(ask, Ask::Subscribe(_)) {
             self.at(within_us, Event::Overdue { process: from.process.id, generation, id });
         }
         self.send_frame(from.process, to.process, Frame::Ask { id, from, to, ask });

@@ -125,7 +125,7 @@ impl Node {
                 cx.after(TICK_US, Timer::RayletTick);
                 cx.after(HEARTBEAT_US, Timer::Beat);
                 cx.after(ASK_FOR_UNREACHABLE_US, Timer::AskForUnreachable);
-                self.register(cx);
+                self.register(now, cx);
             }
             Input::Timer(timer) => self.timer(timer, now, cx),
             Input::Message { from, body } => self.message(from, body, now, cx),
@@ -179,15 +179,8 @@ impl Node {
                     cx.ask(MailboxId::RAYLET, gcs(), question, GCS_WITHIN, Then::Unreachable);
                 }
             }
-            Timer::RegisterAgain => self.register(cx),
-            Timer::SubscribeAgain => {
-                self.subscribe(cx);
-                // Events may have been missed: which of the jobs here still run?
-                for job in self.core.jobs() {
-                    cx.ask(MailboxId::RAYLET, gcs(), Ask::GetJob(job), GCS_WITHIN, Then::Review(job));
-                }
-                self.core.events_missed(now);
-            }
+            Timer::RegisterAgain => self.register(now, cx),
+            Timer::SubscribeAgain => self.subscribe(cx),
             Timer::Kill { start } => {
                 if self.starts.contains_key(&start) {
                     cx.out.push(Out::Kill { start });
@@ -242,8 +235,7 @@ impl Node {
 
     fn answered(&mut self, then: Then, answer: Result<Answer, SendError>, now: Duration, cx: &mut Cx<'_>) {
         match (then, answer) {
-            (Then::Registered, Ok(Answer::Registered(Ok(view)))) => {
-                self.core.set_view(view, now);
+            (Then::Registered, Ok(Answer::Registered(Ok(())))) => {
                 if !std::mem::replace(&mut self.registered, true) {
                     self.subscribe(cx);
                 }
@@ -251,12 +243,7 @@ impl Node {
             (Then::Registered, Ok(Answer::Registered(Err(why)))) => self.refused(why, cx),
             (Then::Registered | Then::Beat, Err(error @ SendError::Gone { .. })) => self.refused(error.to_string(), cx),
             (Then::Registered, _) => cx.after(GCS_AGAIN_US, Timer::RegisterAgain),
-            (Then::Beat, Ok(Answer::Beat(HeartbeatReply::Known(view)))) => {
-                if let Some(view) = view {
-                    self.core.set_view(view, now);
-                }
-            }
-            (Then::Beat, Ok(Answer::Beat(HeartbeatReply::Unknown))) => self.register(cx),
+            (Then::Beat, Ok(Answer::Beat(HeartbeatReply::Unknown))) => self.register(now, cx),
             (Then::Beat, _) => {}
             (Then::JobOf { start }, Ok(Answer::Job(Some(_)))) => {
                 if self.starts.contains_key(&start) {
@@ -286,7 +273,8 @@ impl Node {
         cx.out.push(Out::Exit { how: format!("the head does not want it: {why}"), culprit: Culprit::Unknown });
     }
 
-    fn register(&mut self, cx: &mut Cx<'_>) {
+    fn register(&mut self, now: Duration, cx: &mut Cx<'_>) {
+        self.core.forget_actor_wants(now);
         self.reported = self.core.available().clone();
         let message = RegisterNode {
             info: self.info(),
@@ -298,7 +286,7 @@ impl Node {
     }
 
     fn subscribe(&mut self, cx: &mut Cx<'_>) {
-        cx.ask(MailboxId::RAYLET, gcs(), Ask::Subscribe, GCS_WITHIN, Then::Stream);
+        cx.ask(MailboxId::RAYLET, gcs(), Ask::Subscribe(Subscribe::Everything), GCS_WITHIN, Then::Stream);
     }
 
     fn heartbeat(&mut self, now: Duration, cx: &mut Cx<'_>) {
@@ -312,7 +300,6 @@ impl Node {
             pending: self.core.pending(now),
             store_used_bytes: 0,
             workers: self.core.processes().len() as u32,
-            view_version: self.core.view_version(),
             bundles: self.core.held_bundles(),
         };
         cx.ask(MailboxId::RAYLET, gcs(), Ask::Heartbeat(beat), GCS_WITHIN, Then::Beat);
@@ -320,6 +307,14 @@ impl Node {
 
     fn on_event(&mut self, event: ClusterEvent, now: Duration, cx: &mut Cx<'_>) {
         match event {
+            ClusterEvent::View(view) => {
+                self.core.set_view(view, now);
+                self.core.events_missed(now);
+                // Which of the jobs here still run?
+                for job in self.core.jobs() {
+                    cx.ask(MailboxId::RAYLET, gcs(), Ask::GetJob(job), GCS_WITHIN, Then::Review(job));
+                }
+            }
             ClusterEvent::NodeJoined(info) => self.core.node_joined(info, now),
             ClusterEvent::RoomChanged { node, named } => self.core.room_changed(node, &named, now),
             ClusterEvent::GroupRemoved(group) => self.core.group_gone(group),

@@ -14,7 +14,7 @@ use super::world::gcs;
 use crate::culprit::Culprit;
 use crate::error::Error;
 use crate::ids::{ActorId, JobId, LeaseId};
-use crate::messages::{ActorExited, ClusterEvent, LeaseBlocked, StartActor, StopActor};
+use crate::messages::{ActorExited, ClusterEvent, LeaseBlocked, StartActor, StopActor, Subscribe};
 
 const REGISTERED_WITHIN: Duration = Duration::from_secs(30);
 const SECOND_LOOK_US: u64 = 50 * MS;
@@ -454,7 +454,7 @@ fn tell_raylet(lease: LeaseId, raylet: Address, blocked: bool, cx: &mut Cx<'_>) 
 
 /// As `node::events`: drivers and workers hear who is dead.
 pub(super) fn follow(cx: &mut Cx<'_>) {
-    cx.ask(MailboxId::CLIENT, gcs(), Ask::Subscribe, REGISTERED_WITHIN, Then::Stream);
+    cx.ask(MailboxId::CLIENT, gcs(), Ask::Subscribe(Subscribe::Deaths), REGISTERED_WITHIN, Then::Stream);
 }
 
 /// What is made of an event that was followed.

@@ -25,7 +25,6 @@ use crate::resources::{CPU, Resources};
 pub(super) const MS: u64 = 1_000;
 /// A raylet tells the head of a change after so long.
 const REPORT_US: u64 = 50 * MS;
-const HEARTBEAT_US: u64 = 1_000 * MS;
 const CLIENT_TICK_US: u64 = 5 * MS;
 /// When the client tries to reach a lost raylet again; sooner than in earnest.
 const REACH_AGAIN_US: u64 = 500 * MS;
@@ -114,9 +113,6 @@ pub(super) enum Event {
     Report(usize, Resources),
     Resources(usize, usize, Resources),
     ReportDue(usize),
-    /// A heartbeat's answer, to a node that has not the newest view.
-    View(usize, ClusterView),
-    HeartbeatDue(usize),
     WorkerReady(usize, u64),
     ClientTick,
     RayletTick(usize),
@@ -162,7 +158,6 @@ pub(super) struct Cluster {
     report_due: Vec<bool>,
     reported: Vec<Resources>,
     /// What the head knows.
-    view: ClusterView,
     start_us: u64,
     submitters: Vec<(Shape, Submitter)>,
     /// The number of each submitter's queue; a forgotten one is followed by the next.
@@ -206,7 +201,7 @@ impl Cluster {
                     in_process: false,
                 };
                 let mut scheduler = Scheduler::new(config);
-                scheduler.set_view(ClusterView { version: 1, nodes: infos.clone() }, Duration::ZERO);
+                scheduler.set_view(ClusterView { nodes: infos.clone() }, Duration::ZERO);
                 scheduler
             })
             .collect();
@@ -222,7 +217,6 @@ impl Cluster {
             nodes,
             report_due: vec![false; totals.len()],
             reported: totals.clone(),
-            view: ClusterView { version: 1, nodes: infos },
             start_us: start_ms * MS,
             totals,
             submitters: Vec::new(),
@@ -240,7 +234,6 @@ impl Cluster {
         cluster.at(CLIENT_TICK_US, Event::ClientTick);
         for n in 0..cpus_of.len() {
             cluster.at(RAYLET_TICK_US, Event::RayletTick(n));
-            cluster.at(HEARTBEAT_US, Event::HeartbeatDue(n));
         }
         cluster
     }
@@ -549,16 +542,7 @@ impl Cluster {
             Event::WorkerReady(n, start) => {
                 self.nodes[n].worker_ready(start, worker(n), 1, now);
             }
-            Event::HeartbeatDue(n) => {
-                if self.nodes[n].view_version() != self.view.version {
-                    self.send(Place::Head, Place::Raylet(n), Event::View(n, self.view.clone()));
-                }
-                self.at(HEARTBEAT_US, Event::HeartbeatDue(n));
-            }
-            Event::View(n, view) => self.nodes[n].set_view(view, now),
             Event::Report(of, available) => {
-                self.view.version += 1;
-                self.view.nodes[of].available = available.clone();
                 for n in 0..self.nodes.len() {
                     self.send(Place::Head, Place::Raylet(n), Event::Resources(n, of, available.clone()));
                 }

@@ -238,7 +238,6 @@ impl Gcs {
                 node.info.total.add(&named);
                 node.info.available.add(&named);
                 let event = room_changed(&node.info, &named);
-                self.version += 1;
                 self.emit(Effect::Publish(event));
             }
         }
@@ -272,7 +271,6 @@ impl Gcs {
         node.info.total.subtract(named);
         node.info.available.subtract(named);
         let event = room_changed(&node.info, named);
-        self.version += 1;
         self.emit(Effect::Publish(event));
     }
 

@@ -86,6 +86,9 @@ impl World {
         for _ in 0..3 {
             world.join();
         }
+        while !world.unstored.is_empty() {
+            world.disk();
+        }
         world
     }
 
@@ -134,7 +137,6 @@ impl World {
             pending: vec![],
             store_used_bytes: 0,
             workers: 0,
-            view_version: 0,
             bundles: raylet.held_bundles(),
         };
         if matches!(self.gcs.heartbeat(beat, self.now), HeartbeatReply::Unknown) {

@@ -66,6 +66,7 @@ struct Model {
     actors: BTreeMap<Uuid, (ActorSpec, Vec<ByteBuf>)>,
     states: BTreeMap<Uuid, ActorState>,
     jobs: BTreeMap<Uuid, JobInfo>,
+    nodes: BTreeMap<Uuid, NodeInfo>,
     groups: BTreeMap<Uuid, GroupRecord>,
     kv: BTreeMap<(String, String), ByteBuf>,
 }
@@ -81,6 +82,8 @@ impl Model {
             }
             Write::Job(job) => drop(self.jobs.insert(job.job.0, *job)),
             Write::ForgetJob(job) => drop(self.jobs.remove(&job.0)),
+            Write::Node(info) => drop(self.nodes.insert(info.node.0, *info)),
+            Write::ForgetNode(node) => drop(self.nodes.remove(&node.0)),
             Write::Group(record) => drop(self.groups.insert(record.spec.group.0, *record)),
             Write::ForgetGroup(group) => drop(self.groups.remove(&group.0)),
             Write::Kv { namespace, key, value: Some(value) } => drop(self.kv.insert((namespace, key), value)),
@@ -95,6 +98,7 @@ impl Model {
         show(&Snapshot {
             actors: actors.collect(),
             jobs: self.jobs.values().cloned().collect(),
+            nodes: self.nodes.values().cloned().collect(),
             groups: self.groups.values().cloned().collect(),
             kv: kv.collect(),
         })
