@@ -41,7 +41,7 @@ macro_rules! common_options {
             self.set(|options| options.strategy = Strategy::Spread)
         }
 
-        /// On this node and nowhere else; it fails when the node is gone.
+        /// On this node and nowhere else; it fails when the node is dead.
         #[must_use]
         pub fn on_node(self, node: NodeId) -> Self {
             self.set(|options| options.strategy = Strategy::NodeAffinity { node, soft: false })

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use mobula::{Error, get, get_actor, kill, remote};
+use mobula::{Error, get, get_actor, get_actor_in, kill, remote};
 
 use crate::gate::{Gate, pass, wait_until};
 use crate::{Scenario, everywhere};
@@ -19,6 +19,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     everywhere("calls with &mut self never overlap", exclusive),
     everywhere("delegation through three actors", delegation),
     everywhere("an actor is found by its name, and its name is free after it", named),
+    everywhere("a name is another one in another namespace", namespaces),
     everywhere("get_if_exists", get_if_exists),
     everywhere("a detached, a dropped and a killed actor", lifetimes),
     everywhere("many actors", many),
@@ -322,6 +323,28 @@ fn named() {
     let third = Counter::options().name(name).remote(7);
     assert_eq!(get(&third.hits().remote()).expect("the name is free again"), 7);
     assert!(matches!(get_actor::<Counter>("nobody"), Err(Error::NoSuchActor { .. })));
+}
+
+fn namespaces() {
+    let name = "the same name";
+    let here = Counter::options().name(name).remote(1);
+    let there = Counter::options().name(name).namespace("elsewhere").remote(2);
+    let third = Counter::options().name(name).namespace("a third").remote(3);
+    get(&[here.ready(), there.ready(), third.ready()]).expect("none takes the name of another");
+    let hits =
+        |found: Result<CounterHandle, Error>| get(&found.expect("it is found").hits().remote()).expect("it lives");
+    assert_eq!(hits(get_actor::<Counter>(name)), 1);
+    assert_eq!(hits(get_actor_in::<Counter>(name, "elsewhere")), 2);
+    assert_eq!(hits(get_actor_in::<Counter>(name, "a third")), 3);
+    assert!(matches!(get_actor_in::<Counter>(name, "nowhere"), Err(Error::NoSuchActor { .. })));
+
+    let second = Counter::options().name(name).namespace("elsewhere").remote(0);
+    let error = get(&second.hits().remote()).expect_err("the name is taken there");
+    assert!(matches!(error, Error::NameTaken { .. }), "not a taken name: {error:?}");
+    kill(&there).expect("it is killed");
+    let free = || matches!(get_actor_in::<Counter>(name, "elsewhere"), Err(Error::NoSuchActor { .. }));
+    wait_until("the name to be free there", free);
+    assert_eq!(hits(get_actor::<Counter>(name)), 1, "and only there");
 }
 
 fn get_if_exists() {

@@ -17,6 +17,7 @@ pub(crate) fn find(name: &str) -> Option<fn() -> Result<(), Error>> {
         "unplaced" => unplaced,
         "bad-env" => bad_env,
         "survives" => survives,
+        "bound" => bound,
         "ends-actors" => ends_actors,
         "goes-through" => goes_through,
         "leaves-keeper" => leaves_keeper,
@@ -147,6 +148,34 @@ fn survives() -> Result<(), Error> {
     // One more run than tasks at least: that of the lost node was for nothing.
     assert!(tally.get() > cpus, "no task ran again");
     Ok(())
+}
+
+/// Has work that may run on one node only, which dies: all of it fails, and soon.
+fn bound() -> Result<(), Error> {
+    let gate = Gate::new();
+    let tally = Tally::new();
+    let node = mobula::nodes()?.into_iter().find(|node| node.name == "node-1").expect("it has joined");
+    let on = || holds_its_cpu.options().on_node(node.id);
+    let runs = on().remote(tally.path(), gate.path());
+    wait_until("work on the node", || tally.get() == 1);
+    let waits = on().remote(tally.path(), gate.path());
+    let actor = Mortal::options().on_node(node.id).num_cpus(0.0).max_restarts(5).remote();
+    get(&actor.call().remote())?;
+    println!("bound to the node");
+    let died = || mobula::nodes().is_ok_and(|nodes| nodes.iter().any(|other| other.id == node.id && !other.alive));
+    wait_until("the node to die", died);
+    let late = on().remote(tally.path(), gate.path());
+    for (which, task) in [("running", &runs), ("waiting", &waits), ("late", &late)] {
+        let error = get(task).expect_err("there is no node for it");
+        assert!(matches!(&error, Error::NoWorker { why, .. } if why.contains("dead")), "the {which} task: {error:?}");
+    }
+    let error = get(&actor.call().remote()).expect_err("nor for the actor");
+    assert!(matches!(&error, Error::ActorDied { .. }), "{error:?}");
+    let late = Mortal::options().on_node(node.id).remote();
+    let error = get(&late.call().remote()).expect_err("nor for a new one");
+    assert!(matches!(&error, Error::ActorDied { why, .. } if why.contains("dead")), "{error:?}");
+    gate.open();
+    get(&holds_its_cpu.options().prefer_node(node.id).remote(tally.path(), gate.path())).map(drop)
 }
 
 struct Mortal {

@@ -110,6 +110,18 @@ fn tasks_of_a_killed_node_run_again() {
 }
 
 #[test]
+fn work_that_is_bound_to_a_killed_node_fails() {
+    let mut cluster = Cluster::start(1, 1);
+    let mut command = cluster.family().command(behaviour());
+    command.args(["bound", "--address", cluster.address()]);
+    let mut driver = Program::start("a driver with work for one node", command);
+    driver.wait_for_output("work on the node", |output| output.contains("bound to the node").then_some(()));
+    cluster.nodes()[0].signal(Signal::KILL);
+    let status = driver.wait();
+    assert!(status.success(), "{status}\n{}\n{}", driver.stdout(), driver.stderr());
+}
+
+#[test]
 fn a_node_whose_output_nobody_reads_lives_on() {
     let cluster = Cluster::start(0, 1);
     let (reader, writer) = std::io::pipe().expect("a pipe");

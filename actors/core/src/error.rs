@@ -83,7 +83,8 @@ pub enum Error {
         /// How often that happened.
         times: u32,
     },
-    /// No worker can ever be started for the task.
+    /// No worker can ever run the task: its program cannot be started, or the node that it is bound to
+    /// is dead.
     #[error("{function} can never run: {why}")]
     NoWorker {
         /// The function.

@@ -45,7 +45,7 @@ pub(super) enum Phase {
     /// Tried again then.
     Delayed { until: Duration, reason: String },
     /// The head restarted; its node is to report it until then.
-    Unattached { until: Duration },
+    Unattached,
     /// It is no more.
     Dead(Error),
 }
@@ -237,7 +237,7 @@ impl Gcs {
                 if let Some(spot) = actor.spot().cloned() {
                     self.stop_incarnation(id, spot, why);
                     self.fail_incarnation(id, why, EndReason::Killed);
-                } else if matches!(actor.phase, Phase::Unattached { .. }) {
+                } else if matches!(actor.phase, Phase::Unattached) {
                     // It is told to stop when its node reports it.
                     self.fail_incarnation(id, why, EndReason::Killed);
                 }
@@ -282,7 +282,7 @@ impl Gcs {
             Phase::Delayed { reason, .. } => ("PENDING", Some(reason.clone())),
             Phase::Starting(_) => ("STARTING", None),
             Phase::Alive(_) => ("ALIVE", None),
-            Phase::Unattached { .. } => {
+            Phase::Unattached => {
                 ("RESTARTING", Some("the head has restarted; its node has not reported it yet".to_owned()))
             }
             Phase::Dead(error) => ("DEAD", Some(error.to_string())),
@@ -433,7 +433,7 @@ impl Gcs {
                 true
             }
             // Its node has not reported yet; it will still count the lease, and get it back then.
-            Some(Phase::Unattached { .. }) => true,
+            Some(Phase::Unattached) => true,
             _ => false,
         };
         if lived && failed {

@@ -424,18 +424,17 @@ impl Gcs {
         self.groups.insert(id, entry);
     }
 
-    /// Groups that nobody has made in time are none. After a restart of the head: bundles on nodes
-    /// that did not come back in time are lost.
+    /// Groups that nobody has made in time are none.
     pub(super) fn expire_groups(&mut self, now: Duration) {
         let never: Vec<PlacementGroupId> =
             self.unknown_groups.iter().filter(|(_, (until, _))| *until <= now).map(|(id, _)| *id).collect();
         for id in never {
             self.end_group(id, "nobody has made it, or it ended long ago", now);
         }
-        if self.reattach_until.is_none_or(|until| now < until) {
-            return;
-        }
-        self.reattach_until = None;
+    }
+
+    /// The time after a restart of the head in which nodes could report their bundles is over.
+    pub(super) fn lose_unattached_bundles(&mut self) {
         let known: BTreeSet<NodeId> = self.nodes.values().filter(|n| n.info.alive).map(|n| n.info.node).collect();
         let all: Vec<PlacementGroupId> = self.groups.keys().copied().collect();
         for id in all {

@@ -12,7 +12,7 @@ use super::nodes::raylet;
 use super::state::{ActorState, Asker, Effect, Gcs, Reply, Write};
 use crate::error::Error;
 use crate::ids::{ActorId, LeaseId, NodeId};
-use crate::messages::{ActorLocation, ActorSpec, ClusterEvent, EndReason, HostedActor, WorkerKind};
+use crate::messages::{ActorLocation, ActorSpec, EndReason, HostedActor, WorkerKind};
 
 /// Dead actors that are remembered, with how they ended.
 const DEAD_ACTORS_KEPT: usize = 10_000;
@@ -43,14 +43,13 @@ impl Gcs {
         actor.phase = Phase::Alive(spot);
         let (waiters, state) = (std::mem::take(&mut actor.waiters), actor.state());
         self.emit(Effect::Write(Write::ActorState(id, state)));
-        self.announce(id, location, waiters);
+        self.tell_waiters(&location, waiters);
     }
 
-    pub(super) fn announce(&mut self, actor: ActorId, location: ActorLocation, waiters: Vec<(ProcessId, Asker)>) {
+    pub(super) fn tell_waiters(&mut self, location: &ActorLocation, waiters: Vec<(ProcessId, Asker)>) {
         for (_, asker) in waiters {
             self.emit(Effect::Answer(asker, Reply::Located(location.clone())));
         }
-        self.emit(Effect::Publish(ClusterEvent::ActorChanged { actor, location }));
     }
 
     /// The present incarnation is lost; the restart policy says whether another one comes.
@@ -64,7 +63,7 @@ impl Gcs {
             let reason = if actor.restarts == 0 { reason } else { EndReason::OutOfRestarts };
             return self.die(id, Error::ActorDied { actor: id, why: format!("{why}{tried}") }, reason);
         }
-        if let Phase::Delayed { until, .. } | Phase::Unattached { until } = actor.phase {
+        if let Phase::Delayed { until, .. } = actor.phase {
             self.delayed.remove(&(until, id));
         }
         actor.restarts += 1;
@@ -92,7 +91,7 @@ impl Gcs {
                 let spot = spot.clone();
                 self.stop_incarnation(id, spot, why);
             }
-            Phase::Pending | Phase::Delayed { .. } | Phase::Unattached { .. } | Phase::Dead(_) => {}
+            Phase::Pending | Phase::Delayed { .. } | Phase::Unattached | Phase::Dead(_) => {}
         }
         self.die(id, Error::ActorDied { actor: id, why: why.to_owned() }, EndReason::Killed);
     }
@@ -135,7 +134,7 @@ impl Gcs {
 
     pub(super) fn die(&mut self, id: ActorId, error: Error, reason: EndReason) {
         let Some(actor) = self.actors.get_mut(&id) else { return };
-        if let Phase::Delayed { until, .. } | Phase::Unattached { until } = actor.phase {
+        if let Phase::Delayed { until, .. } = actor.phase {
             self.delayed.remove(&(until, id));
         }
         actor.phase = Phase::Dead(error.clone());
@@ -151,7 +150,7 @@ impl Gcs {
             }
         }
         self.emit(Effect::Write(Write::ActorState(id, state)));
-        self.announce(id, ActorLocation::Dead(Box::new(error)), waiters);
+        self.tell_waiters(&ActorLocation::Dead(Box::new(error)), waiters);
         for (_, asker) in watchers {
             self.emit(Effect::Answer(asker, Reply::Ended(ended.clone())));
         }
@@ -170,13 +169,8 @@ impl Gcs {
     pub(super) fn expire_actors(&mut self, now: Duration) {
         while let Some((until, id)) = self.delayed.first().copied().filter(|(until, _)| *until <= now) {
             self.delayed.remove(&(until, id));
-            match self.actors.get(&id).map(|actor| &actor.phase) {
-                Some(Phase::Delayed { .. }) => self.requeue(id, None),
-                Some(Phase::Unattached { .. }) => {
-                    let why = "its node did not come back after the head's restart";
-                    self.fail_incarnation(id, why, EndReason::NodeDied);
-                }
-                _ => {}
+            if self.actors.get(&id).is_some_and(|actor| matches!(actor.phase, Phase::Delayed { .. })) {
+                self.requeue(id, None);
             }
         }
         let expired: Vec<ActorId> =
@@ -188,7 +182,20 @@ impl Gcs {
         }
     }
 
-    pub(super) fn restore_actor(&mut self, spec: ActorSpec, payload: Vec<ByteBuf>, state: ActorState, now: Duration) {
+    /// The time after a restart of the head in which nodes could report their actors is over.
+    pub(super) fn lose_unattached(&mut self) {
+        let lost: Vec<ActorId> = self
+            .actors
+            .values()
+            .filter(|actor| matches!(actor.phase, Phase::Unattached))
+            .map(|actor| actor.spec.actor)
+            .collect();
+        for id in lost {
+            self.fail_incarnation(id, "its node did not come back after the head's restart", EndReason::NodeDied);
+        }
+    }
+
+    pub(super) fn restore_actor(&mut self, spec: ActorSpec, payload: Vec<ByteBuf>, state: ActorState) {
         let id = spec.actor;
         let mut entry = ActorEntry {
             spec,
@@ -209,9 +216,7 @@ impl Gcs {
                 self.names.insert((entry.spec.namespace.clone(), name.clone()), id);
             }
             if state.started == Some(state.incarnation) {
-                let until = now + self.config.reattach_within;
-                entry.phase = Phase::Unattached { until };
-                self.delayed.insert((until, id));
+                entry.phase = Phase::Unattached;
             } else {
                 // Its constructor may be running somewhere; that one is told to stop when reported.
                 entry.incarnation += 1;
@@ -234,8 +239,7 @@ impl Gcs {
             let HostedActor { actor: id, incarnation, lease, worker } = hosted;
             let spot = Spot { node, lease, worker };
             match self.actors.get(&id).filter(|actor| actor.incarnation == incarnation).map(|actor| &actor.phase) {
-                Some(Phase::Unattached { until }) => {
-                    self.delayed.remove(&(*until, id));
+                Some(Phase::Unattached) => {
                     self.leases.insert(lease, (id, incarnation));
                     self.actor_alive(id, spot);
                 }

@@ -15,7 +15,7 @@ use crate::resources::Resources;
 use crate::resources::group::given_back;
 
 /// Dead nodes that are remembered, for people and to refuse their return.
-const DEAD_NODES_KEPT: usize = 100;
+const DEAD_NODES_KEPT: usize = 1_000;
 /// Nodes a cluster can have.
 const MAX_NODES: usize = 10_000;
 /// Ended processes that are remembered of each node.
@@ -74,8 +74,8 @@ impl Gcs {
         let gone = beat.bundles.iter().map(|held| held.group).filter(|group| !self.groups.contains_key(group));
         let available =
             gone.collect::<BTreeSet<_>>().into_iter().fold(beat.available, |free, group| given_back(&free, group));
-        if node.info.available != available {
-            node.info.available = available;
+        node.info.available = available;
+        if node.told != node.info.available {
             self.untold.add(beat.node);
         }
         self.bundles_held(beat.node, &beat.bundles, false);
@@ -89,9 +89,13 @@ impl Gcs {
 
     /// Tells subscribers what is free now where that has changed, as far as [`Untold`] lets it.
     pub(super) fn tell_room(&mut self, now: Duration) {
-        let living = |node: NodeId| self.nodes.get(&node).filter(|node| node.info.alive);
-        let free = |node: NodeId| Some((node, living(node)?.info.available.clone()));
-        let changes: Vec<_> = self.untold.take(now).into_iter().filter_map(free).collect();
+        let mut changes = Vec::new();
+        for id in self.untold.take(now) {
+            if let Some(node) = self.nodes.get_mut(&id).filter(|node| node.info.alive) {
+                node.told = node.info.available.clone();
+                changes.push((id, node.told.clone()));
+            }
+        }
         if !changes.is_empty() {
             self.emit(Effect::Publish(ClusterEvent::Resources(changes)));
         }
@@ -171,6 +175,12 @@ impl Gcs {
         self.place_actors(now);
     }
 
+    /// All nodes, as those know them who have heard all events so far: a new subscriber begins with it.
+    pub fn told_view(&self) -> ClusterView {
+        let told = |node: &Node| NodeInfo { available: node.told.clone(), ..node.info.clone() };
+        ClusterView { nodes: self.nodes.values().map(told).collect() }
+    }
+
     /// All nodes and what they have.
     pub fn view(&self) -> ClusterView {
         ClusterView { nodes: self.nodes.values().map(|node| node.info.clone()).collect() }
@@ -203,11 +213,8 @@ impl Gcs {
         }
     }
 
-    /// After a restart of the head: nodes that have not come back in time are dead.
-    pub(super) fn expire_absent(&mut self, now: Duration) {
-        if self.reattach_until.is_none_or(|until| now < until) {
-            return;
-        }
+    /// The time after a restart of the head in which nodes could come back is over.
+    pub(super) fn lose_absent(&mut self, now: Duration) {
         for (node, info) in std::mem::take(&mut self.absent) {
             self.nodes.insert(node, Node::new(info, BTreeMap::new(), now));
             let within = self.config.reattach_within.as_secs();
@@ -243,7 +250,8 @@ impl Gcs {
 impl Node {
     fn new(info: NodeInfo, processes: BTreeMap<ProcessAddr, u32>, seen: Duration) -> Self {
         let ended = Recent::new(ENDED_PROCESSES_KEPT);
-        Self { info, seen, pending: Vec::new(), processes, ended, promised: Resources::new() }
+        let told = info.available.clone();
+        Self { info, told, seen, pending: Vec::new(), processes, ended, promised: Resources::new() }
     }
 }
 

@@ -460,7 +460,7 @@ impl GcsServer {
         }
         let (queue, mut events) = mpsc::channel(SUBSCRIBER_QUEUE);
         if to == Subscribe::Everything {
-            let _ = queue.try_send(ClusterEvent::View(self.core.view()));
+            let _ = queue.try_send(ClusterEvent::View(self.core.told_view()));
         }
         self.subscribers.push((to, queue));
         ctx.spawn(async move {
@@ -475,13 +475,16 @@ impl GcsServer {
 
     fn publish(&mut self, event: &ClusterEvent) {
         self.subscribers.retain(|(to, subscriber)| {
-            match event.is_for(*to).then(|| subscriber.try_send(event.clone())) {
-                None | Some(Ok(())) => true,
-                Some(Err(mpsc::error::TrySendError::Full(_))) => {
+            if !event.is_for(*to) {
+                return true;
+            }
+            match subscriber.try_send(event.clone()) {
+                Ok(()) => true,
+                Err(mpsc::error::TrySendError::Full(_)) => {
                     tracing::warn!("a subscriber of the cluster's events does not keep up and is dropped");
                     false
                 }
-                Some(Err(mpsc::error::TrySendError::Closed(_))) => false,
+                Err(mpsc::error::TrySendError::Closed(_)) => false,
             }
         });
     }

@@ -243,6 +243,9 @@ pub struct Snapshot {
 #[derive(Clone, Debug)]
 pub(super) struct Node {
     pub(super) info: NodeInfo,
+    /// What subscribers believe to be free there. The head itself reckons with what it has just
+    /// placed or ended, which they do not hear of.
+    pub(super) told: Resources,
     pub(super) seen: Duration,
     pub(super) pending: Vec<PendingDemand>,
     pub(super) processes: BTreeMap<ProcessAddr, u32>,
@@ -344,7 +347,7 @@ impl Gcs {
             gcs.restore_job(job, now);
         }
         for (spec, payload, state) in snapshot.actors {
-            gcs.restore_actor(spec, payload, state, now);
+            gcs.restore_actor(spec, payload, state);
         }
         for info in snapshot.nodes {
             gcs.restore_node(info, now);
@@ -367,7 +370,12 @@ impl Gcs {
     /// Time has passed: declares the silent dead, retries what waited.
     pub fn tick(&mut self, now: Duration) {
         self.expire_nodes(now);
-        self.expire_absent(now);
+        if self.reattach_until.is_some_and(|until| now >= until) {
+            self.reattach_until = None;
+            self.lose_absent(now);
+            self.lose_unattached();
+            self.lose_unattached_bundles();
+        }
         self.expire_jobs(now);
         self.expire_actors(now);
         self.expire_groups(now);

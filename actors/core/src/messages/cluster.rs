@@ -3,7 +3,6 @@
 use mobula_transport::{ProcessAddr, ProcessId, RefusalsSnapshot, message};
 use serde::{Deserialize, Serialize};
 
-use super::actor::ActorLocation;
 use super::group::HeldBundles;
 use super::job::JobInfo;
 use crate::culprit::Culprit;
@@ -140,7 +139,7 @@ pub struct Heartbeat {
     pub available: Resources,
     /// What waits, with reasons.
     pub pending: Vec<PendingDemand>,
-    /// Bytes and objects in the store.
+    /// Bytes in the store.
     pub store_used_bytes: u64,
     /// How many workers it has.
     pub workers: u32,
@@ -237,13 +236,6 @@ pub enum ClusterEvent {
     },
     /// A job ended; its workers and actors are to be ended.
     JobFinished(JobId),
-    /// An actor came to life or died.
-    ActorChanged {
-        /// The actor.
-        actor: ActorId,
-        /// Where it is now.
-        location: ActorLocation,
-    },
     /// So much is free on these nodes now.
     Resources(Vec<(NodeId, Resources)>),
 }

@@ -178,7 +178,8 @@ pub struct LeasePending {
     pub shape: Shape,
     /// No node of the cluster could ever run it; one that joins may.
     pub infeasible: bool,
-    /// Its worker can never be started: whoever waits for it waits in vain.
+    /// Its worker can never be started, or the node that it is bound to is dead: whoever waits for it
+    /// waits in vain.
     pub hopeless: bool,
     /// In words.
     pub why: String,

@@ -458,15 +458,16 @@ impl Scheduler {
             if let Some(want) = self.wants.get_mut(&(client, shape.clone())) {
                 want.told = Some(why.clone());
             }
-            let hopeless = matches!(why, Waiting::WorkerFailed(_, true));
+            let hopeless = matches!(why, Waiting::WorkerFailed(_, true)) || self.is_bound_to_the_dead(&shape);
             let (infeasible, why) = why.into_words();
             let note = LeasePending { shape: Shape::clone(&shape), infeasible, hopeless, why };
             self.effects.push(Effect::Pending(client, note));
         }
     }
 
-    /// Events of the cluster may have been missed, before those that follow now. Whoever waits for what is nowhere is told so again:
-    /// a placement group may have come and gone meanwhile, which the GCS knows.
+    /// Events of the cluster may have been missed, before those that follow now. Whoever waits for
+    /// what is nowhere is told so again: a placement group may have come and gone meanwhile, which the
+    /// GCS knows.
     pub fn events_missed(&mut self, now: Duration) {
         for want in self.wants.values_mut().filter(|want| matches!(want.told, Some(Waiting::Infeasible(_)))) {
             want.told = None;

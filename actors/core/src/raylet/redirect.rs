@@ -16,6 +16,7 @@ use super::scheduler::{Effect, Scheduler};
 use crate::gcs::placement::{Candidate, Choice, choose, takes_work};
 use crate::ids::NodeId;
 use crate::messages::{ClusterView, LeaseRedirected, NodeInfo, Shape, Strategy};
+use crate::recent::Recent;
 use crate::resources::Resources;
 
 /// A need that was sent on so often rests where it is, if it can run there.
@@ -31,14 +32,25 @@ const STAYS_AT_DATA_FOR: Duration = Duration::from_secs(2);
 /// way back. After that the node's own report says more.
 const SENT_COUNTS: Duration = Duration::from_millis(300);
 
+/// Dead nodes that are remembered.
+const DEAD_NODES_KEPT: usize = 1_000;
+
 /// At most so many leases of one need are given a node at once; the rest waits its turn.
 const MAX_LOOKS: u32 = 4_096;
 
 /// The other nodes, as the GCS last described them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Remotes {
     nodes: BTreeMap<NodeId, Remote>,
     last_spread: Option<NodeId>,
+    /// Nodes that are dead for certain; one that is not known may be on its way.
+    dead: Recent<NodeId>,
+}
+
+impl Default for Remotes {
+    fn default() -> Self {
+        Self { nodes: BTreeMap::new(), last_spread: None, dead: Recent::new(DEAD_NODES_KEPT) }
+    }
 }
 
 /// Another node.
@@ -77,7 +89,11 @@ impl Scheduler {
     /// The GCS's view of the cluster.
     pub fn set_view(&mut self, view: ClusterView, now: Duration) {
         let mut before = std::mem::take(&mut self.remotes.nodes);
-        for info in view.nodes.into_iter().filter(|info| info.alive && info.node != self.config.node) {
+        for info in view.nodes.into_iter().filter(|info| info.node != self.config.node) {
+            if !info.alive {
+                self.remotes.dead.insert(info.node);
+                continue;
+            }
             let sent = before.remove(&info.node).map(|known| known.sent).unwrap_or_default();
             self.remotes.nodes.insert(info.node, Remote { info, sent });
         }
@@ -105,6 +121,7 @@ impl Scheduler {
 
     /// A node died.
     pub fn node_died(&mut self, node: NodeId, now: Duration) {
+        self.remotes.dead.insert(node);
         if self.remotes.nodes.remove(&node).is_some() {
             self.place_all(now);
         }
@@ -196,6 +213,11 @@ impl Scheduler {
         if self.infeasible(shape).is_some() {
             self.tell_pending(now, true);
         }
+    }
+
+    /// Whether the shape is bound to a node that is dead: no node that joins will do.
+    pub(super) fn is_bound_to_the_dead(&self, shape: &Shape) -> bool {
+        matches!(&shape.strategy, Strategy::NodeAffinity { node, soft: false } if self.remotes.dead.contains(node))
     }
 
     /// How many of a need go to which other node. `settled`: what has room here stays (it waits for

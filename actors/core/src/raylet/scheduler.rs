@@ -333,13 +333,18 @@ impl Scheduler {
 
     /// The node reports itself to a head that may be a new one. Workers that an earlier head has
     /// asked for and was not given are in no report: they are not wanted any more, or nobody would
-    /// ever give them back. A head that lives asks again.
+    /// ever give them back. A head that lives is refused, and asks again.
     pub fn forget_actor_wants(&mut self, now: Duration) {
-        let starting = self.actor_leases.iter().filter(|(_, seq)| self.leases[seq].worker.is_none());
-        let unanswered: BTreeSet<_> = starting.map(|(key, _)| key).chain(self.actor_wants.keys()).copied().collect();
-        for (actor, incarnation) in unanswered {
-            self.cancel_actor(actor, incarnation, now);
+        for want in std::mem::take(&mut self.actor_wants).into_values() {
+            let error = self.no_room(&want.need);
+            self.effects.push(Effect::ActorLeased(want.asker, Err(error)));
         }
+        let starting: Vec<u64> =
+            self.actor_leases.values().copied().filter(|seq| self.leases[seq].worker.is_none()).collect();
+        for seq in starting {
+            self.release(seq, "the head that asked for it has restarted");
+        }
+        self.serve(now);
     }
 
     /// Leases come back.

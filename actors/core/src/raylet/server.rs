@@ -426,7 +426,6 @@ impl RayletServer {
             ClusterEvent::ProcessDied { process, why, .. } => self.process_died(process.id, &why, ctx),
             ClusterEvent::JobFinished(job) => self.core.job_finished(job, now),
             ClusterEvent::Resources(changes) => self.core.resources_changed(changes, now),
-            ClusterEvent::ActorChanged { .. } => {}
         }
         self.act(ctx);
     }

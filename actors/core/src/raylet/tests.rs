@@ -551,10 +551,18 @@ fn affinity_goes_where_it_must() {
     assert_eq!(env.redirects.iter().map(|r| r.count).sum::<u64>(), 3);
     shape.strategy = Strategy::NodeAffinity { node: node(9), soft: false };
     env.want(1, &shape, 1);
-    assert!(env.notes.last().is_some_and(|note| note.infeasible && note.why.contains("dead or unknown")));
+    let last = env.notes.last().unwrap();
+    assert!(last.infeasible && !last.hopeless && last.why.contains("dead or unknown"), "it may be on its way");
     shape.strategy = Strategy::NodeAffinity { node: node(9), soft: true };
     env.want(1, &shape, 1);
     assert_eq!(env.held.len(), 1);
+    // Of a node that is dead nobody need hope that it joins.
+    shape.strategy = Strategy::NodeAffinity { node: node(2), soft: false };
+    env.want(1, &shape, 4);
+    env.core.node_died(node(2), env.now);
+    env.absorb();
+    env.want(2, &shape, 1);
+    assert!(env.notes.last().is_some_and(|note| note.hopeless && note.why.contains("dead")), "{:?}", env.notes);
 }
 
 #[test]
@@ -693,7 +701,8 @@ fn what_an_earlier_head_has_asked_for_and_was_not_given_is_nobodys() {
     env.core.forget_actor_wants(env.now);
     env.absorb();
     env.all_workers_ready();
-    assert!(env.askers.is_empty() && env.actor_leases.is_empty());
+    assert!(env.askers.is_empty() && env.actor_leases.is_empty(), "one is not given what the other was to have");
+    assert!(matches!(env.refused[..], [LeaseActorError::NoRoom { .. }, LeaseActorError::NoRoom { .. }]));
     assert_eq!(env.core.available(), &cpus(2.0));
     // What was given is reported, and stays.
     env.lease_actor(9, shape_of(cpus(1.0)), cpus(1.0));

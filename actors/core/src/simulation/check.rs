@@ -84,6 +84,18 @@ impl World {
                 let (known, free) = (&known.available, node.core.available());
                 return Some(format!("I7: the head believes that node {name} has {known:?} free, it has {free:?}"));
             }
+            for other in self.nodes().filter(|other| other.id != node.id) {
+                let Some(seen) = other.core.remote_nodes().find(|seen| seen.node == node.id) else {
+                    return Some(format!("I7: node {} does not know node {name}", other.machine));
+                };
+                if seen.available != *node.core.available() || seen.total != *node.core.total() {
+                    let (seen, free) = (&seen.available, node.core.available());
+                    return Some(format!(
+                        "I7: node {} believes that node {name} has {seen:?} free, it has {free:?}",
+                        other.machine
+                    ));
+                }
+            }
             for hosted in node.core.hosted_actors() {
                 let living = actors.iter().find(|known| known.actor == hosted.actor);
                 if living.is_none_or(|known| known.state != "ALIVE") {

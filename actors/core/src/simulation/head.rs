@@ -174,7 +174,7 @@ impl Head {
             }
             Ask::Subscribe(to) => {
                 if to == Subscribe::Everything {
-                    cx.out.push(Out::Event { way: way.clone(), event: ClusterEvent::View(self.core.view()) });
+                    cx.out.push(Out::Event { way, event: ClusterEvent::View(self.core.told_view()) });
                 }
                 self.subscribers.push((way, to));
             }

@@ -328,7 +328,6 @@ impl Node {
             ClusterEvent::ProcessDied { process, why, .. } => self.process_died(process.id, &why, now, cx),
             ClusterEvent::JobFinished(job) => self.core.job_finished(job, now),
             ClusterEvent::Resources(changes) => self.core.resources_changed(changes, now),
-            ClusterEvent::ActorChanged { .. } => {}
         }
     }
 

@@ -157,7 +157,6 @@ pub(super) struct Cluster {
     pub(super) totals: Vec<Resources>,
     report_due: Vec<bool>,
     reported: Vec<Resources>,
-    /// What the head knows.
     start_us: u64,
     submitters: Vec<(Shape, Submitter)>,
     /// The number of each submitter's queue; a forgotten one is followed by the next.

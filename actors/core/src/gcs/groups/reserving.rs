@@ -7,10 +7,10 @@ use mobula_transport::SendError;
 
 use super::super::bundles::{Plan, Room, plan};
 use super::super::nodes::raylet;
-use super::super::state::{Effect, Gcs, Reply, Write};
+use super::super::state::{Effect, Gcs, Node, Reply, Write};
 use super::{GroupEntry, Phase};
 use crate::ids::{NodeId, PlacementGroupId};
-use crate::messages::{ClusterEvent, CommitBundles, NodeInfo, PrepareBundles, ReturnBundles};
+use crate::messages::{ClusterEvent, CommitBundles, PrepareBundles, ReturnBundles};
 use crate::resources::{Resources, group};
 
 /// Waiting groups that are looked at in one go; the others have their turn at the next.
@@ -237,7 +237,7 @@ impl Gcs {
             if !node.info.total.covers(&named) {
                 node.info.total.add(&named);
                 node.info.available.add(&named);
-                let event = room_changed(&node.info, &named);
+                let event = room_changed(node, &named);
                 self.emit(Effect::Publish(event));
             }
         }
@@ -270,7 +270,7 @@ impl Gcs {
         }
         node.info.total.subtract(named);
         node.info.available.subtract(named);
-        let event = room_changed(&node.info, named);
+        let event = room_changed(node, named);
         self.emit(Effect::Publish(event));
     }
 
@@ -288,8 +288,12 @@ impl Gcs {
 
 /// What subscribers are told of a node of which these amounts have changed: not all it has, which
 /// would be more the more groups there are.
-fn room_changed(info: &NodeInfo, changed: &Resources) -> ClusterEvent {
-    let amounts =
-        changed.iter().map(|(name, _)| (name.to_owned(), info.total.fractions(name), info.available.fractions(name)));
-    ClusterEvent::RoomChanged { node: info.node, named: amounts.collect() }
+fn room_changed(node: &mut Node, changed: &Resources) -> ClusterEvent {
+    let mut named = Vec::new();
+    for (name, _) in changed.iter() {
+        let (total, free) = (node.info.total.fractions(name), node.info.available.fractions(name));
+        node.told.set(name, free);
+        named.push((name.to_owned(), total, free));
+    }
+    ClusterEvent::RoomChanged { node: node.info.node, named }
 }

@@ -52,6 +52,8 @@ struct World {
     removals: Vec<(u128, Asker)>,
     /// Removed, and therefore never to be seen again.
     removed: BTreeSet<u128>,
+    /// What a subscriber knows of each node, who heard all events of this head: in all, and free.
+    heard: BTreeMap<NodeId, (Resources, Resources)>,
     /// What waits for the disk: writes, and what must not happen before they are stored.
     unstored: VecDeque<(Vec<Write>, Vec<Effect>)>,
 }
@@ -81,6 +83,7 @@ impl World {
             next_node: 1,
             removals: Vec::new(),
             removed: BTreeSet::new(),
+            heard: BTreeMap::new(),
             unstored: VecDeque::new(),
         };
         for _ in 0..3 {
@@ -172,6 +175,21 @@ impl World {
             match effect {
                 Effect::Write(write) => writes.push(write),
                 Effect::Forget(asker) => assert!(self.waiting.remove(&asker), "forgotten once"),
+                Effect::Publish(ClusterEvent::NodeJoined(info)) => {
+                    self.heard.insert(info.node, (info.total, info.available));
+                }
+                Effect::Publish(ClusterEvent::RoomChanged { node, named }) => {
+                    let (total, free) = self.heard.get_mut(&node).expect("of a node that is known");
+                    for (name, in_all, is_free) in named {
+                        total.set(&name, in_all);
+                        free.set(&name, is_free);
+                    }
+                }
+                Effect::Publish(ClusterEvent::Resources(changes)) => {
+                    for (node, free) in changes {
+                        self.heard.get_mut(&node).expect("of a node that is known").1 = free;
+                    }
+                }
                 Effect::Publish(ClusterEvent::GroupRemoved(group)) => {
                     self.raylets.values_mut().for_each(|raylet| raylet.group_gone(group));
                 }
@@ -312,6 +330,7 @@ impl World {
         let config = GcsConfig { epoch_unix_s: self.head, ..config() };
         self.gcs = Gcs::restore(config, snapshot, self.now);
         self.registered.clear();
+        self.heard.clear();
         self.waiting.clear();
         self.unstored.clear();
         self.absorb();
@@ -358,6 +377,10 @@ impl World {
             let raylet = &self.raylets[&node.info.node];
             assert_eq!(&node.info.total, raylet.total());
             assert_eq!(&node.info.available, raylet.available());
+            let (total, free) = &self.heard[&node.info.node];
+            assert_eq!((total, free), (raylet.total(), raylet.available()), "as the other nodes know it");
+            // A subscriber who comes now knows as much.
+            assert_eq!(&node.told, free);
         }
         let rooms: Vec<Room> = self
             .raylets

@@ -12,7 +12,7 @@ use proptest::strategy::Strategy as Generator;
 
 use super::recorder::{Cut, Op, Recorder, Walk};
 use super::*;
-use crate::ids::PlacementGroupId;
+use crate::ids::{NodeId, PlacementGroupId};
 use crate::messages::{GroupSpec, PlacementStrategy};
 
 /// A change that the test makes.
@@ -23,6 +23,8 @@ enum Change {
     ForgetActor(u8),
     Job(u8),
     ForgetJob(u8),
+    Node(u8, bool),
+    ForgetNode(u8),
     Group(u8, usize),
     ForgetGroup(u8),
     Kv(u8, Option<usize>),
@@ -30,6 +32,23 @@ enum Change {
 
 fn group_id(n: u8) -> PlacementGroupId {
     PlacementGroupId(Uuid::from_u128(n.into()))
+}
+
+fn node(n: u8, alive: bool) -> NodeInfo {
+    NodeInfo {
+        node: NodeId(Uuid::from_u128(n.into())),
+        name: format!("n{n}"),
+        process: process(),
+        head: false,
+        total: Resources::new(),
+        available: Resources::new(),
+        labels: Default::default(),
+        alive,
+        death_reason: (!alive).then(|| "no heartbeat".to_owned()),
+        store_dir: String::new(),
+        host_proof: String::new(),
+        pid: 1,
+    }
 }
 
 impl Change {
@@ -55,6 +74,8 @@ impl Change {
                 placed: vec![None; bundles],
             })),
             Self::ForgetGroup(n) => Write::ForgetGroup(group_id(n)),
+            Self::Node(n, alive) => Write::Node(Box::new(node(n, alive))),
+            Self::ForgetNode(n) => Write::ForgetNode(node(n, true).node),
             Self::Kv(n, length) => kv(&format!("key{n}"), length.map(bytes).as_deref()),
         }
     }
@@ -205,11 +226,17 @@ impl Lives {
 fn a_history() -> Vec<Vec<Change>> {
     vec![
         vec![Change::Job(1), Change::Actor(1, 10), Change::Kv(1, Some(100))],
-        vec![Change::State(1, 1), Change::Group(1, 3)],
+        vec![Change::State(1, 1), Change::Group(1, 3), Change::Node(1, true), Change::Node(2, true)],
         vec![Change::Actor(2, 5_000), Change::Kv(2, Some(70_000))],
         vec![],
-        vec![Change::ForgetActor(1), Change::Kv(1, None), Change::Job(2)],
-        vec![Change::State(2, 7), Change::ForgetGroup(1), Change::Kv(2, Some(3)), Change::ForgetJob(1)],
+        vec![Change::ForgetActor(1), Change::Kv(1, None), Change::Job(2), Change::Node(1, false)],
+        vec![
+            Change::State(2, 7),
+            Change::ForgetGroup(1),
+            Change::Kv(2, Some(3)),
+            Change::ForgetJob(1),
+            Change::ForgetNode(1),
+        ],
     ]
 }
 
@@ -246,6 +273,8 @@ fn change() -> impl Generator<Value = Change> {
         (1..6_u8).prop_map(Change::ForgetJob),
         (1..6_u8, 1..5_usize).prop_map(|(n, bundles)| Change::Group(n, bundles)),
         (1..6_u8).prop_map(Change::ForgetGroup),
+        (1..6_u8, any::<bool>()).prop_map(|(n, alive)| Change::Node(n, alive)),
+        (1..6_u8).prop_map(Change::ForgetNode),
         (1..6_u8, prop::option::of(0..9_000_usize)).prop_map(|(n, length)| Change::Kv(n, length)),
     ]
 }
