@@ -99,6 +99,9 @@ struct State {
 struct Process {
     core: Weak<Core>,
     alive: bool,
+    /// It disowns the connections of an earlier process under its id, as QUIC does with a key that
+    /// the successor knows.
+    disowns: bool,
 }
 
 /// Runs a simulation on a current-thread runtime, with what actors under
@@ -133,7 +136,8 @@ impl SimNetwork {
     }
 
     /// A process on this network. Its id, its seed and its address come from the network's seed
-    /// unless `config` names them; `listen` on the address of a dead process takes its place.
+    /// unless `config` names them; `listen` on the address of a dead process takes its place. If it
+    /// has the same id and a `secret`, it disowns the connections of the dead one at once.
     pub fn endpoint(&self, config: EndpointConfig) -> Result<Endpoint, BindError> {
         let (process, seed, socket) = {
             let mut state = self.0.state.lock();
@@ -153,8 +157,10 @@ impl SimNetwork {
         let endpoint = Endpoint::over(self.0.clone(), bulk, &config, socket)?;
         let mut state = self.0.state.lock();
         let core = Arc::downgrade(endpoint.core());
-        state.processes.insert(process, Process { core, alive: true });
+        state.processes.insert(process, Process { core, alive: true, disowns: config.secret.is_some() });
         state.sockets.insert(socket, process);
+        drop(state);
+        self.0.changed.notify_waiters();
         Ok(endpoint)
     }
 
@@ -249,6 +255,17 @@ impl Sim {
         alive(a) && alive(b) && !state.cut.contains(&pair(a.process, b.process))
     }
 
+    /// Whether one end is a successor of the process that made the connection, and tells the other.
+    fn is_disowned(&self, connection: &SimConnection) -> bool {
+        let state = self.state.lock();
+        let [a, b] = &connection.ends;
+        let succeeds = |end: &End| {
+            let process = state.processes.get(&end.process);
+            process.is_some_and(|process| process.alive && process.disowns && !process.core.ptr_eq(&end.core))
+        };
+        (succeeds(a) || succeeds(b)) && !state.cut.contains(&pair(a.process, b.process))
+    }
+
     /// The living process that listens at `socket`.
     fn at(&self, socket: SocketAddr) -> Option<Arc<Core>> {
         let state = self.state.lock();
@@ -283,6 +300,10 @@ impl Sim {
                 let changed = sim.changed.notified();
                 if sim.carries(&connection) {
                     return;
+                }
+                if sim.is_disowned(&connection) {
+                    tokio::time::sleep(sim.delay()).await;
+                    return connection.end("its process has a successor");
                 }
                 if tokio::time::timeout_at(deadline, changed).await.is_err() {
                     return connection.end("timed out");

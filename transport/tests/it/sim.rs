@@ -199,6 +199,27 @@ fn a_replaced_connection_is_an_interruption() {
     });
 }
 
+/// With a secret that outlives the process, its successor disowns old connections at the first word
+/// on them: nobody has to wait for a silence to last.
+#[test]
+fn a_successor_with_the_secret_ends_the_old_connections() {
+    paused(async {
+        let (network, server, client, probe) = two(9);
+        assert_eq!(ask(&client, probe, Add(1)).await, Ok(1));
+        let waiting = client.request(probe, Sleep, vec![], LONG);
+        let process = server.process();
+        network.crash(process.id);
+        let secret = Some(mobula_transport::Secret("of both".to_owned()));
+        let (process, listen) = (Some(process.id), Some(process.socket));
+        let heir = network.endpoint(EndpointConfig { process, listen, secret, ..Default::default() }).unwrap();
+        heir.spawn(Some(MailboxId::WORKER), Runner::Inline, Probe::default);
+        let restarted = tokio::time::Instant::now();
+        assert!(matches!(waiting.await, Err(SendError::Unreachable { .. })));
+        assert!(restarted.elapsed() < Duration::from_secs(1), "{:?}", restarted.elapsed());
+        assert_eq!(ask(&client, probe, Add(2)).await, Ok(2));
+    });
+}
+
 #[test]
 fn a_shut_down_process_says_farewell() {
     paused(async {

@@ -27,9 +27,44 @@ pub(super) enum Awaited {
     /// Whether it is made.
     Made(Vec<Waiter>),
     /// When it is ready.
-    Ready(Vec<Waiter>),
+    Ready(Question<Waiter>),
     /// Nothing: it was refused, or removed before it was made.
     Refused(Error),
+}
+
+/// A question for a group that is under way, and who waits for its answer.
+pub(crate) struct Question<W> {
+    /// Who waited when it was asked.
+    asked: Vec<W>,
+    /// Who has come since: that the group was ready is perhaps old news to them.
+    late: Vec<W>,
+}
+
+impl<W> Question<W> {
+    pub(crate) fn of(waiters: Vec<W>) -> Self {
+        Self { asked: waiters, late: Vec::new() }
+    }
+
+    /// One more waits for the answer.
+    pub(crate) fn join(&mut self, waiter: W) {
+        self.late.push(waiter);
+    }
+
+    /// It is asked, perhaps again. False when nobody waits any more.
+    pub(crate) fn ask(&mut self, is_gone: impl Fn(&W) -> bool) -> bool {
+        self.asked.append(&mut self.late);
+        self.asked.retain(|waiter| !is_gone(waiter));
+        !self.asked.is_empty()
+    }
+
+    /// It is answered, and who is to be told. Those who have come since and `doubts` still have to
+    /// know: a raylet has told them meanwhile that the group's room is nowhere, and if the group is no
+    /// more, it was so after this answer was given.
+    pub(crate) fn answered(&mut self, doubts: impl Fn(&W) -> bool) -> Vec<W> {
+        let mut told = std::mem::take(&mut self.asked);
+        told.extend(self.late.extract_if(.., |waiter| !doubts(waiter)));
+        told
+    }
 }
 
 /// Who waits for a group. One that nobody waits for any more is gone.
@@ -46,6 +81,11 @@ impl Waiter {
             Self::Entry(entry) => entry.strong_count() == 0,
             Self::Queue(queue) => queue.strong_count() == 0,
         }
+    }
+
+    /// Whether it has reason to believe that the group is no more.
+    fn doubts(&self) -> bool {
+        matches!(self, Self::Queue(_))
     }
 
     fn tell(self, client: &Client, ready: &Result<(), Error>) {
@@ -112,7 +152,7 @@ impl Client {
         match made {
             Ok(()) if waiters.is_empty() => {}
             Ok(()) => {
-                groups.insert(group, Awaited::Ready(waiters));
+                groups.insert(group, Awaited::Ready(Question::of(waiters)));
                 drop(groups);
                 self.ask_whether_ready(group);
             }
@@ -135,14 +175,15 @@ impl Client {
     fn await_group(&self, group: PlacementGroupId, waiter: Waiter) {
         let mut groups = self.0.groups.lock();
         match groups.get_mut(&group) {
-            Some(Awaited::Made(waiters) | Awaited::Ready(waiters)) => waiters.push(waiter),
+            Some(Awaited::Made(waiters)) => waiters.push(waiter),
+            Some(Awaited::Ready(question)) => question.join(waiter),
             Some(Awaited::Refused(error)) => {
                 let refused = Err(error.clone());
                 drop(groups);
                 waiter.tell(self, &refused);
             }
             None => {
-                groups.insert(group, Awaited::Ready(vec![waiter]));
+                groups.insert(group, Awaited::Ready(Question::of(vec![waiter])));
                 drop(groups);
                 self.ask_whether_ready(group);
             }
@@ -153,9 +194,8 @@ impl Client {
     fn ask_whether_ready(&self, group: PlacementGroupId) {
         {
             let mut groups = self.0.groups.lock();
-            let Some(Awaited::Ready(waiters)) = groups.get_mut(&group) else { return };
-            waiters.retain(|waiter| !waiter.is_gone());
-            if waiters.is_empty() {
+            let Some(Awaited::Ready(question)) = groups.get_mut(&group) else { return };
+            if !question.ask(Waiter::is_gone) {
                 groups.remove(&group);
                 return;
             }
@@ -172,18 +212,14 @@ impl Client {
     }
 
     fn group_heard(&self, group: PlacementGroupId, ready: &Result<(), Error>) {
-        let heard = {
+        let told = {
             let mut groups = self.0.groups.lock();
-            match groups.remove(&group) {
-                Some(Awaited::Ready(waiters)) => waiters,
-                Some(other) => {
-                    groups.insert(group, other);
-                    return;
-                }
-                None => return,
-            }
+            let Some(Awaited::Ready(question)) = groups.get_mut(&group) else { return };
+            question.answered(|waiter| ready.is_ok() && waiter.doubts())
         };
-        heard.into_iter().for_each(|waiter| waiter.tell(self, ready));
+        // Asks again if somebody still has to know, and forgets the question if not.
+        self.ask_whether_ready(group);
+        told.into_iter().for_each(|waiter| waiter.tell(self, ready));
     }
 
     /// Gives a group's room back: actors in it end, tasks in it fail. One that is not there is none.
@@ -225,9 +261,40 @@ impl Client {
         let groups = std::mem::take(&mut *self.0.groups.lock());
         let ended = Err(error.clone());
         for awaited in groups.into_values() {
-            if let Awaited::Made(waiters) | Awaited::Ready(waiters) = awaited {
-                waiters.into_iter().for_each(|waiter| waiter.tell(self, &ended));
-            }
+            let waiters = match awaited {
+                Awaited::Made(waiters) => waiters,
+                Awaited::Ready(mut question) => question.answered(|_| false),
+                Awaited::Refused(_) => continue,
+            };
+            waiters.into_iter().for_each(|waiter| waiter.tell(self, &ended));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_a_group_was_there_is_no_answer_to_a_doubt_that_came_later() {
+        let mut question = Question::of(vec!["a doubt", "a wait"]);
+        assert!(question.ask(|_| false));
+        question.join("a late wait");
+        question.join("a late doubt");
+        assert_eq!(question.answered(|who| who.contains("doubt")), ["a doubt", "a wait", "a late wait"]);
+        assert!(question.ask(|_| false), "the doubt is still to be answered");
+        assert_eq!(question.answered(|who| who.contains("doubt")), ["a late doubt"]);
+        assert!(!question.ask(|_| false), "nobody waits any more");
+    }
+
+    #[test]
+    fn what_is_gone_is_gone_for_all_of_them_and_for_the_dead_nothing_is_asked() {
+        let mut question = Question::of(vec![1, 2]);
+        question.join(3);
+        assert!(question.ask(|who| *who == 2));
+        question.join(4);
+        assert_eq!(question.answered(|_| false), [1, 3, 4]);
+        question.join(5);
+        assert!(!question.ask(|who| *who == 5));
     }
 }

@@ -24,7 +24,7 @@ mod doubts;
 mod entry;
 mod explain;
 mod fetch;
-mod groups;
+pub(crate) mod groups;
 mod home;
 #[cfg(test)]
 mod leasing;

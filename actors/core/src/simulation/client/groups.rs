@@ -6,6 +6,7 @@ use super::super::message::{Answer, Ask, Then, Timer};
 use super::super::process::Cx;
 use super::super::world::gcs;
 use super::{Client, GCS_WITHIN, RETRY_US};
+use crate::client::groups::Question;
 use crate::error::Error;
 use crate::ids::PlacementGroupId;
 use crate::messages::{GroupGone, GroupSpec, PlacementStrategy, Shape};
@@ -14,7 +15,7 @@ use crate::resources::{Resources, group};
 /// What is to be heard of a group.
 pub(super) enum Awaited {
     Made(Vec<Waiter>),
-    Ready(Vec<Waiter>),
+    Ready(Question<Waiter>),
     Refused(Error),
 }
 
@@ -63,7 +64,7 @@ impl Client {
         match made {
             Ok(()) if waiters.is_empty() => {}
             Ok(()) => {
-                self.groups.insert(group, Awaited::Ready(waiters));
+                self.groups.insert(group, Awaited::Ready(Question::of(waiters)));
                 self.ask_whether_ready(group, cx);
             }
             Err(error) => {
@@ -82,21 +83,25 @@ impl Client {
 
     fn await_group(&mut self, group: PlacementGroupId, waiter: Waiter, cx: &mut Cx<'_>) {
         match self.groups.get_mut(&group) {
-            Some(Awaited::Made(waiters) | Awaited::Ready(waiters)) => waiters.push(waiter),
+            Some(Awaited::Made(waiters)) => waiters.push(waiter),
+            Some(Awaited::Ready(question)) => question.join(waiter),
             Some(Awaited::Refused(error)) => {
                 let refused = Err(error.clone());
                 self.tell(vec![waiter], &refused, cx);
             }
             None => {
-                self.groups.insert(group, Awaited::Ready(vec![waiter]));
+                self.groups.insert(group, Awaited::Ready(Question::of(vec![waiter])));
                 self.ask_whether_ready(group, cx);
             }
         }
     }
 
     pub(super) fn ask_whether_ready(&mut self, group: PlacementGroupId, cx: &mut Cx<'_>) {
-        if matches!(self.groups.get(&group), Some(Awaited::Ready(_))) {
+        let Some(Awaited::Ready(question)) = self.groups.get_mut(&group) else { return };
+        if question.ask(|_| false) {
             cx.ask(MailboxId::CLIENT, gcs(), Ask::WaitGroup(group), GCS_WITHIN, Then::GroupReady(group));
+        } else {
+            self.groups.remove(&group);
         }
     }
 
@@ -112,11 +117,10 @@ impl Client {
             Err(error) => Err(error.into()),
             Ok(other) => unreachable!("{other:?}"),
         };
-        if matches!(self.groups.get(&group), Some(Awaited::Ready(_)))
-            && let Some(Awaited::Ready(waiters)) = self.groups.remove(&group)
-        {
-            self.tell(waiters, &ready, cx);
-        }
+        let Some(Awaited::Ready(question)) = self.groups.get_mut(&group) else { return };
+        let told = question.answered(|waiter| ready.is_ok() && matches!(waiter, Waiter::Queue(_)));
+        self.ask_whether_ready(group, cx);
+        self.tell(told, &ready, cx);
     }
 
     fn tell(&mut self, waiters: Vec<Waiter>, ready: &Result<(), Error>, cx: &mut Cx<'_>) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use mobula_transport::{Endpoint, EndpointConfig};
+use mobula_transport::{Endpoint, EndpointConfig, Secret};
 use parking_lot::Mutex;
 use rand::RngExt;
 use tokio::sync::mpsc;
@@ -30,6 +30,7 @@ impl Head {
         let endpoint = cluster.network().endpoint(EndpointConfig {
             process: Some(process(HEAD_PROCESS).id),
             listen: Some(HEAD_SOCKET),
+            secret: Some(Secret("the head's".to_owned())),
             comes_back: true,
             ..EndpointConfig::default()
         });
