@@ -1,11 +1,12 @@
 //! Placing actors: which raylet is asked for a worker, and what waits for room.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::actors::{ActorEntry, Phase, PlaceKey};
 use super::nodes::raylet;
 use super::placement::{Candidate, Choice, choose};
-use super::state::{Effect, Gcs};
+use super::state::{Effect, Gcs, Node};
 use crate::error::Error;
 use crate::ids::{ActorId, NodeId};
 use crate::messages::{EndReason, LeaseActor, Shape, Strategy};
@@ -46,28 +47,26 @@ impl Gcs {
             queue.waiting.pop_front();
             return true;
         }
-        let free: Vec<(NodeId, Resources)> = self
+        let less_promised = |node: &Node| {
+            let mut free = node.info.available.clone();
+            free.subtract(&node.promised);
+            (node.info.node, free)
+        };
+        // Few nodes are asked at any time, of how many there may be.
+        let asked: BTreeMap<NodeId, Resources> =
+            self.nodes.values().filter(|node| !node.promised.is_empty()).map(less_promised).collect();
+        let candidates: Vec<Candidate<'_>> = self
             .nodes
             .values()
-            .filter(|node| node.info.alive)
-            .map(|node| {
-                let mut free = node.info.available.clone();
-                free.subtract(&node.promised);
-                (node.info.node, free)
-            })
-            .collect();
-        let candidates: Vec<Candidate<'_>> = free
-            .iter()
-            .filter_map(|(node, available)| {
-                let info = &self.nodes.get(node)?.info;
-                Some(Candidate {
-                    node: *node,
-                    total: &info.total,
-                    available,
-                    labels: &info.labels,
-                    local: false,
-                    full: queue.full.contains(node),
-                })
+            .map(|node| &node.info)
+            .filter(|info| info.alive)
+            .map(|info| Candidate {
+                node: info.node,
+                total: &info.total,
+                available: asked.get(&info.node).unwrap_or(&info.available),
+                labels: &info.labels,
+                local: false,
+                full: queue.full.contains(&info.node),
             })
             .collect();
         match choose(&candidates, &key.need, &key.strategy, &mut self.last_spread) {
