@@ -91,7 +91,7 @@ pub(super) struct Record {
     /// What a call returned when it ran.
     returned: BTreeMap<u64, u64>,
     cancelled: BTreeSet<u64>,
-    removed: BTreeSet<PlacementGroupId>,
+    pub(super) removed: BTreeSet<PlacementGroupId>,
     /// Actors that the programs may end.
     mortal: BTreeSet<ActorId>,
     calm: bool,
@@ -268,10 +268,10 @@ impl Record {
                 }
             }
             Ok(value) => {
-                let args: Option<Vec<u64>> = args.iter().map(|arg| arg.clone()?.ok()).collect();
-                let right = args.map(|args| expected(code, &args));
+                let values: Option<Vec<u64>> = args.iter().map(|arg| arg.clone()?.ok()).collect();
+                let right = values.map(|values| expected(code, &values));
                 if right != Some(*value) {
-                    self.violated(format!("I2: task {} returned {value}, not {right:?}", code.id));
+                    self.violated(format!("I2: task {} returned {value}, not {right:?}, of {args:?}", code.id));
                 }
             }
             Err(error) => {

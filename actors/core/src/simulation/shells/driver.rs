@@ -389,7 +389,11 @@ impl Running {
             args.extend(self.puts.get(n).map(|put| Some(Ok(*put))));
             // Also an argument may have been there when it was needed, and be lost since.
             let is_lost = |of: &Outcome| matches!(of, Err(Error::ObjectLost { .. } | Error::AttemptsExhausted { .. }));
-            if (is_lost(outcome) || args.iter().flatten().any(is_lost)) && !record.is_calm() {
+            // So may one be that was to be made again where there is no group any more.
+            let is_gone =
+                |of: &Outcome| matches!(of, Err(Error::GroupRemoved { group, .. }) if record.removed.contains(group));
+            let lacks = args.iter().flatten().any(|arg| is_lost(arg) || (outcome.is_ok() && is_gone(arg)));
+            if (is_lost(outcome) || lacks) && !record.is_calm() {
                 record.stats.failed += 1;
                 continue;
             }
