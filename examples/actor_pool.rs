@@ -38,7 +38,7 @@ impl Sieve {
 
 #[mobula::main]
 fn main() -> Result<(), Error> {
-    let session = mobula::init(Config::default())?;
+    let session = mobula::init(Config::from_env()?)?;
     let mut pool = ActorPool::new((0..3).map(|_| Sieve::remote(1_000)));
 
     // Results come in the order of the numbers, whoever found them.

@@ -52,7 +52,7 @@ fn petal_area(batch: RecordBatch, shape: f64) -> Result<RecordBatch, ArrowError>
 
 #[mobula::main]
 fn main() -> Result<(), Box<dyn Error>> {
-    let session = mobula::init(Config::default())?;
+    let session = mobula::init(Config::from_env()?)?;
     let folder = std::env::temp_dir().join(format!("mobula-iris-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
     write_iris(&folder.join("iris.parquet"))?;

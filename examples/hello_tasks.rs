@@ -30,7 +30,7 @@ fn square_root(number: f64) -> Result<f64, String> {
 #[mobula::main]
 fn main() -> Result<(), Error> {
     // Without an address this is a cluster of one, inside this process.
-    let session = mobula::init(Config::default())?;
+    let session = mobula::init(Config::from_env()?)?;
 
     // Eight tasks, all under way before the first is asked for.
     let squares: Vec<ObjectRef<u64>> = (1..=8).map(|number| square.remote(number)).collect();

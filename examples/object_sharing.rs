@@ -26,7 +26,7 @@ fn where_it_lies(numbers: &[f64]) -> u64 {
 
 #[mobula::main]
 fn main() -> Result<(), Error> {
-    let session = mobula::init(Config::default())?;
+    let session = mobula::init(Config::from_env()?)?;
     let numbers: Vec<f64> = (0..LENGTH).map(|i| (i % 1000) as f64).collect();
     let expected: f64 = numbers.iter().sum();
 

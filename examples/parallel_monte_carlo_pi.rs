@@ -61,7 +61,7 @@ fn throw_darts(seed: u64, darts: u64, progress: ProgressHandle) -> u64 {
 
 #[mobula::main]
 fn main() -> Result<(), Error> {
-    let session = mobula::init(Config::default())?;
+    let session = mobula::init(Config::from_env()?)?;
     let progress = Progress::remote();
     let tasks: Vec<_> = (1..=TASKS).map(|seed| throw_darts.remote(seed, DARTS_PER_TASK, progress.clone())).collect();
 

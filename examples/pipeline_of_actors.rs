@@ -92,7 +92,7 @@ impl Splitter {
 
 #[mobula::main]
 fn main() -> Result<(), Error> {
-    let session = mobula::init(Config::default())?;
+    let session = mobula::init(Config::from_env()?)?;
 
     let ledger = Ledger::remote();
     let counters = vec![Counter::remote(ledger.clone()), Counter::remote(ledger.clone())];

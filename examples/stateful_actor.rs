@@ -53,7 +53,7 @@ fn save_up(bank: BankHandle, owner: String, times: u64) -> Result<u64, Error> {
 
 #[mobula::main]
 fn main() -> Result<(), Error> {
-    let session = mobula::init(Config::default())?;
+    let session = mobula::init(Config::from_env()?)?;
     let bank = Bank::options().name("the bank").remote();
 
     // Calls of one caller arrive in the order they were made; nothing waits until `get`.

@@ -21,7 +21,7 @@ fn parse(text: String) -> impl Iterator<Item = Result<f64, std::num::ParseFloatE
 
 #[mobula::main]
 fn main() -> Result<(), Error> {
-    let session = mobula::init(Config::default())?;
+    let session = mobula::init(Config::from_env()?)?;
 
     // The stream is an iterator of references; each can be fetched, or passed on to other tasks.
     for prime in primes.remote(1_000_000).take(5) {

@@ -52,7 +52,12 @@ impl Gcs {
         if self.absent.remove(&node).is_none() && !known && info.process.id != self.config.process {
             self.emit(Effect::Write(Write::Node(Box::new(info.clone()))));
         }
+        let is_head = info.head;
         self.emit(Effect::Publish(ClusterEvent::NodeJoined(info)));
+        if is_head {
+            // Its node before lived in the process that the head has succeeded.
+            self.lose_those(|info| info.head, "the head was started again", now);
+        }
         self.reattach(node, actors);
         self.bundles_held(node, &bundles, true);
         self.open_queues(node);
@@ -215,10 +220,16 @@ impl Gcs {
 
     /// The time after a restart of the head in which nodes could come back is over.
     pub(super) fn lose_absent(&mut self, now: Duration) {
-        for (node, info) in std::mem::take(&mut self.absent) {
+        let within = self.config.reattach_within.as_secs();
+        self.lose_those(|_| true, &format!("it did not come back within {within} s of the head's restart"), now);
+    }
+
+    /// Absent nodes are dead.
+    fn lose_those(&mut self, which: impl Fn(&NodeInfo) -> bool, why: &str, now: Duration) {
+        let lost: Vec<_> = self.absent.extract_if(.., |_, info| which(info)).collect();
+        for (node, info) in lost {
             self.nodes.insert(node, Node::new(info, BTreeMap::new(), now));
-            let within = self.config.reattach_within.as_secs();
-            self.node_died(node, &format!("it did not come back within {within} s of the head's restart"), now);
+            self.node_died(node, why, now);
         }
     }
 

@@ -679,6 +679,26 @@ fn an_actor_whose_node_does_not_come_back_is_lost_with_it() {
 }
 
 #[test]
+fn the_node_of_a_head_that_was_started_again_is_dead_at_once() {
+    let mut env = Env::new();
+    let head = |n: u128| RegisterNode {
+        info: NodeInfo { head: true, ..info(n, 4.0) },
+        actors: vec![],
+        processes: vec![],
+        bundles: vec![],
+    };
+    env.core.register_node(head(1), env.now).unwrap();
+    env.absorb();
+    env.join(2, 4.0);
+    env.restart_alone();
+    env.core.register_node(head(3), env.now).unwrap();
+    env.absorb();
+    let lives = |n: u128| env.core.view().nodes.iter().find(|known| known.node == node(n)).map(|known| known.alive);
+    assert_eq!((lives(1), lives(3)), (Some(false), Some(true)));
+    assert_eq!(lives(2), None, "another one may come back");
+}
+
+#[test]
 fn an_actor_nobody_created_is_dead_after_a_while() {
     let mut env = Env::new();
     let asked = env.resolve(77, 60);
