@@ -44,7 +44,7 @@ pub(super) enum Phase {
     Alive(Spot),
     /// Tried again then.
     Delayed { until: Duration, reason: String },
-    /// The head restarted; its node is to report it until then.
+    /// The head restarted, and its node has not reported it yet.
     Unattached,
     /// It is no more.
     Dead(Error),

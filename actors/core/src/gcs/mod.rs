@@ -22,7 +22,7 @@ mod groups;
 mod incarnations;
 mod jobs;
 mod kv;
-mod nodes;
+pub(crate) mod nodes;
 pub(crate) mod placement;
 mod placing;
 pub mod server;

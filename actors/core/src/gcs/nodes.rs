@@ -15,7 +15,7 @@ use crate::resources::Resources;
 use crate::resources::group::given_back;
 
 /// Dead nodes that are remembered, for people and to refuse their return.
-const DEAD_NODES_KEPT: usize = 1_000;
+pub(crate) const DEAD_NODES_KEPT: usize = 1_000;
 /// Nodes a cluster can have.
 const MAX_NODES: usize = 10_000;
 /// Ended processes that are remembered of each node.

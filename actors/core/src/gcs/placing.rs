@@ -9,7 +9,7 @@ use super::placement::{Candidate, Choice, choose};
 use super::state::{Effect, Gcs, Node};
 use crate::error::Error;
 use crate::ids::{ActorId, NodeId};
-use crate::messages::{EndReason, LeaseActor, Shape, Strategy};
+use crate::messages::{EndReason, LeaseActor, Shape};
 use crate::resources::Resources;
 
 /// How often a worker process may fail to start for an actor before the actor is given up.
@@ -40,7 +40,7 @@ impl Gcs {
 
     /// Places the first of a queue; false when the queue is empty or has to wait.
     pub(super) fn place_one(&mut self, key: &PlaceKey) -> bool {
-        let bound_to_the_dead = self.is_bound_to_the_dead(&key.strategy);
+        let bound_to_the_dead = key.strategy.bound_to().is_some_and(|node| self.is_dead(node));
         let Some(queue) = self.queues.get_mut(key) else { return false };
         let Some(id) = queue.waiting.front().copied() else { return false };
         if !self.actors.get(&id).is_some_and(|actor| matches!(actor.phase, Phase::Pending)) {
@@ -98,10 +98,8 @@ impl Gcs {
         }
     }
 
-    /// Whether such work has to be on a node that is dead: no node that joins will do.
-    fn is_bound_to_the_dead(&self, strategy: &Strategy) -> bool {
-        let Strategy::NodeAffinity { node, soft: false } = strategy else { return false };
-        self.nodes.get(node).is_some_and(|node| !node.info.alive)
+    fn is_dead(&self, node: NodeId) -> bool {
+        self.nodes.get(&node).is_some_and(|node| !node.info.alive)
     }
 
     pub(super) fn ask_for_lease(&mut self, id: ActorId, node: NodeId, in_line: bool) {

@@ -231,7 +231,7 @@ pub struct Snapshot {
     pub actors: Vec<(ActorSpec, Vec<serde_bytes::ByteBuf>, ActorState)>,
     /// Jobs, ended ones too.
     pub jobs: Vec<JobInfo>,
-    /// Nodes other than the head's own, dead ones too.
+    /// Nodes in other processes than the GCS, dead ones too.
     pub nodes: Vec<NodeInfo>,
     /// Placement groups.
     pub groups: Vec<GroupRecord>,

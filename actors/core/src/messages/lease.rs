@@ -41,6 +41,14 @@ impl Strategy {
         }
     }
 
+    /// The only node that may run it, where it names one: when that is dead, no node that joins will do.
+    pub fn bound_to(&self) -> Option<NodeId> {
+        match self {
+            Self::NodeAffinity { node, soft: false } => Some(*node),
+            _ => None,
+        }
+    }
+
     /// Whether, of the nodes that may, one with these labels is meant first.
     pub fn prefers(&self, labels: &Labels) -> bool {
         match self {

@@ -160,8 +160,7 @@ impl Scheduler {
             .collect();
         for key in actors {
             if let Some(want) = self.actor_wants.remove(&key) {
-                let error = self.no_room(&want.need);
-                self.effects.push(Effect::ActorLeased(want.asker, Err(error)));
+                self.refuse(&want);
             }
         }
     }

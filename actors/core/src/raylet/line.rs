@@ -12,15 +12,13 @@ use std::time::Duration;
 use mobula_transport::{Address, ProcessAddr};
 
 use super::pool::Supply;
-use super::scheduler::{Asker, Effect, Lease, MAX_ZERO_DEMAND_LEASES, Scheduler};
+use super::scheduler::{Effect, Lease, MAX_ZERO_DEMAND_LEASES, Scheduler};
 use crate::ids::ActorId;
-use crate::messages::{ActorLease, LeaseActor, LeaseGranted, LeasePending, Shape, WorkerKind};
+use crate::messages::{ActorLease, LeaseGranted, LeasePending, Shape, WorkerKind};
 use crate::resources::{FRACTIONS_PER_UNIT, Resources};
 
 /// Others that may be served before one that waits for more room than they needed.
 const MAX_PASSED_OVER: u32 = 32;
-/// How long an actor stands in line before the GCS is told that there is no room.
-const ACTOR_WAITS: Duration = Duration::from_secs(1);
 /// Who waits so long is told why.
 const TOLD_AFTER: Duration = Duration::from_secs(1);
 /// A client is asked for idle leases at most this often.
@@ -77,31 +75,6 @@ impl Want {
     /// How many are missing.
     pub(super) fn need(&self) -> u64 {
         self.target.saturating_sub(self.done).saturating_sub(self.starting)
-    }
-}
-
-/// An actor that waits for room or a worker.
-#[derive(Clone, Debug)]
-pub(super) struct ActorWant {
-    pub(super) client: Address,
-    pub(super) shape: Arc<Shape>,
-    /// What must be free to place it.
-    pub(super) need: Resources,
-    pub(super) asker: Asker,
-    pub(super) since: Duration,
-    pub(super) passed_over: u32,
-    /// It has room, its process is starting.
-    pub(super) starting: bool,
-}
-
-impl ActorWant {
-    pub(super) fn new(client: Address, request: LeaseActor, asker: Asker, now: Duration) -> Self {
-        let mut need = request.shape.demand.clone();
-        for (name, fractions) in request.placement_demand.iter() {
-            need.set(name, fractions.max(need.fractions(name)));
-        }
-        let shape = Arc::new(request.shape);
-        Self { client, shape, need, asker, since: now, passed_over: 0, starting: false }
     }
 }
 
@@ -403,25 +376,6 @@ impl Scheduler {
         }
     }
 
-    /// Actors that found no room in time go back to the GCS, which may know a better node.
-    pub(super) fn expire_actor_wants(&mut self, now: Duration) {
-        let expired: Vec<(ActorId, u32)> = self
-            .actor_wants
-            .iter()
-            .filter(|(_, want)| !want.starting && now.saturating_sub(want.since) >= ACTOR_WAITS)
-            .filter(|(_, want)| {
-                self.draining || !self.available.covers(&want.need) || !self.has_gpus_for(&want.shape.demand)
-            })
-            .map(|(key, _)| *key)
-            .collect();
-        for key in expired {
-            if let Some(want) = self.actor_wants.remove(&key) {
-                let error = self.no_room(&want.need);
-                self.effects.push(Effect::ActorLeased(want.asker, Err(error)));
-            }
-        }
-    }
-
     /// Why something of this shape is not served now.
     pub(super) fn why_waiting(&self, shape: &Shape, need: &Resources, now: Duration) -> Waiting {
         if let Some(why) = self.infeasible(shape) {
@@ -458,7 +412,8 @@ impl Scheduler {
             if let Some(want) = self.wants.get_mut(&(client, shape.clone())) {
                 want.told = Some(why.clone());
             }
-            let hopeless = matches!(why, Waiting::WorkerFailed(_, true)) || self.is_bound_to_the_dead(&shape);
+            let bound_to_the_dead = shape.strategy.bound_to().is_some_and(|node| self.is_dead(node));
+            let hopeless = matches!(why, Waiting::WorkerFailed(_, true)) || bound_to_the_dead;
             let (infeasible, why) = why.into_words();
             let note = LeasePending { shape: Shape::clone(&shape), infeasible, hopeless, why };
             self.effects.push(Effect::Pending(client, note));

@@ -13,6 +13,7 @@
 //!
 //! It does not see tasks: those go straight from the client to the leased worker.
 
+mod actor_wants;
 mod binaries;
 mod bundles;
 mod envs;

@@ -13,6 +13,7 @@ use mobula_transport::{Address, MailboxId};
 
 use super::line::{Ticket, Want};
 use super::scheduler::{Effect, Scheduler};
+use crate::gcs::nodes::DEAD_NODES_KEPT;
 use crate::gcs::placement::{Candidate, Choice, choose, takes_work};
 use crate::ids::NodeId;
 use crate::messages::{ClusterView, LeaseRedirected, NodeInfo, Shape, Strategy};
@@ -31,9 +32,6 @@ const STAYS_AT_DATA_FOR: Duration = Duration::from_secs(2);
 /// For so long what was sent to a node counts as taken there: the client's way to it and a report's
 /// way back. After that the node's own report says more.
 const SENT_COUNTS: Duration = Duration::from_millis(300);
-
-/// Dead nodes that are remembered.
-const DEAD_NODES_KEPT: usize = 1_000;
 
 /// At most so many leases of one need are given a node at once; the rest waits its turn.
 const MAX_LOOKS: u32 = 4_096;
@@ -215,9 +213,9 @@ impl Scheduler {
         }
     }
 
-    /// Whether the shape is bound to a node that is dead: no node that joins will do.
-    pub(super) fn is_bound_to_the_dead(&self, shape: &Shape) -> bool {
-        matches!(&shape.strategy, Strategy::NodeAffinity { node, soft: false } if self.remotes.dead.contains(node))
+    /// Whether a node is dead for certain.
+    pub(super) fn is_dead(&self, node: NodeId) -> bool {
+        self.remotes.dead.contains(&node) && !self.remotes.nodes.contains_key(&node)
     }
 
     /// How many of a need go to which other node. `settled`: what has room here stays (it waits for

@@ -8,18 +8,18 @@ use std::time::Duration;
 
 use mobula_transport::{Address, ProcessAddr, ProcessId};
 
+use super::actor_wants::ActorWant;
 use super::bundles::{Bundle, GONE_GROUPS_KEPT};
 use super::gpus::{Gpus, Held};
-use super::line::{ActorWant, Ticket, Want};
+use super::line::{Ticket, Want};
 use super::pool::{Pool, WorkerSlot};
 use super::redirect::Remotes;
 use crate::culprit::Culprit;
 use crate::ids::{ActorId, JobId, LeaseId, NodeId, PlacementGroupId};
 use crate::labels::Labels;
 use crate::messages::{
-    ActorLease, ForgetQueue, GroupGone, HeldLeases, HostedActor, LeaseActor, LeaseActorError, LeaseGpus, LeaseGranted,
-    LeaseLost, LeasePending, LeaseRedirected, LeasesDone, LeasesKept, PendingDemand, Shape, WantLeases, WorkerInfo,
-    WorkerKind,
+    ActorLease, ForgetQueue, GroupGone, HeldLeases, HostedActor, LeaseActorError, LeaseGpus, LeaseGranted, LeaseLost,
+    LeasePending, LeaseRedirected, LeasesDone, LeasesKept, PendingDemand, Shape, WantLeases, WorkerInfo, WorkerKind,
 };
 use crate::recent::Recent;
 use crate::resources::{GPU, Resources, group};
@@ -293,58 +293,6 @@ impl Scheduler {
             let ticket = Ticket::Client(key.0, key.1);
             self.line.retain(|other| *other != ticket);
         }
-    }
-
-    /// The GCS wants a worker for an actor.
-    pub fn lease_actor(&mut self, client: Address, request: LeaseActor, now: Duration, asker: Asker) {
-        let key = (request.actor, request.incarnation);
-        if let Some(known) = self.actor_wants.get_mut(&key) {
-            // The GCS lost our answer's way back and asks again.
-            let before = std::mem::replace(&mut known.asker, asker);
-            return self.effects.push(Effect::ForgetAsker(before));
-        }
-        if let Some(seq) = self.actor_leases.get(&key).copied() {
-            if let Some(worker) = self.leases.get(&seq).and_then(|lease| lease.worker) {
-                let lease = ActorLease { lease: self.lease_id(seq), worker };
-                self.effects.push(Effect::ActorLeased(asker, Ok(lease)));
-            }
-            return;
-        }
-        let want = ActorWant::new(client, request, asker, now);
-        if self.draining || !self.config.total.covers(&want.need) {
-            let error = self.no_room(&want.need);
-            return self.effects.push(Effect::ActorLeased(asker, Err(error)));
-        }
-        self.actor_wants.insert(key, want);
-        self.serve_newcomer(Ticket::Actor(key.0, key.1), now);
-    }
-
-    /// The GCS wants it no more.
-    pub fn cancel_actor(&mut self, actor: ActorId, incarnation: u32, now: Duration) {
-        let key = (actor, incarnation);
-        if let Some(want) = self.actor_wants.remove(&key) {
-            self.effects.push(Effect::ForgetAsker(want.asker));
-        }
-        if let Some(seq) = self.actor_leases.get(&key).copied() {
-            self.release(seq, "the actor was ended");
-        }
-        self.serve(now);
-    }
-
-    /// The node reports itself to a head that may be a new one. Workers that an earlier head has
-    /// asked for and was not given are in no report: they are not wanted any more, or nobody would
-    /// ever give them back. A head that lives is refused, and asks again.
-    pub fn forget_actor_wants(&mut self, now: Duration) {
-        for want in std::mem::take(&mut self.actor_wants).into_values() {
-            let error = self.no_room(&want.need);
-            self.effects.push(Effect::ActorLeased(want.asker, Err(error)));
-        }
-        let starting: Vec<u64> =
-            self.actor_leases.values().copied().filter(|seq| self.leases[seq].worker.is_none()).collect();
-        for seq in starting {
-            self.release(seq, "the head that asked for it has restarted");
-        }
-        self.serve(now);
     }
 
     /// Leases come back.
@@ -652,10 +600,6 @@ impl Scheduler {
 
     pub(super) fn lease_id(&self, seq: u64) -> LeaseId {
         LeaseId { node: self.config.node, seq }
-    }
-
-    pub(super) fn no_room(&self, need: &Resources) -> LeaseActorError {
-        LeaseActorError::NoRoom { node: self.config.name.clone(), free: self.available.clone(), demand: need.clone() }
     }
 
     pub(super) fn count_zero(&mut self, lease: &Lease, change: isize) {
