@@ -9,9 +9,12 @@ pub use mobula_core::value::Value as Encoded;
 pub use mobula_core::worker::Outlet;
 pub use serde;
 
-pub use mobula_data::function::BatchFunction;
+pub use mobula_data::class::{BatchClass, BatchObject};
+pub use mobula_data::function::{BatchError, BatchFunction};
 
-pub use crate::batch_call::batch_call;
+pub use crate::aggregator::{merge, partial};
+pub use crate::batch_call::CalledAs;
+pub use crate::format::{as_format_error, call_batch, filter_rows, flat_map_rows, map_rows};
 pub use crate::options::ASYNC_MAX_CONCURRENCY;
 pub use crate::run::{
     Arguments, CatchDisplay, CatchError, CatchErrorRef, CatchIntoBox, Caught, Exclusive, Fallible, Shared, block_on,

@@ -1,103 +1,53 @@
-//! Lazy datasets over Parquet: [`read_parquet`] and [`Dataset`].
+//! Lazy datasets: [`Dataset`], and where one comes from.
 
 use std::fmt;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
-use arrow::record_batch::RecordBatch;
-use indicatif::{ProgressBar, ProgressStyle};
-use mobula_data::executor::{RunError, RunOptions, RunProgress, RunReport};
-use mobula_data::function::Parameter;
-use mobula_data::parquet_read::FileFooter;
-use mobula_data::parquet_write::WriteOptions;
-use mobula_data::plan::{LogicalPlan, MapBatches, Sink};
+use mobula_data::executor::{DEFAULT_PART_BYTES, RunError, RunOptions, RunProgress, RunReport};
+use mobula_data::expr::ValueType;
+use mobula_data::plan::{Exchange, Join, JoinKind, LogicalPlan, Operator, Repartition, Sink};
 use mobula_data::schema::Matching;
-use mobula_data::{DataError, Expr, executor, paths};
+use mobula_data::source::{ReadFiles, Source};
+use mobula_data::storage::StorageOptions;
+use mobula_data::{DataError, Expr, executor};
 use parking_lot::Mutex;
 
-use crate::batch_call::BatchCall;
+mod batches;
+mod functions;
+mod grouped;
+mod keys;
+mod paths;
+mod progress;
+mod rows;
+mod shard;
+mod sinks;
+mod sources;
+mod split;
+mod stats;
+
+pub use batches::{BatchIter, IterOptions};
+pub use grouped::GroupedDataset;
+pub use keys::{Columns, SortKeys};
+pub use paths::Paths;
+pub use rows::from_rows;
+pub use shard::DatasetShard;
+pub use sources::{from_batches, range, range_in_blocks, read_csv, read_files, read_json, read_parquet, sql};
+pub use stats::{DatasetStats, StoreDisk};
 
 type Listener<T> = Arc<Mutex<dyn FnMut(&T) + Send>>;
 
-/// The rows of Parquet files, one file or many: each path is a file, a directory or a pattern
-/// such as `trips/*.parquet`. Nothing is read yet.
-///
-/// Files whose columns differ are unified by name. A file that two paths name is read once.
-///
-/// ```
-/// use mobula::read_parquet;
-/// let month = read_parquet("trips/2023-01.parquet");
-/// let year = read_parquet(["trips/2022-12.parquet", "trips/2023-*.parquet"]);
-/// ```
-pub fn read_parquet(paths: impl Paths) -> Dataset {
-    let mut texts = Vec::new();
-    let mut problem = None;
-    for path in paths.into_paths() {
-        match paths::text(&path) {
-            Ok(text) => texts.push(text.to_owned()),
-            // Building a plan fails nowhere; the sink says what was wrong with it.
-            Err(error) => {
-                problem.get_or_insert(RunError::Data(error));
-            }
-        }
-    }
-    Dataset { problem, ..Dataset::of(LogicalPlan::read_parquet(texts)) }
-}
-
-/// One path or several, for [`read_parquet`]: text, a path, or a list of either.
-pub trait Paths {
-    /// The paths, in order.
-    fn into_paths(self) -> Vec<PathBuf>;
-}
-
-macro_rules! one_path {
-    ($($type:ty),*) => {$(
-        impl Paths for $type {
-            fn into_paths(self) -> Vec<PathBuf> {
-                vec![PathBuf::from(self)]
-            }
-        }
-    )*};
-}
-
-one_path!(&str, String, &String, &Path, PathBuf, &PathBuf);
-
-impl<P: AsRef<Path>, const N: usize> Paths for [P; N] {
-    fn into_paths(self) -> Vec<PathBuf> {
-        self.iter().map(|path| path.as_ref().to_path_buf()).collect()
-    }
-}
-
-impl<P: AsRef<Path>> Paths for &[P] {
-    fn into_paths(self) -> Vec<PathBuf> {
-        self.iter().map(|path| path.as_ref().to_path_buf()).collect()
-    }
-}
-
-impl<P: AsRef<Path>> Paths for Vec<P> {
-    fn into_paths(self) -> Vec<PathBuf> {
-        self.as_slice().into_paths()
-    }
-}
-
-impl<P: AsRef<Path>> Paths for &Vec<P> {
-    fn into_paths(self) -> Vec<PathBuf> {
-        self.as_slice().into_paths()
-    }
-}
-
 /// A lazy table: a plan that runs when a sink asks for its rows.
 ///
-/// Stages without an exchange between them run fused, one task for each block of the input, on
-/// whichever node is free; between reading and writing nothing touches the object store. The
-/// result does not depend on how many workers there are. Printing a dataset shows its plan.
+/// What lies between two exchanges (a sort, a shuffle, a group-by, a join of large sides) runs
+/// fused, one task for each block, on whichever node is free; nothing of it touches the object
+/// store. An exchange keeps blocks there, and on disk where there is no room for them. The result
+/// does not depend on how many workers there are. Printing a dataset shows its plan.
 ///
 /// ```no_run
-/// use mobula::{col, lit, read_parquet};
+/// use mobula::{aggregate, col, lit, read_parquet};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let session = mobula::init(mobula::Config::default())?;
@@ -107,6 +57,7 @@ impl<P: AsRef<Path>> Paths for &Vec<P> {
 /// println!("{trips}");
 /// let report = trips.write_parquet("clean/")?;
 /// println!("{} of {} rows", report.rows_out, report.rows_in);
+/// trips.group_by("PULocationID").aggregate([aggregate::mean("fare_amount")]).show(5)?;
 /// # session.shutdown();
 /// # Ok(())
 /// # }
@@ -116,7 +67,9 @@ impl<P: AsRef<Path>> Paths for &Vec<P> {
 pub struct Dataset {
     plan: LogicalPlan,
     concurrency: Option<usize>,
-    files: Option<Arc<Vec<FileFooter>>>,
+    part_bytes: u64,
+    resume: bool,
+    storage: Option<StorageOptions>,
     listener: Option<Listener<RunProgress>>,
     on_waiting: Option<Listener<str>>,
     cancel: Option<Arc<AtomicBool>>,
@@ -124,11 +77,21 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    fn of(plan: LogicalPlan) -> Self {
-        Self { plan, concurrency: None, files: None, listener: None, on_waiting: None, cancel: None, problem: None }
+    pub(crate) fn of(plan: LogicalPlan) -> Self {
+        Self {
+            plan,
+            concurrency: None,
+            part_bytes: DEFAULT_PART_BYTES,
+            resume: false,
+            storage: None,
+            listener: None,
+            on_waiting: None,
+            cancel: None,
+            problem: None,
+        }
     }
 
-    /// The plan as it stands, for those who want to see or ship it.
+    /// The plan as it stands, for those who want to see it.
     pub fn plan(&self) -> &LogicalPlan {
         &self.plan
     }
@@ -137,6 +100,17 @@ impl Dataset {
         self.plan = change(self.plan);
         self
     }
+
+    /// More operators on top.
+    pub(crate) fn with_operators(self, operators: impl IntoIterator<Item = Operator>) -> Self {
+        self.with(|plan| operators.into_iter().fold(plan, LogicalPlan::then))
+    }
+
+    fn exchange(self, exchange: Exchange) -> Self {
+        self.with(|plan| plan.exchange(exchange))
+    }
+
+    // ---- row by row ------------------------------------------------------------------------------
 
     /// Keeps the rows for which `condition` is true; a row for which it is null is dropped.
     pub fn filter(self, condition: Expr) -> Self {
@@ -148,65 +122,228 @@ impl Dataset {
         self.with(|plan| plan.with_column(name, value))
     }
 
-    /// Keeps these columns, in this order; the others are not read.
-    pub fn select<S: Into<String>>(self, columns: impl IntoIterator<Item = S>) -> Self {
-        self.with(|plan| plan.select(columns))
+    /// Adds columns, or replaces those of these names in their places. All are computed of the rows
+    /// as they were.
+    ///
+    /// ```
+    /// use mobula::{col, range};
+    /// let swapped = range(3).with_columns([("a", col("b")), ("b", col("a"))]);
+    /// ```
+    pub fn with_columns<N: Into<String>>(self, columns: impl IntoIterator<Item = (N, Expr)>) -> Self {
+        let columns = columns.into_iter().map(|(name, value)| (name.into(), value)).collect();
+        self.with(|plan| plan.then(Operator::WithColumns { columns }))
     }
 
-    /// Keeps the first `rows` rows in source order; reading stops early where it can.
+    /// Keeps these columns, in this order; the others are not read.
+    pub fn select(self, columns: impl Columns) -> Self {
+        self.with(|plan| plan.select(columns.into_columns()))
+    }
+
+    /// Leaves these columns out.
+    pub fn drop_columns(self, columns: impl Columns) -> Self {
+        self.with(|plan| plan.then(Operator::Drop { columns: columns.into_columns() }))
+    }
+
+    /// Gives columns other names: `[("VendorID", "vendor")]`.
+    pub fn rename<A: Into<String>, B: Into<String>>(self, names: impl IntoIterator<Item = (A, B)>) -> Self {
+        let columns = names.into_iter().map(|(from, to)| (from.into(), to.into())).collect();
+        self.with(|plan| plan.then(Operator::Rename { columns }))
+    }
+
+    /// The column as another type, in its place; a value that does not fit is an error of the run.
+    pub fn cast(self, column: impl Into<String>, to: ValueType) -> Self {
+        let column = column.into();
+        let value = Expr::Column(column.clone()).cast(to);
+        self.with_column(column, value)
+    }
+
+    /// Keeps the first `rows` rows; reading stops early where it can.
     pub fn limit(self, rows: u64) -> Self {
         self.with(|plan| plan.limit(rows))
     }
 
-    /// Hands every batch to a remote function of a `RecordBatch`: `clean.with(Limits { .. })`, or
-    /// just `clean` where it has no other parameters.
-    pub fn map_batches(self, function: impl Into<BatchCall>) -> Self {
-        self.map(function.into(), None)
+    /// Keeps about this fraction of the rows, each with the same chance. Equal seeds keep equal
+    /// rows.
+    pub fn random_sample(self, fraction: f64, seed: u64) -> Self {
+        self.with(|plan| plan.then(Operator::Sample { fraction, seed }))
     }
 
-    /// As [`Dataset::map_batches`], with at most `batch_size` rows at a time. A size of 0 is an
-    /// error of the sink.
-    pub fn map_batches_of(self, batch_size: usize, function: impl Into<BatchCall>) -> Self {
-        self.map(function.into(), Some(batch_size))
+    // ---- all rows together -----------------------------------------------------------------------
+
+    /// The rows in the order of columns: a name, several, or [`SortKey`](crate::SortKey)s with directions of their
+    /// own. Rows whose keys are equal keep their order; nulls come last unless told otherwise.
+    ///
+    /// ```
+    /// use mobula::{SortKey, range};
+    /// let ds = range(10).sort(SortKey::descending("id"));
+    /// assert_eq!(ds.plan().to_string(), "sort id descending\n  range 10");
+    /// ```
+    pub fn sort(self, keys: impl SortKeys) -> Self {
+        self.exchange(Exchange::Sort { keys: keys.into_sort_keys() })
     }
 
-    fn map(mut self, function: BatchCall, batch_rows: Option<usize>) -> Self {
-        let params = function.parameters().map(|values| values.iter().map(Parameter::from).collect());
-        match params {
-            Ok(params) => {
-                let full = function.function();
-                let map = MapBatches {
-                    function: full.to_owned(),
-                    params,
-                    batch_rows,
-                    name: full.rsplit("::").next().unwrap_or(full).to_owned(),
-                };
-                self.with(|plan| plan.map_batches(map))
-            }
-            // Building a plan fails nowhere; the sink says what was wrong with it.
-            Err(error) => {
-                self.problem.get_or_insert(error.into());
-                self
-            }
+    /// The rows in an order by chance. Equal seeds give equal orders of the same rows; without a
+    /// seed every run has one of its own.
+    pub fn random_shuffle(self, seed: impl Into<Option<u64>>) -> Self {
+        let seed = seed.into().unwrap_or_else(rand::random);
+        self.exchange(Exchange::Shuffle { seed })
+    }
+
+    /// The blocks in an order by chance; the rows of each stay together. Costs nothing.
+    pub fn randomize_block_order(self, seed: impl Into<Option<u64>>) -> Self {
+        let seed = seed.into().unwrap_or_else(rand::random);
+        self.exchange(Exchange::ShuffleBlocks { seed })
+    }
+
+    /// The same rows in `blocks` blocks of about as many rows each: so many tasks, and files.
+    pub fn repartition(self, blocks: u64) -> Self {
+        self.exchange(Exchange::Repartition(Repartition::Blocks(blocks)))
+    }
+
+    /// The same rows in blocks of `rows` rows at most.
+    pub fn repartition_rows(self, rows: u64) -> Self {
+        self.exchange(Exchange::Repartition(Repartition::Rows(rows)))
+    }
+
+    /// The rows in `blocks` blocks, where rows with equal keys are in the same one.
+    pub fn repartition_by_key(self, keys: impl Columns, blocks: u64) -> Self {
+        self.exchange(Exchange::Repartition(Repartition::ByKey { keys: keys.into_columns(), blocks }))
+    }
+
+    /// Groups of the rows with equal keys, to be aggregated or handed to a function.
+    pub fn group_by(self, keys: impl Columns) -> GroupedDataset {
+        GroupedDataset::new(self, keys.into_columns())
+    }
+
+    /// The different rows of these columns, in order.
+    pub fn unique(self, columns: impl Columns) -> Self {
+        self.exchange(Exchange::Aggregate { keys: columns.into_columns(), aggregates: Vec::new() })
+    }
+
+    /// The rows of both sides whose keys are equal, or as `kind` says. The columns are those of
+    /// this side, then those of `other` that are no keys; one that both have gets `_right`
+    /// behind it there. A null equals nothing.
+    pub fn join(self, other: Dataset, kind: JoinKind, left_on: impl Columns, right_on: impl Columns) -> Self {
+        let join = Join {
+            kind,
+            left_on: left_on.into_columns(),
+            right_on: right_on.into_columns(),
+            suffix: "_right".to_owned(),
+        };
+        self.join_with(other, join)
+    }
+
+    /// As [`Dataset::join`], with everything told.
+    pub fn join_with(mut self, other: Dataset, join: Join) -> Self {
+        self.take_problem(&other);
+        self.with(|plan| plan.join(other.plan, join))
+    }
+
+    /// The rows of this dataset, then those of the others, which must have the same columns.
+    pub fn union(mut self, others: impl IntoIterator<Item = Dataset>) -> Self {
+        let mut inputs = vec![Arc::new(self.plan.clone())];
+        for other in others {
+            self.take_problem(&other);
+            inputs.push(Arc::new(other.plan));
+        }
+        self.with(|_| LogicalPlan::Union { inputs })
+    }
+
+    /// The columns of both, side by side; they must have as many rows. A name that both have gets
+    /// `_1` behind it in `other`.
+    pub fn zip(mut self, other: Dataset) -> Self {
+        self.take_problem(&other);
+        self.with(|plan| LogicalPlan::Zip { left: Arc::new(plan), right: Arc::new(other.plan) })
+    }
+
+    fn take_problem(&mut self, other: &Dataset) {
+        if let Some(problem) = &other.problem {
+            self.problem.get_or_insert_with(|| problem.clone());
         }
     }
 
-    /// How columns of different files are matched, and which of them must be there.
-    pub fn matching(mut self, matching: Matching) -> Self {
-        self.plan.source_mut().matching = matching;
+    /// The rows of a query over this dataset, which it calls `ds`; [`sql`] takes several.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), mobula::RunError> {
+    /// let fares = mobula::read_parquet("trips/").sql("select avg(fare_amount) from ds where trip_distance > 1")?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`sql`] gives.
+    pub fn sql(&self, query: &str) -> Result<Self, RunError> {
+        sql(query, &[("ds", self)])
+    }
+
+    // ---- how it runs -----------------------------------------------------------------------------
+
+    fn reading(mut self, change: impl FnOnce(&mut ReadFiles)) -> Self {
+        if let Some(read) = self.plan.files_mut() {
+            change(read);
+        }
         self
     }
 
-    /// Rows per batch while reading. A size of 0 is an error of the sink.
-    pub fn batch_size(mut self, rows: usize) -> Self {
-        self.plan.source_mut().batch_rows = rows;
+    /// How stores are reached: for `s3://…` and `https://…` among the paths that are read so far,
+    /// and for what is written, unless its [`WriteOptions`](crate::WriteOptions) say otherwise.
+    /// Without this, credentials and the region are looked for where AWS's own tools look.
+    ///
+    /// ```
+    /// use mobula::{StorageOptions, read_parquet};
+    /// let public = StorageOptions { anonymous: true, region: Some("us-east-1".into()), ..Default::default() };
+    /// let trips = read_parquet("s3://bucket/trips/year=2023/").storage(public);
+    /// ```
+    pub fn storage(mut self, options: StorageOptions) -> Self {
+        self.plan.each_files_mut(&mut |read| {
+            read.storage = options.clone();
+            read.opened = None;
+        });
+        self.storage = Some(options);
         self
+    }
+
+    /// How columns of different files are matched, and which of them must be there.
+    pub fn matching(self, matching: Matching) -> Self {
+        self.reading(|read| {
+            read.matching = matching;
+            read.opened = None;
+        })
+    }
+
+    /// Rows per batch while reading. A size of 0 is an error of the sink.
+    pub fn batch_size(self, rows: usize) -> Self {
+        self.reading(|read| read.batch_rows = rows)
     }
 
     /// About so many bytes, before compression, to a block: a task each, and a file each where
     /// they are written. Row groups are never split. 16 MiB unless given.
-    pub fn block_bytes(mut self, bytes: u64) -> Self {
-        self.plan.source_mut().block_bytes = bytes;
+    pub fn block_bytes(self, bytes: u64) -> Self {
+        self.reading(|read| {
+            read.block_bytes = bytes;
+            read.opened = None;
+        })
+    }
+
+    /// Whether what statistics and filters rule out is left out by the reader (it is, unless told
+    /// otherwise). Without it, filters see and count every row.
+    pub fn pushdown(self, on: bool) -> Self {
+        self.reading(|read| read.pushdown = on)
+    }
+
+    /// About so many bytes are put together in one task of an exchange: what a sort, a shuffle or
+    /// a join needs in memory for each CPU is a small multiple of it. 128 MiB unless given.
+    pub fn part_bytes(mut self, bytes: u64) -> Self {
+        self.part_bytes = bytes;
+        self
+    }
+
+    /// A write goes on where one of the same plan, over the same files into the same directory, was
+    /// killed: its finished blocks stay. They wait in a hidden directory, which the next write there
+    /// without this clears.
+    pub fn resume(mut self, on: bool) -> Self {
+        self.resume = on;
         self
     }
 
@@ -218,15 +355,8 @@ impl Dataset {
     /// [`RunError`], naming the file.
     pub fn opened(mut self) -> Result<Self, RunError> {
         self.check()?;
-        self.files = Some(self.footers()?);
+        self.plan = executor::opened(&self.plan)?;
         Ok(self)
-    }
-
-    fn footers(&self) -> Result<Arc<Vec<FileFooter>>, RunError> {
-        match &self.files {
-            Some(files) => Ok(Arc::clone(files)),
-            None => Ok(Arc::new(executor::footers(&self.plan)?)),
-        }
     }
 
     /// At most so many tasks at once; by the cluster's CPUs unless given.
@@ -237,7 +367,7 @@ impl Dataset {
 
     /// Tells `listener` how the run goes instead of showing a bar on a terminal.
     pub fn on_progress(mut self, mut listener: impl FnMut(RunProgress) + Send + 'static) -> Self {
-        self.listener = Some(Arc::new(Mutex::new(move |progress: &RunProgress| listener(*progress))));
+        self.listener = Some(Arc::new(Mutex::new(move |progress: &RunProgress| listener(progress.clone()))));
         self
     }
 
@@ -255,67 +385,7 @@ impl Dataset {
         self
     }
 
-    // ---- sinks -----------------------------------------------------------------------------------
-
-    /// Writes the rows into a directory, one file for each block, in source order. A directory
-    /// that does not exist yet appears in one step, whole. In one that does, nothing appears before
-    /// every block is written; the files are then moved in one by one, and all of them back if
-    /// one cannot be. What a run that was killed left half done, the next one into the same
-    /// directory takes back.
-    ///
-    /// The directory may not lie in the input, nor hold some of it.
-    ///
-    /// # Errors
-    /// [`RunError`], naming file, column or operator.
-    pub fn write_parquet(&self, dir: impl AsRef<Path>) -> Result<RunReport, RunError> {
-        self.write_parquet_with(dir, WriteOptions::default())
-    }
-
-    /// As [`Dataset::write_parquet`], with the compression and the mode given.
-    ///
-    /// # Errors
-    /// [`RunError`].
-    pub fn write_parquet_with(&self, dir: impl AsRef<Path>, options: WriteOptions) -> Result<RunReport, RunError> {
-        let dir = paths::text(dir.as_ref())?.to_owned();
-        self.run(&self.plan, &Sink::WriteParquet { dir, options })
-    }
-
-    /// How many rows there are. Where the files' footers tell, nothing else is read.
-    ///
-    /// # Errors
-    /// [`RunError`].
-    pub fn count(&self) -> Result<u64, RunError> {
-        Ok(self.run(&self.plan, &Sink::Count)?.rows_out)
-    }
-
-    /// The first `rows` rows, in source order. Where there are none, one batch without rows tells
-    /// the columns.
-    ///
-    /// # Errors
-    /// [`RunError`].
-    pub fn take(&self, rows: u64) -> Result<Vec<RecordBatch>, RunError> {
-        let plan = self.plan.clone().limit(rows);
-        let mut report = self.run(&plan, &Sink::Batches)?;
-        if let (true, Some(schema)) = (report.batches.is_empty(), report.schema) {
-            report.batches.push(RecordBatch::new_empty(schema));
-        }
-        Ok(report.batches)
-    }
-
-    /// Prints the first `rows` rows as a table, or only the columns where there are none. A reader
-    /// that has gone away (`| head`) is no failure.
-    ///
-    /// # Errors
-    /// [`RunError`].
-    pub fn show(&self, rows: u64) -> Result<(), RunError> {
-        let table = crate::table::of_batches(&self.take(rows)?);
-        match writeln!(std::io::stdout().lock(), "{table}") {
-            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-                Err(DataError::write(Path::new("/dev/stdout"), &error).into())
-            }
-            _ => Ok(()),
-        }
-    }
+    // ---- what is known before it runs ------------------------------------------------------------
 
     /// The columns of the result. Reads the files' footers; where a function makes the columns,
     /// runs it on the first rows.
@@ -324,7 +394,7 @@ impl Dataset {
     /// [`RunError`].
     pub fn schema(&self) -> Result<SchemaRef, RunError> {
         self.check()?;
-        if let (_, Some(schema)) = executor::schemas(&self.plan, &self.footers()?)? {
+        if let Some(schema) = executor::schema(&self.plan)? {
             return Ok(schema);
         }
         let plan = self.plan.clone().limit(1);
@@ -337,13 +407,37 @@ impl Dataset {
         })
     }
 
-    /// The columns of the files, unified, before any operator.
+    /// The columns of the result, where they are known without running anything.
+    pub(crate) fn known_schema(&self) -> Result<Option<SchemaRef>, RunError> {
+        self.check()?;
+        executor::schema(&self.plan)
+    }
+
+    /// The columns of the files, unified, before any operator: those of the first source.
     ///
     /// # Errors
     /// [`RunError`].
     pub fn source_schema(&self) -> Result<SchemaRef, RunError> {
         self.check()?;
-        Ok(executor::schemas(&self.plan, &self.footers()?)?.0)
+        let first = self.plan.sources().first().map(|source| (*source).clone());
+        let source = first.unwrap_or(Source::Range { rows: 0, blocks: None });
+        let schema = executor::schema(&LogicalPlan::Source(source))?;
+        schema.ok_or_else(|| {
+            let (operator, cause) = ("source_schema".to_owned(), "the source does not know its columns".to_owned());
+            RunError::Data(DataError::InvalidPlan { operator, cause })
+        })
+    }
+
+    /// The plan as it is written and as it will run. Reads the files' footers, and runs nothing.
+    ///
+    /// # Errors
+    /// [`RunError`], for a plan that cannot run.
+    pub fn explain(&self) -> Result<String, RunError> {
+        self.check()?;
+        let opened = executor::opened(&self.plan)?;
+        executor::schema(&opened)?;
+        let better = mobula_data::optimise::optimise(&opened, false)?;
+        Ok(format!("logical plan\n{}\n\noptimised plan\n{better}", self.plan))
     }
 
     fn check(&self) -> Result<(), RunError> {
@@ -353,32 +447,27 @@ impl Dataset {
     fn run(&self, plan: &LogicalPlan, sink: &Sink) -> Result<RunReport, RunError> {
         self.check()?;
         let client = crate::object::current()?;
-        let bar = self.listener.is_none().then(|| progress_bar(sink));
-        let mut tell = |progress: RunProgress| match (&self.listener, &bar) {
+        let mut bars = self.listener.is_none().then(|| progress::Bars::new(sink));
+        let shown = Mutex::new(&mut bars);
+        let mut tell = |progress: RunProgress| match (&self.listener, shown.lock().as_mut()) {
             (Some(listener), _) => (listener.lock())(&progress),
-            (None, Some(bar)) => {
-                bar.set_length(progress.rows_total);
-                bar.set_position(progress.rows_in);
-            }
+            (None, Some(bars)) => bars.tell(&progress),
             (None, None) => {}
         };
-        let mut waiting = |reason: &str| match (&self.on_waiting, &bar) {
+        let mut waiting = |reason: &str| match (&self.on_waiting, shown.lock().as_mut()) {
             (Some(listener), _) => (listener.lock())(reason),
-            (None, Some(bar)) => bar.set_message(waits(sink, reason)),
+            (None, Some(bars)) => bars.waits(reason),
             (None, None) => {}
         };
         let options = RunOptions {
             concurrency: self.concurrency,
-            files: self.files.as_ref().map(|files| files.as_slice()),
+            part_bytes: self.part_bytes,
+            resume: self.resume,
             progress: &mut tell,
             waiting: &mut waiting,
             cancelled: &|| self.cancel.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed)),
         };
-        let result = executor::run(&client, plan, sink, options);
-        if let Some(bar) = bar {
-            bar.finish_and_clear();
-        }
-        result
+        executor::run(&client, plan, sink, options)
     }
 }
 
@@ -386,14 +475,14 @@ impl Dataset {
 impl fmt::Display for Dataset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.plan)?;
-        let columns = match self.footers().and_then(|files| executor::schemas(&self.plan, &files)) {
-            Ok((_, Some(schema))) => schema
+        let columns = match executor::schema(&self.plan) {
+            Ok(Some(schema)) => schema
                 .fields()
                 .iter()
                 .map(|field| format!("{} {}", field.name(), field.data_type()))
                 .collect::<Vec<_>>()
                 .join(", "),
-            Ok((_, None)) => "known when a function has made them".to_owned(),
+            Ok(None) => "known when a function has made them".to_owned(),
             Err(error) => format!("unknown ({error})"),
         };
         write!(f, "columns: {columns}")
@@ -407,19 +496,13 @@ impl fmt::Debug for Dataset {
     }
 }
 
-/// What the bar says of a run that does not move.
-fn waits(sink: &Sink, reason: &str) -> String {
-    if reason.is_empty() { sink.to_string() } else { format!("{sink} waits: {reason}") }
+/// Rows were materialized, and are not blocks: a mistake of ours.
+fn not_in_store(operator: &str) -> RunError {
+    let cause = "its rows are not in the store".to_owned();
+    DataError::InvalidPlan { operator: operator.to_owned(), cause }.into()
 }
 
-/// A bar on a terminal; indicatif stays quiet elsewhere.
-fn progress_bar(sink: &Sink) -> ProgressBar {
-    let bar = ProgressBar::new(0);
-    let template = "{msg} {wide_bar} {human_pos}/{human_len} rows, {per_sec}, {eta} left";
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
-    }
-    bar.set_message(sink.to_string());
-    bar.enable_steady_tick(Duration::from_millis(200));
-    bar
+/// A path as a plan carries it.
+fn text_of(path: &Path) -> Result<String, RunError> {
+    Ok(mobula_data::paths::text(path)?.to_owned())
 }

@@ -72,7 +72,9 @@
 //! | give up on work | [`cancel`], [`is_cancelled`] |
 //! | read large values in place | [`Array`], [`Batch`], [`Bytes`] |
 //! | reduce and gather numbers over many actors or tasks | [`collective`] |
+//! | give tables to functions as rows or arrays | [`Rows`], [`NdColumns`], [`from_rows`] |
 //! | clean and transform tables in parallel | [`read_parquet`], [`Dataset`], [`col`], [`lit`] |
+//! | prepare tables for training, and the same way for serving | [`preprocessors`], [`DatasetShard`] |
 //! | reach an actor by name, end one | [`get_actor`], [`kill`], [`terminate`], [`exit_actor`] |
 //! | share work among actors | [`ActorPool`] |
 //! | be told how an actor ends | [`watch`], [`on_end`] |
@@ -97,6 +99,7 @@ extern crate self as mobula;
 
 mod actor;
 mod actor_pool;
+mod aggregator;
 mod argument;
 mod batch_call;
 mod call;
@@ -107,9 +110,12 @@ mod dataset;
 mod explain;
 #[doc = include_str!("faults.md")]
 pub mod faults {}
+mod format;
+mod map_options;
 mod object;
 mod options;
 mod placement_group;
+pub mod preprocessors;
 pub mod print;
 #[cfg(doctest)]
 mod refused;
@@ -122,6 +128,7 @@ mod watch;
 
 /// The Arrow that datasets speak, so that programs need not match its version.
 pub use arrow;
+pub use arrow::record_batch::RecordBatch;
 pub use bytes::Bytes;
 pub use mobula_core::client::PANIC_TYPE_NAME;
 pub use mobula_core::error::Error;
@@ -133,25 +140,40 @@ pub use mobula_core::labels::NodeLabel;
 pub use mobula_core::messages::{ActorEnd, Cancel, EndReason, PlacementStrategy};
 pub use mobula_core::node::RuntimeEnv;
 pub use mobula_core::worker::{exit_actor, gpu_ids, is_cancelled};
+pub use mobula_data::aggregate::{self, Aggregate};
+pub use mobula_data::error::FormatError;
 pub use mobula_data::execute::OperatorReport;
-pub use mobula_data::executor::{RunError, RunProgress, RunReport};
+pub use mobula_data::executor::{RunError, RunProgress, RunReport, StageReport};
 pub use mobula_data::expr::ValueType;
-pub use mobula_data::parquet_write::{Compression, WriteMode, WriteOptions};
+pub use mobula_data::expr::{func, when};
+pub use mobula_data::plan::{Join, JoinKind, SortKey};
 pub use mobula_data::schema::{ColumnName, Matching};
+pub use mobula_data::source::FileFormat;
+pub use mobula_data::storage::StorageOptions;
+pub use mobula_data::text::{CsvOptions, JsonOptions};
+pub use mobula_data::write::{Compression, WriteFormat, WriteMode, WriteOptions};
 pub use mobula_data::{DataError, Expr, LogicalPlan, col, lit};
 pub use mobula_macros::{main, remote};
+/// The ndarray of [`NdColumns`], so that programs need not match its version.
+pub use ndarray;
 
 pub use crate::actor::{
     ActorRef, RemoteClass, RemoteHandle, current_actor, get_actor, get_actor_in, kill, kill_and_restart, terminate,
 };
 pub use crate::actor_pool::ActorPool;
+pub use crate::aggregator::{Aggregator, RemoteAggregator};
 pub use crate::argument::IntoArg;
-pub use crate::batch_call::BatchCall;
+pub use crate::batch_call::{BatchCall, FilterCall, FlatMapCall, MapCall};
 pub use crate::call::{Method, Results, Signature, Streams};
 pub use crate::cluster::{Node, available_resources, cluster_resources, nodes};
 pub use crate::config::Config;
-pub use crate::dataset::{Dataset, Paths, read_parquet};
+pub use crate::dataset::{
+    BatchIter, Columns, Dataset, DatasetShard, DatasetStats, GroupedDataset, IterOptions, Paths, SortKeys, StoreDisk,
+    from_batches, from_rows, range, range_in_blocks, read_csv, read_files, read_json, read_parquet, sql,
+};
 pub use crate::explain::{Explain, explain};
+pub use crate::format::{FromBatch, IntoBatch, NdColumns, NdNumber, Rows};
+pub use crate::map_options::{Concurrency, MapOptions};
 pub use crate::object::{
     Cancellable, Get, ObjectLocation, ObjectRef, Wait, Waited, cancel, cancel_with, free, get, get_timeout,
     object_locations, put, wait,

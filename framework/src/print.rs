@@ -63,6 +63,27 @@ pub fn counted(number: u64, what: &str) -> String {
     format!("{} {what}{}", grouped(number), if number == 1 { "" } else { "s" })
 }
 
+/// Bytes in the largest unit that leaves at least one: `1.5 GiB`.
+#[must_use]
+pub fn bytes(amount: f64) -> String {
+    let (number, unit) = in_unit_of(amount, amount);
+    format!("{number} {unit}")
+}
+
+/// Bytes in the unit in which `other` is shown, and that unit.
+#[must_use]
+pub fn in_unit_of(amount: f64, other: f64) -> (String, &'static str) {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    let (mut amount, mut other, mut unit) = (amount, other, "B");
+    for larger in UNITS {
+        if other.abs() < 1024.0 {
+            break;
+        }
+        (amount, other, unit) = (amount / 1024.0, other / 1024.0, larger);
+    }
+    (if unit == "B" { format!("{amount}") } else { format!("{amount:.1}") }, unit)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

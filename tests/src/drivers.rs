@@ -6,6 +6,7 @@ use mobula::{
     remote,
 };
 
+use crate::dataset_failures;
 use crate::gate::{Gate, Tally, count, folder, pass, wait_until};
 
 /// A driver by its name.
@@ -24,6 +25,12 @@ pub(crate) fn find(name: &str) -> Option<fn() -> Result<(), Error>> {
         "finds-keeper" => finds_keeper,
         "moves" => moves,
         "four-results" => crate::spilling::four_results,
+        "data-0" => || dataset_failures::survives(0),
+        "data-1" => || dataset_failures::survives(1),
+        "data-2" => || dataset_failures::survives(2),
+        "data-3" => || dataset_failures::survives(3),
+        "data-4" => || dataset_failures::survives(4),
+        "data-5" => || dataset_failures::survives(5),
         "chaos" => crate::chaos::driver,
         "soak" => crate::soak::driver,
         _ => return None,

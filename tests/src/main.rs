@@ -14,6 +14,13 @@ mod async_actors;
 mod cancel;
 mod chaos;
 mod collectives;
+mod dataset_blocks;
+mod dataset_failures;
+mod dataset_files;
+mod dataset_groups;
+mod dataset_order;
+mod dataset_rows;
+mod dataset_sides;
 mod datasets;
 mod drivers;
 mod explain;
@@ -32,6 +39,7 @@ mod soak;
 mod spilling;
 mod stores;
 mod streaming;
+mod tables;
 mod values;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -69,6 +77,15 @@ fn group(name: &str) -> Option<&'static [Scenario]> {
         "cancel-by-force" => cancel::BY_FORCE,
         "collectives" => collectives::SCENARIOS,
         "datasets" => datasets::SCENARIOS,
+        "data-files" => dataset_files::SCENARIOS,
+        "data-groups" => dataset_groups::SCENARIOS,
+        "data-laziness" => dataset_rows::LAZINESS,
+        "data-map" => dataset_rows::MAP,
+        "data-repartition" => dataset_blocks::REPARTITION,
+        "data-shuffle" => dataset_order::SHUFFLE,
+        "data-sides" => dataset_sides::SCENARIOS,
+        "data-sort" => dataset_order::SORT,
+        "data-split" => dataset_blocks::SPLIT,
         "explain" => explain::SCENARIOS,
         "failures" => failures::SCENARIOS,
         "gpus" => gpus::SCENARIOS,

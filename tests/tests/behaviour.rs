@@ -172,14 +172,29 @@ fn spilling_with_many_gets_on_a_cluster() {
     });
 }
 
+/// What Ray's own tests ask of its datasets, and more of the kind.
+const DATA: [&str; 10] = [
+    "datasets",
+    "data-map",
+    "data-groups",
+    "data-sort",
+    "data-shuffle",
+    "data-repartition",
+    "data-split",
+    "data-sides",
+    "data-laziness",
+    "data-files",
+];
+
 #[test]
 fn datasets_in_one_process() {
-    in_one_process("datasets");
+    DATA.iter().for_each(|group| in_one_process(group));
 }
 
 #[test]
 fn datasets_on_a_cluster() {
-    on_a_cluster("datasets");
+    let three_nodes = Cluster::start(2, 2);
+    DATA.iter().for_each(|group| on(&three_nodes, group));
 }
 
 #[test]

@@ -115,6 +115,36 @@ fn tasks_of_a_killed_node_run_again() {
 }
 
 #[test]
+fn a_sort_that_loses_a_node_while_it_cuts_blocks_gives_the_same_rows() {
+    lose_a_node(2, "data-0", "under way");
+}
+
+#[test]
+fn a_sort_that_loses_parts_with_a_node_gives_the_same_rows() {
+    lose_a_node(2, "data-1", "under way");
+}
+
+#[test]
+fn a_shuffle_that_loses_a_node_gives_the_same_rows() {
+    lose_a_node(2, "data-2", "under way");
+}
+
+#[test]
+fn a_group_by_that_loses_a_node_gives_the_same_rows() {
+    lose_a_node(2, "data-3", "under way");
+}
+
+#[test]
+fn a_join_that_loses_a_node_gives_the_same_rows() {
+    lose_a_node(2, "data-4", "under way");
+}
+
+#[test]
+fn a_write_that_loses_a_node_writes_the_same_rows_once() {
+    lose_a_node(2, "data-5", "under way");
+}
+
+#[test]
 fn work_that_is_bound_to_a_killed_node_fails() {
     lose_a_node(1, "bound", "bound to the node");
 }

@@ -7,6 +7,7 @@ mod behaviour;
 mod chaos;
 mod cli;
 mod lifecycle;
+mod queries;
 mod soak;
 mod strangers;
 mod support;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::client::Refs;
+use crate::client::{INLINE_LIMIT_BYTES, Refs};
 
 /// How a value's bytes are to be read.
 ///
@@ -33,12 +33,31 @@ pub struct Value {
     /// The references that were written into the bytes, held as long as the value is; none where
     /// the bytes came from elsewhere.
     pub refs: Refs,
+    /// More bytes, behind `data`: only a large value that code has just returned has some, on its
+    /// way into the store, where they are written one after the other.
+    pub(crate) rest: Vec<Bytes>,
 }
 
 impl Value {
     /// A value of these bytes, without references inside.
     pub fn new(encoding: Encoding, data: impl Into<Bytes>) -> Self {
-        Self { encoding, data: data.into(), refs: Refs::default() }
+        Self { encoding, data: data.into(), refs: Refs::default(), rest: Vec::new() }
+    }
+
+    /// A value for code to return: the concatenation of `parts`, which are copied once, into the
+    /// store, if they are large.
+    pub fn returned(encoding: Encoding, mut parts: Vec<Bytes>) -> Self {
+        let bytes: usize = parts.iter().map(Bytes::len).sum();
+        if bytes <= INLINE_LIMIT_BYTES {
+            return Self::new(encoding, parts.concat());
+        }
+        let rest = parts.split_off(1);
+        Self { rest, ..Self::new(encoding, parts.remove(0)) }
+    }
+
+    /// All of its bytes, in order.
+    pub(crate) fn slices(&self) -> Vec<&[u8]> {
+        std::iter::once(&self.data).chain(&self.rest).map(AsRef::as_ref).collect()
     }
 
     /// The value `()`: MessagePack's nil, which is how serde writes it.
@@ -48,7 +67,7 @@ impl Value {
 
     /// How many bytes it has.
     pub fn len(&self) -> usize {
-        self.data.len()
+        self.data.len() + self.rest.iter().map(Bytes::len).sum::<usize>()
     }
 
     /// Whether it has no bytes.

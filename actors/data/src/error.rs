@@ -9,6 +9,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::format_error::FormatError;
+use crate::storage::error_within;
+
 /// Any failure of planning or running a dataset.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -19,13 +22,18 @@ pub enum DataError {
         /// The path as it was given.
         path: String,
     },
-    /// A directory or pattern was given as input and no Parquet file is in it.
+    /// A directory or pattern was given as input and no file of the format is in it.
     #[error(
-        "no Parquet file found at {path}: name a .parquet file, a directory that holds some, or a pattern that matches some"
+        "no {format} file found at {path}: name a {extension} file, a directory that holds some, or a pattern that \
+         matches some"
     )]
-    NoParquet {
+    NoFiles {
         /// The directory or pattern.
         path: String,
+        /// The format.
+        format: String,
+        /// How the names of its files end.
+        extension: String,
     },
     /// A path is not UTF-8, and a plan carries paths as text.
     #[error("path {path} is not UTF-8: rename it, or name it through a link that is")]
@@ -52,8 +60,20 @@ pub enum DataError {
         /// What the system said.
         cause: String,
     },
-    /// A file is not Parquet, is truncated, or is damaged.
-    #[error("{path} is not a readable Parquet file (truncated or damaged?): {cause}")]
+    /// A line of a text file is not as its format, or the type of its column, asks for.
+    #[error("{path}, line {line}{}: {cause}", InColumn(.column))]
+    BadLine {
+        /// The file.
+        path: String,
+        /// The line, from 1.
+        line: u64,
+        /// The column, where it is one field that is wrong.
+        column: Option<String>,
+        /// What is wrong.
+        cause: String,
+    },
+    /// A file is not of its format, is truncated, or is damaged.
+    #[error("{path} is not a readable file of its format (truncated or damaged?): {cause}")]
     BadFile {
         /// The file.
         path: String,
@@ -150,6 +170,14 @@ pub enum DataError {
         /// What it returned.
         cause: String,
     },
+    /// Rows could not be handed to a function in the form it asks for, or taken from it.
+    #[error("function {function}: {error}")]
+    Format {
+        /// The function's registered id.
+        function: String,
+        /// What does not fit.
+        error: FormatError,
+    },
     /// No function is registered under the id a plan names.
     #[error("no batch function {function} is registered in this process: driver and worker must run the same binary")]
     UnknownFunction {
@@ -201,15 +229,59 @@ pub enum DataError {
         /// An entry that is in the way.
         found: String,
     },
+    /// A path names nothing that could exist.
+    #[error("{path} names nothing: {cause}")]
+    InvalidLocation {
+        /// The path, without what may be a secret.
+        path: String,
+        /// What is wrong, and what would be right.
+        cause: String,
+    },
+    /// A store or server did not do what it was asked for, however often.
+    #[error("cannot {operation} {path}: {cause}{}", Tried(.attempts))]
+    Remote {
+        /// The file, directory or bucket.
+        path: String,
+        /// What was to be done with it: a verb.
+        operation: String,
+        /// How often it was tried.
+        attempts: u32,
+        /// What happened the last time.
+        cause: String,
+    },
+    /// A store or server refused.
+    #[error("cannot {operation} {path}: access denied: {cause}; credentials: {}", .tried.join(", "))]
+    AccessDenied {
+        /// The file, directory or bucket.
+        path: String,
+        /// What was to be done with it: a verb.
+        operation: String,
+        /// Where credentials were looked for, in order, and what was found there.
+        tried: Vec<String>,
+        /// What the store said.
+        cause: String,
+    },
+    /// There is no such bucket.
+    #[error("{path}: there is no such bucket at {endpoint}: check its name, and the endpoint's URL and the region")]
+    NoSuchBucket {
+        /// The bucket, or what was looked for in it.
+        path: String,
+        /// Where it was looked for.
+        endpoint: String,
+    },
     /// The run was cancelled.
     #[error("cancelled")]
     Cancelled,
 }
 
 impl DataError {
-    /// An error of reading `path`, of the kind the system's error says.
+    /// An error of reading `path`, of the kind the system's error says. One of a store or server
+    /// is what it is.
     #[must_use]
     pub fn read(path: &Path, error: &std::io::Error) -> Self {
+        if let Some(error) = error_within(error) {
+            return error;
+        }
         let path = path.display().to_string();
         match error.kind() {
             std::io::ErrorKind::NotFound => Self::NotFound { path },
@@ -217,9 +289,13 @@ impl DataError {
         }
     }
 
-    /// An error of writing `path`, of the kind the system's error says.
+    /// An error of writing `path`, of the kind the system's error says. One of a store is what it
+    /// is.
     #[must_use]
     pub fn write(path: &Path, error: &std::io::Error) -> Self {
+        if let Some(error) = error_within(error) {
+            return error;
+        }
         let path = path.display().to_string();
         let cause = error.to_string();
         match error.kind() {
@@ -229,8 +305,20 @@ impl DataError {
     }
 }
 
+/// The column in which something is wrong, as a sentence goes on.
+struct InColumn<'a>(&'a Option<String>);
+
+impl fmt::Display for InColumn<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(column) => write!(f, ", column {column}"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// A list of names as a sentence shows it, cut where it would not be read any more.
-struct Names<'a>(&'a [String]);
+pub(crate) struct Names<'a>(pub(crate) &'a [String]);
 
 impl fmt::Display for Names<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -241,6 +329,18 @@ impl fmt::Display for Names<'_> {
         match self.0.len().saturating_sub(NAMES_SHOWN) {
             0 => Ok(()),
             more => write!(f, " and {more} more"),
+        }
+    }
+}
+
+/// How often something was tried, when that says anything.
+struct Tried<'a>(&'a u32);
+
+impl fmt::Display for Tried<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 | 1 => Ok(()),
+            attempts => write!(f, " (tried {attempts} times)"),
         }
     }
 }

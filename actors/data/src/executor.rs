@@ -1,57 +1,57 @@
-//! Running a plan on a cluster: one task for each block, results in source order.
+//! Running a plan on a cluster: stages of tasks, one after the other, results in source order.
 //!
-//! Entry type: [`run`]. The driver reads the footers, plans, and submits one task per block
-//! through `mobula-core`'s client; each task runs read, operators and sink in one pass
-//! ([`crate::execute`]). A bounded number of tasks is under way, so what results lie in the store
-//! does not grow with the input. A task lost with its worker or node runs again; nothing of it is
-//! seen before the run commits, so nothing is written twice.
+//! Entry type: [`run`]. What lies between two exchanges is one *stage*: its tasks run read,
+//! operators and sink in one pass ([`crate::execute`]), submitted through `mobula-core`'s client.
+//! `lower` turns a plan into the tasks of its last stage, running those below it on the
+//! way, so that each is cut by what the one before it was measured to give; `stage_run` runs the
+//! tasks of one. A bounded number is under way. A task lost with its worker or node runs again;
+//! nothing of it is seen before the run commits, so nothing is written twice.
 //!
 //! ```text
-//!   footers ─▶ plan ─▶ [block] ─▶ task on any node ─▶ staged file ─▶ all done? move into place
+//!   footers ─▶ [block] ─▶ task: read, map, cut into parts ─▶ objects in the store
+//!                         task: one part of every block, put together, map, write ─▶ staged file
+//!                         all done? move into place
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
-use mobula_core::client::{Arg, Client, ObjectHandle, TaskOptions};
+use mobula_core::client::Client;
 use mobula_core::error::Error;
-use mobula_core::messages::{PendingDemand, Strategy};
-use mobula_core::resources::CPU;
-use mobula_core::value::Value;
 
+use crate::block_writer::BlockFile;
 use crate::error::DataError;
-use crate::execute::{BlockReport, OperatorReport, check_same_columns, dropped_by_filter};
-use crate::output_dir::OutputDir;
-use crate::parquet_read::FileFooter;
-use crate::parquet_write::BlockFile;
-use crate::paths::{absolute, expand, refuse_overlap};
-use crate::plan::{LogicalPlan, Sink};
-use crate::planner::{self, BlockTask, PhysicalPlan, Stage, StageSink, WireSchema};
+use crate::execute::{OperatorReport, dropped_by_filter};
+use crate::optimise::optimise;
+use crate::output::Output;
+use crate::paths::{absolute, refuse_overlap};
+use crate::plan::{LogicalPlan, Operator, Sink};
+use crate::planner::plan_schema;
+use crate::source::{Block, Blocks, ReadFiles, Source};
+use crate::stage::{StageOperator, StageSink, WireSchema};
+use crate::storage::{PendingUpload, is_remote};
+use crate::write::WriteOptions;
 
+mod crew;
+mod exchanges;
 mod live;
+mod lower;
+mod needs;
+mod pool;
 mod schedule;
+mod stage_actor;
+mod stage_run;
 mod task;
 
-use live::Live;
-use schedule::Schedule;
-use task::{Answer, Order, RUN_BLOCK, decode, decode_batches, encode};
+use lower::{Lowered, blocks_of};
+use stage_run::{cluster_cpus, decode_object};
 
 /// Tasks under way for each CPU of the cluster: one that runs and one that is next.
 const TASKS_PER_CPU: usize = 2;
-
-/// After a failure, how long to wait, in all, for the tasks that come before the one that failed:
-/// the error of the first is told.
-const DRAIN_WITHIN: Duration = Duration::from_secs(10);
-
-/// How often a run looks up while no task ends.
-const TICK: Duration = Duration::from_millis(100);
-
-/// When nothing has moved for so long, the run says why.
-const WAITING_SHOWN_AFTER: Duration = Duration::from_secs(3);
 
 /// Why a plan did not run to its end.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -73,14 +73,18 @@ pub enum RunError {
     Core(#[from] Error),
 }
 
-/// How a run goes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// How a run goes: the stage that runs now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RunProgress {
+    /// Which stage it is, counted from 0.
+    pub stage: usize,
+    /// What its tasks do: `read_parquet>filter>write_parquet`.
+    pub operators: Arc<str>,
     /// Rows read so far.
     pub rows_in: u64,
     /// Rows that reached the sink so far.
     pub rows_out: u64,
-    /// Rows that will be read in all.
+    /// Rows that will be read in all; 0 where that is not known before.
     pub rows_total: u64,
     /// Bytes read so far, as they lie on disk.
     pub bytes_in: u64,
@@ -94,9 +98,11 @@ pub struct RunProgress {
 pub struct RunOptions<'a> {
     /// At most so many tasks at once; by the cluster's CPUs if none is given.
     pub concurrency: Option<usize>,
-    /// The footers of the plan's files, if they have been read already.
-    pub files: Option<&'a [FileFooter]>,
-    /// Told at the start, whenever a task is done, and a few times a second besides.
+    /// What the rows that an exchange puts together in one task take at most, about.
+    pub part_bytes: u64,
+    /// A write goes on where an earlier one of the same plan over the same files was killed.
+    pub resume: bool,
+    /// Told at the start of a stage, whenever a task is done, and a few times a second besides.
     pub progress: &'a mut dyn FnMut(RunProgress),
     /// Told why the run waits, when it has not moved for some seconds.
     pub waiting: &'a mut dyn FnMut(&str),
@@ -104,10 +110,13 @@ pub struct RunOptions<'a> {
     pub cancelled: &'a dyn Fn() -> bool,
 }
 
+/// What an exchange puts together in one task unless told otherwise.
+pub const DEFAULT_PART_BYTES: u64 = 128 << 20;
+
 /// What a run did.
 #[derive(Debug, Clone, Default)]
 pub struct RunReport {
-    /// Rows read.
+    /// Rows read from the sources.
     pub rows_in: u64,
     /// Rows that reached the sink.
     pub rows_out: u64,
@@ -115,21 +124,50 @@ pub struct RunReport {
     pub bytes_in: u64,
     /// Bytes written.
     pub bytes_out: u64,
-    /// What every operator did, over all tasks, in the order of the plan.
+    /// What every operator did, over all tasks, stage by stage.
     pub operators: Vec<OperatorReport>,
+    /// What every stage did, in the order in which they ran.
+    pub stages: Vec<StageReport>,
     /// The files written, in source order.
     pub files: Vec<String>,
     /// The rows, if the sink returns them, in source order.
     pub batches: Vec<RecordBatch>,
+    /// The rows, if the sink keeps them in the object store.
+    pub blocks: Option<Blocks>,
     /// The columns of the result, where they are known.
     pub schema: Option<SchemaRef>,
     /// Timestamps that lost their zone, since files differ in it or some have none: they are the
     /// times on the wall of each file.
     pub zones_dropped: Vec<String>,
+    /// Blocks that an earlier run had finished, and this one did not run again.
+    pub blocks_resumed: u64,
     /// Tasks that ran on each node.
     pub tasks_by_node: BTreeMap<String, u64>,
     /// How long it took, from the first footer read to the last file in place.
     pub seconds: f64,
+}
+
+/// What the tasks of a stage did together.
+#[derive(Debug, Clone, Default)]
+pub struct StageReport {
+    /// What they did: `read_parquet>filter>write_parquet`.
+    pub name: String,
+    /// How many there were.
+    pub tasks: u64,
+    /// Rows that they were given.
+    pub rows_in: u64,
+    /// Rows that reached their sink.
+    pub rows_out: u64,
+    /// Bytes read from files, as they lie on disk.
+    pub bytes_in: u64,
+    /// Bytes put into the object store or into files.
+    pub bytes_out: u64,
+    /// How long it took.
+    pub seconds: f64,
+    /// How long its tasks ran, added up.
+    pub task_seconds: f64,
+    /// What every operator did.
+    pub operators: Vec<OperatorReport>,
 }
 
 impl RunReport {
@@ -140,15 +178,40 @@ impl RunReport {
     }
 }
 
-/// The columns of `files`, unified as `plan` says, and those of its result where they are known.
-pub fn schemas(plan: &LogicalPlan, files: &[FileFooter]) -> Result<(SchemaRef, Option<SchemaRef>), RunError> {
-    Ok(planner::schemas(plan, files)?)
+/// The columns of the result of `plan` where they are known. Opens its files.
+///
+/// # Errors
+/// [`RunError`], naming file, column or operator.
+pub fn schema(plan: &LogicalPlan) -> Result<Option<SchemaRef>, RunError> {
+    Ok(plan_schema(&opened(plan)?)?)
 }
 
-/// Reads the footers of the files of `plan`.
-pub fn footers(plan: &LogicalPlan) -> Result<Vec<FileFooter>, RunError> {
-    let paths = expand(&plan.source().paths)?;
-    Ok(paths.iter().map(|path| FileFooter::read(path)).collect::<Result<_, _>>()?)
+/// The plan with all its files opened: what they say of themselves is read once, and a file that
+/// changes after this is an error of the run.
+///
+/// # Errors
+/// [`RunError`], naming the file.
+pub fn opened(plan: &LogicalPlan) -> Result<LogicalPlan, RunError> {
+    let open = |input: &Arc<LogicalPlan>| opened(input).map(Arc::new);
+    Ok(match plan {
+        LogicalPlan::Source(Source::Files(read)) => {
+            let mut read = read.clone();
+            read.open()?;
+            LogicalPlan::Source(Source::Files(read))
+        }
+        LogicalPlan::Source(_) => plan.clone(),
+        LogicalPlan::Op { input, op } => LogicalPlan::Op { input: open(input)?, op: op.clone() },
+        LogicalPlan::Exchange { input, exchange } => {
+            LogicalPlan::Exchange { input: open(input)?, exchange: exchange.clone() }
+        }
+        LogicalPlan::Join { left, right, join } => {
+            LogicalPlan::Join { left: open(left)?, right: open(right)?, join: join.clone() }
+        }
+        LogicalPlan::Union { inputs } => {
+            LogicalPlan::Union { inputs: inputs.iter().map(open).collect::<Result<_, _>>()? }
+        }
+        LogicalPlan::Zip { left, right } => LogicalPlan::Zip { left: open(left)?, right: open(right)? },
+    })
 }
 
 /// Runs `plan` into `sink` and returns when everything is in place; nothing is if it fails.
@@ -157,62 +220,93 @@ pub fn footers(plan: &LogicalPlan) -> Result<Vec<FileFooter>, RunError> {
 /// [`RunError`], the first one in source order of those that are seen.
 pub fn run(client: &Client, plan: &LogicalPlan, sink: &Sink, options: RunOptions<'_>) -> Result<RunReport, RunError> {
     let start = Instant::now();
-    let read;
-    let files = match options.files {
-        Some(files) => files,
-        None => {
-            read = footers(plan)?;
-            &read
-        }
-    };
-    // Planned before there is an output, so that a plan that cannot run leaves no directory.
-    let mut physical = planner::plan(plan, sink, files, "")?;
+    let plan = opened(plan)?;
+    // Checked before there is an output, so that a plan that cannot run leaves no directory.
+    let schema = plan_schema(&plan)?;
+    let better = optimise(&plan, matches!(sink, Sink::Count))?;
     let output = match sink {
-        Sink::WriteParquet { dir, options } => {
-            let dir = absolute(Path::new(dir))?;
-            let paths: Vec<String> = files.iter().map(|file| file.path.clone()).collect();
-            refuse_overlap(&plan.source().paths, &paths, &dir)?;
-            let output = OutputDir::prepare(&dir, options.mode, &uuid_text())?;
-            physical.stage.stage_in(output.staging());
-            Some(output)
+        Sink::Write { dir, options: write } => {
+            write.check_alone()?;
+            schema.as_ref().map_or(Ok(()), |schema| write.check(schema))?;
+            Some(output_for(&plan, dir, write, options.resume)?)
         }
         _ => None,
     };
-    let zones_dropped = std::mem::take(&mut physical.zones_dropped);
-    let mut run = Run::new(client, &physical, options)?;
-    let mut results = run.all().map_err(|error| match &output {
-        Some(output) => in_output(error, output),
-        None => error,
-    })?;
-    let mut report = gather(physical.stage.sink.name(), physical.limit, &mut results)?;
-    report.schema = physical.output_schema.clone().or(report.schema);
-    if report.schema.is_none() && !matches!(sink, Sink::Count) {
-        // No row tells the columns that a function makes: it is asked without any.
-        match run.columns() {
-            Ok(columns) => {
-                report.schema.clone_from(&columns.schema);
-                results.push(columns);
-            }
-            // A caller who gets no rows can do without columns; a file cannot.
-            Err(RunError::Block { error, .. }) if output.is_none() && matches!(*error, DataError::NoColumns { .. }) => {
-            }
-            Err(error) => return Err(error),
+    let resume = options.resume;
+    let mut executor = Executor::new(client, options)?;
+    if let (true, Some(output)) = (resume, &output) {
+        executor.finished = output.finished()?;
+    }
+    let done = executor.sink(&better, sink, schema, output.as_ref());
+    let (mut report, files) = match done {
+        Ok(done) => done,
+        Err(error) => {
+            let Some(output) = output else { return Err(error) };
+            let error = in_output(error, &output);
+            output.abandon(&executor.uploads);
+            return Err(error);
         }
-    }
-    drop(run);
+    };
     if let Some(output) = output {
-        let blocks: Vec<BlockFile> = results.into_iter().filter_map(|ran| ran.file).collect();
-        report.bytes_out = blocks.iter().map(|block| block.bytes).sum();
-        report.files = output.commit(&blocks)?;
+        report.bytes_out = files.iter().map(|file| file.bytes).sum();
+        report.files = output.commit(&files)?;
     }
-    report.zones_dropped = zones_dropped;
+    let opened = plan.sources().into_iter().filter_map(|source| match source {
+        Source::Files(read) => read.opened.as_ref().map(|opened| (read, opened)),
+        _ => None,
+    });
+    for (read, opened) in opened {
+        let is_read = |name: &&String| read.columns.as_ref().is_none_or(|columns| columns.contains(name));
+        report.zones_dropped.extend(opened.unified.zones_dropped.iter().filter(is_read).cloned());
+    }
     report.seconds = start.elapsed().as_secs_f64();
     Ok(report)
 }
 
+fn output_for(plan: &LogicalPlan, dir: &str, options: &WriteOptions, resume: bool) -> Result<Output, RunError> {
+    let dir = absolute(Path::new(dir))?;
+    let endpoint = options.storage.as_ref().and_then(|storage| storage.endpoint_url.as_ref());
+    for source in plan.sources() {
+        // Stores in different places have nothing in common.
+        let is_near = |read: &ReadFiles| !is_remote(&dir) || read.storage.endpoint_url.as_ref() == endpoint;
+        if let Source::Files(read) = source
+            && is_near(read)
+        {
+            let files = read.opened.iter().flat_map(|opened| &opened.files);
+            let paths: Vec<String> = files.map(|file| file.path.clone()).collect();
+            refuse_overlap(&read.paths, &paths, &dir)?;
+        }
+    }
+    Ok(Output::prepare(&dir, options, &run_key(plan, options), resume)?)
+}
+
+/// What a run writes, as a name: of equal ones, one can go on where the other has ended.
+fn run_key(plan: &LogicalPlan, options: &WriteOptions) -> String {
+    let mut text = format!("{plan}\n{options:?}\n");
+    for source in plan.sources() {
+        if let Source::Files(read) = source {
+            text.push_str(&format!(
+                "{} {} {:?} {:?}\n",
+                read.batch_rows, read.block_bytes, read.matching, read.columns
+            ));
+            for file in read.opened.iter().flat_map(|opened| &opened.files) {
+                let rows: Vec<u64> = file.row_groups.iter().map(|group| group.rows).collect();
+                text.push_str(&format!("{} {rows:?} {:?} {:?}\n", file.path, file.remote, modified(&file.path)));
+            }
+        }
+    }
+    format!("{:016x}", xxhash_rust::xxh3::xxh3_64(text.as_bytes()))
+}
+
+/// When a file was changed last, and its size: where that is known.
+fn modified(path: &str) -> Option<(std::time::SystemTime, u64)> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.modified().ok()?, metadata.len()))
+}
+
 /// People know the directory of the output, not the hidden files in which a run keeps its own until
 /// it is done.
-fn in_output(error: RunError, output: &OutputDir) -> RunError {
+fn in_output(error: RunError, output: &Output) -> RunError {
     match error {
         RunError::Data(error) => RunError::Data(output.shown(error)),
         RunError::Block { error, node } => RunError::Block { error: Box::new(output.shown(*error)), node },
@@ -220,310 +314,118 @@ fn in_output(error: RunError, output: &OutputDir) -> RunError {
     }
 }
 
-/// What a block gave.
-#[derive(Debug, Default)]
-struct Ran {
-    node: String,
-    rows_in: u64,
-    rows_out: u64,
-    bytes_in: u64,
-    operators: Vec<OperatorReport>,
-    schema: Option<SchemaRef>,
-    file: Option<BlockFile>,
-    batch: Option<RecordBatch>,
-}
-
-/// The tasks of one run.
-struct Run<'a, 'o> {
+/// A run on its way through the plan.
+struct Executor<'a, 'o> {
     client: &'a Client,
-    tasks: &'a [BlockTask],
-    order: Value,
-    returns_batches: bool,
-    limit: Option<u64>,
-    submit: Arc<TaskOptions>,
-    window: usize,
-    live: Live,
-    done: RunProgress,
     options: RunOptions<'o>,
+    window: usize,
+    report: RunReport,
+    /// The files of blocks that an earlier run of the same plan has finished.
+    finished: Vec<BlockFile>,
+    /// The uploads of blocks that are done.
+    uploads: Vec<PendingUpload>,
 }
 
-/// A task under way: its report, and its rows if the sink returns them.
-struct UnderWay {
-    index: usize,
-    report: ObjectHandle,
-    batches: Option<ObjectHandle>,
-}
-
-impl<'a, 'o> Run<'a, 'o> {
-    fn new(client: &'a Client, physical: &'a PhysicalPlan, options: RunOptions<'o>) -> Result<Self, RunError> {
-        let returns_batches = matches!(physical.stage.sink, StageSink::Batches);
+impl<'a, 'o> Executor<'a, 'o> {
+    fn new(client: &'a Client, options: RunOptions<'o>) -> Result<Self, RunError> {
         let window = match options.concurrency {
             Some(tasks) => tasks,
             None => cluster_cpus(client)? * TASKS_PER_CPU,
         };
-        let mut submit = TaskOptions::default();
-        // Blocks are independent and read from disk: every node takes its share.
-        submit.strategy = Strategy::Spread;
-        submit.name = Some(stage_name(&physical.stage));
-        submit.returns = 1 + u32::from(returns_batches);
-        let pieces = physical.tasks.iter().flat_map(|task| &task.pieces);
-        let rows_total = pieces.map(|piece| piece.rows).sum();
-        let live = Live::begin();
-        Ok(Self {
-            client,
-            tasks: &physical.tasks,
-            order: encode(&Order { run: live.id, stage: physical.stage.clone() })?,
-            returns_batches,
-            limit: physical.limit,
-            submit: Arc::new(submit),
-            window,
-            live,
-            done: RunProgress { tasks_total: physical.tasks.len() as u64, rows_total, ..RunProgress::default() },
-            options,
-        })
+        Ok(Self { client, options, window, report: RunReport::default(), finished: Vec::new(), uploads: Vec::new() })
     }
 
-    /// The results of all tasks that count, in source order.
-    fn all(&mut self) -> Result<Vec<Ran>, RunError> {
-        let mut schedule = Schedule::new(self.tasks.len(), self.window, self.limit);
-        let mut under_way: Vec<UnderWay> = Vec::new();
-        let mut patience = Patience::new();
-        let mut drain_until = None;
-        self.tell();
-        while !schedule.is_decided() {
-            while let Some(index) = schedule.submit() {
-                under_way.push(self.submit(index, &self.tasks[index])?);
+    /// Runs the plan into the sink; the files of a write wait for being moved into place.
+    fn sink(
+        &mut self,
+        plan: &LogicalPlan,
+        sink: &Sink,
+        schema: Option<SchemaRef>,
+        output: Option<&Output>,
+    ) -> Result<(RunReport, Vec<BlockFile>), RunError> {
+        // A limit on top of what is handed over ends the run as soon as there are enough rows.
+        let (mut lowered, limit) = match plan {
+            LogicalPlan::Op { input, op: Operator::Limit { rows } } if !matches!(sink, Sink::Write { .. }) => {
+                let lowered = self.lower_limit(input, *rows)?;
+                (lowered, Some(*rows))
             }
-            let Some(first) = self.wait(&under_way, &mut patience)? else {
-                if drain_until.is_some_and(|until| Instant::now() >= until) {
-                    break;
+            plan => (self.lower(plan)?, None),
+        };
+        if let (Sink::Count, Some(rows)) = (sink, lowered.sure_rows()) {
+            let mut report = std::mem::take(&mut self.report);
+            report.rows_in += lowered.source_rows();
+            report.rows_out = rows.min(limit.unwrap_or(u64::MAX));
+            return Ok((report, Vec::new()));
+        }
+        let stage_sink = match sink {
+            Sink::Write { options, .. } => StageSink::Write {
+                staging: output.map(Output::staging).unwrap_or_default(),
+                first_ordinal: output.map(Output::first_ordinal).unwrap_or_default(),
+                options: options.clone(),
+                schema: schema.clone().map(WireSchema),
+            },
+            Sink::Count => StageSink::Count,
+            Sink::Batches | Sink::Blocks => StageSink::Blocks,
+        };
+        let known = schema.or_else(|| lowered.schema.clone());
+        let asks = !matches!(sink, Sink::Count);
+        let mut ran = self.run_stage(&mut lowered, stage_sink.clone(), limit)?;
+        let mut found = known.or_else(|| ran.iter().find_map(|ran| ran.schema.clone()));
+        if found.is_none() && asks {
+            // No row tells the columns that a function makes: it is asked without any.
+            match self.columns(&lowered, stage_sink) {
+                Ok(columns) => {
+                    found.clone_from(&columns.schema);
+                    ran.push(columns);
                 }
-                continue;
-            };
-            let task = under_way.remove(first);
-            let result = self.result(&task);
-            if let Ok(ran) = &result {
-                self.done.rows_in += ran.rows_in;
-                self.done.rows_out += ran.rows_out;
-                self.done.bytes_in += ran.bytes_in;
-                self.done.tasks_done += 1;
-                self.tell();
-            }
-            schedule.settle(task.index, result.map(|ran| (ran.rows_out, ran)));
-            if schedule.has_failed() {
-                drain_until.get_or_insert_with(|| Instant::now() + DRAIN_WITHIN);
+                // A caller who gets no rows can do without columns; a file cannot.
+                Err(RunError::Block { error, .. })
+                    if output.is_none() && matches!(*error, DataError::NoColumns { .. }) => {}
+                Err(error) => return Err(error),
             }
         }
-        schedule.finish()
-    }
-
-    /// Runs the stage over no rows, for its columns.
-    fn columns(&mut self) -> Result<Ran, RunError> {
-        let task = self.submit(0, &BlockTask { ordinal: 0, pieces: Vec::new(), expected_bytes: 0 })?;
-        let under_way = [task];
-        let mut patience = Patience::new();
-        while self.wait(&under_way, &mut patience)?.is_none() {}
-        self.result(&under_way[0])
-    }
-
-    /// The position of a task that has ended, if one does before the next tick.
-    fn wait(&mut self, under_way: &[UnderWay], patience: &mut Patience) -> Result<Option<usize>, RunError> {
-        if (self.options.cancelled)() {
-            return Err(DataError::Cancelled.into());
-        }
-        let handles: Vec<_> = under_way.iter().map(|task| task.report.clone()).collect();
-        let (ready, _) = self.client.wait(&handles, 1, Some(TICK))?;
-        if ready.is_empty() {
-            self.tell();
-        }
-        if patience.is_over(self.progress().rows_in, !ready.is_empty()) {
-            // With a block in a worker's hands the run is slow, and does not wait.
-            let waits = !under_way.iter().any(|task| self.client.is_handed_out(&task.report));
-            let name = self.submit.name.as_deref().unwrap_or_default();
-            (self.options.waiting)(&if waits { why_it_waits(self.client, name) } else { String::new() });
-        }
-        Ok(ready.first().copied())
-    }
-
-    /// What is done, or under way in this process.
-    fn progress(&self) -> RunProgress {
-        let live = self.live.counters.sum();
-        let rows_in = self.done.rows_in.max(live.rows_in).min(self.done.rows_total);
-        RunProgress { rows_in, rows_out: self.done.rows_out.max(live.rows_out).min(rows_in), ..self.done }
-    }
-
-    fn tell(&mut self) {
-        let progress = self.progress();
-        (self.options.progress)(progress);
-    }
-
-    fn submit(&self, index: usize, task: &BlockTask) -> Result<UnderWay, RunError> {
-        let args = [Arg::Value(self.order.clone()), Arg::Value(encode(task)?)];
-        let mut handles = self.client.submit(&RUN_BLOCK, args.into_iter().collect(), &self.submit);
-        let batches = self.returns_batches.then(|| handles.pop()).flatten();
-        let report =
-            handles.pop().ok_or_else(|| Error::Invalid { what: "a task was submitted without a result".to_owned() })?;
-        Ok(UnderWay { index, report, batches })
-    }
-
-    fn result(&self, task: &UnderWay) -> Result<Ran, RunError> {
-        let Answer { node, result } = decode(&self.get(&task.report)?)?;
-        let report: BlockReport = match result {
-            Ok(report) => report,
-            Err(error) => return Err(RunError::Block { node, error: Box::new(error) }),
-        };
-        let batch = match &task.batches {
-            Some(handle) => decode_batches(self.get(handle)?)?,
-            None => None,
-        };
-        Ok(Ran {
-            node,
-            rows_in: report.rows_in,
-            rows_out: report.rows_out,
-            bytes_in: report.bytes_in,
-            operators: report.operators,
-            schema: report.schema.map(|WireSchema(schema)| schema),
-            file: report.file,
-            batch,
-        })
-    }
-
-    fn get(&self, handle: &ObjectHandle) -> Result<Value, RunError> {
-        let mut values = self.client.get(std::slice::from_ref(handle), None)?;
-        Ok(values.pop().ok_or_else(|| Error::Invalid { what: "get returned nothing".to_owned() })?)
-    }
-}
-
-/// Adds up what the blocks did, cut to the limit; their batches are taken out. All must have the
-/// same columns.
-fn gather(sink: &str, limit: Option<u64>, results: &mut [Ran]) -> Result<RunReport, DataError> {
-    let mut total = RunReport::default();
-    let mut left = limit.unwrap_or(u64::MAX);
-    for ran in results {
-        if let Some(schema) = &ran.schema {
-            let first = total.schema.get_or_insert_with(|| Arc::clone(schema));
-            check_same_columns(sink, first, schema)?;
-        }
-        let rows = ran.rows_out.min(left);
-        left -= rows;
-        total.rows_in += ran.rows_in;
-        total.bytes_in += ran.bytes_in;
-        total.rows_out += rows;
-        *total.tasks_by_node.entry(std::mem::take(&mut ran.node)).or_default() += 1;
-        if total.operators.is_empty() {
-            total.operators = std::mem::take(&mut ran.operators);
-        } else {
-            for (sum, one) in total.operators.iter_mut().zip(&ran.operators) {
-                sum.rows_in += one.rows_in;
-                sum.rows_out += one.rows_out;
+        let mut report = std::mem::take(&mut self.report);
+        report.schema = found;
+        report.rows_out = ran.iter().map(|ran| ran.rows_out).sum::<u64>().min(limit.unwrap_or(u64::MAX));
+        let files = ran.iter_mut().flat_map(|ran| std::mem::take(&mut ran.files)).collect();
+        if let (Sink::Blocks | Sink::Batches, Some(schema)) = (sink, &report.schema) {
+            let blocks = blocks_of(ran, limit);
+            if matches!(sink, Sink::Batches) {
+                report.batches = self.batches(&blocks)?;
+            } else {
+                report.blocks = Some(Blocks { schema: Arc::clone(schema), blocks: Arc::new(blocks) });
             }
         }
-        // A block's batch has all its rows.
-        total.batches.extend(ran.batch.take().map(|batch| batch.slice(0, batch.num_rows().min(rows as usize))));
-    }
-    Ok(total)
-}
-
-/// How long a run has not moved.
-struct Patience {
-    rows: u64,
-    since: Instant,
-}
-
-impl Patience {
-    fn new() -> Self {
-        Self { rows: 0, since: Instant::now() }
+        Ok((report, files))
     }
 
-    /// Whether it has lasted too long; it then starts again.
-    fn is_over(&mut self, rows: u64, moved: bool) -> bool {
-        let now = Instant::now();
-        if moved || rows != self.rows {
-            *self = Self { rows, since: now };
+    /// The rows of blocks, as they lie in the store.
+    fn batches(&self, blocks: &[Block]) -> Result<Vec<RecordBatch>, RunError> {
+        blocks.iter().filter_map(|block| block_batch(self.client, block).transpose()).collect()
+    }
+
+    /// What is below a limit, with the limit's effect on every task.
+    fn lower_limit(&mut self, input: &LogicalPlan, rows: u64) -> Result<Lowered, RunError> {
+        let mut lowered = self.lower_top(input, rows)?;
+        if !lowered.cut(rows) {
+            lowered.push(&StageOperator::Row(Operator::Limit { rows }));
         }
-        if now.duration_since(self.since) < WAITING_SHOWN_AFTER {
-            return false;
-        }
-        self.since = now;
-        true
+        Ok(lowered)
     }
 }
 
-/// Why demands of the task `name` wait in the cluster; nothing if none does, and its blocks are
-/// only slow.
-fn why_it_waits(client: &Client, name: &str) -> String {
-    let pending = client.status().map(|status| status.pending).unwrap_or_default();
-    // A demand has the name of the first task of its shape: that of another run, perhaps.
-    let is_ours = |demand: &&PendingDemand| demand.what == name;
-    let ours = pending.iter().any(|demand| is_ours(&demand));
-    let shown = pending.iter().filter(|demand| !ours || is_ours(demand));
-    let reasons: BTreeSet<&str> = shown.map(|demand| demand.reason.as_str()).collect();
-    reasons.into_iter().collect::<Vec<_>>().join("; ")
-}
-
-fn cluster_cpus(client: &Client) -> Result<usize, RunError> {
-    let status = client.status()?;
-    let alive = status.view.nodes.iter().filter(|node| node.alive);
-    let cpus: f64 = alive.map(|node| node.total.units(CPU)).sum();
-    Ok((cpus.ceil() as usize).max(1))
-}
-
-/// What people see: `read>filter>with_column>write`.
-fn stage_name(stage: &Stage) -> String {
-    let mut name = String::from("read_parquet");
-    for operator in &stage.operators {
-        name.push('>');
-        let text = operator.to_string();
-        name.push_str(text.split(' ').next().unwrap_or_default());
-    }
-    name.push_str(match stage.sink {
-        StageSink::WriteParquet { .. } => ">write_parquet",
-        StageSink::Count => ">count",
-        StageSink::Batches => "",
-    });
-    name
+/// The rows of a block, as they lie in the store; none if it has none.
+///
+/// # Errors
+/// [`RunError::Core`], if its object is lost.
+pub fn block_batch(client: &Client, block: &Block) -> Result<Option<RecordBatch>, RunError> {
+    let Some(object) = &block.object else {
+        return Ok(None);
+    };
+    let batch = decode_object(client, object)?;
+    Ok(batch.map(|batch| batch.slice(block.first_row as usize, block.rows as usize)))
 }
 
 fn uuid_text() -> String {
     format!("{:016x}", rand::random::<u64>())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use arrow::array::{ArrayRef, AsArray, Int64Array};
-    use arrow::datatypes::Int64Type;
-
-    fn ran(node: &str, column: &str, values: std::ops::Range<i64>) -> Ran {
-        let rows = values.end.abs_diff(values.start);
-        let values: ArrayRef = Arc::new(Int64Array::from_iter_values(values));
-        let batch = RecordBatch::try_from_iter([(column, values)]).unwrap();
-        let operators = vec![OperatorReport { name: "filter n > 0".into(), rows_in: 2 * rows, rows_out: rows }];
-        let schema = Some(batch.schema());
-        Ran {
-            node: node.into(),
-            rows_in: 2 * rows,
-            rows_out: rows,
-            bytes_in: 1,
-            operators,
-            schema,
-            file: None,
-            batch: Some(batch),
-        }
-    }
-
-    #[test]
-    fn blocks_are_added_up_in_order_and_cut_to_the_limit() {
-        let blocks = || [ran("a", "n", 0..4), ran("b", "n", 4..4), ran("a", "n", 4..9)];
-        for (limit, rows) in [(None, 9), (Some(20), 9), (Some(6), 6), (Some(4), 4), (Some(0), 0)] {
-            let report = gather("batches", limit, &mut blocks()).unwrap();
-            let values = |b: &RecordBatch| b.column(0).as_primitive::<Int64Type>().values().to_vec();
-            assert_eq!(report.batches.iter().flat_map(values).collect::<Vec<_>>(), (0..rows).collect::<Vec<_>>());
-            assert_eq!((report.rows_in, report.rows_out, report.bytes_in), (18, rows as u64, 3));
-            assert_eq!(report.tasks_by_node, BTreeMap::from([("a".to_owned(), 2), ("b".to_owned(), 1)]));
-            assert_eq!(report.dropped_by_filter(), [("n > 0".to_owned(), 9)]);
-        }
-        let error = gather("batches", None, &mut [ran("a", "n", 0..1), ran("b", "m", 1..2)]).unwrap_err();
-        assert!(matches!(error, DataError::SchemaChanged { .. }), "{error}");
-    }
 }

@@ -14,7 +14,7 @@ use mobula_core::registry::CallError;
 use mobula_core::value::{Encoding, Value};
 use serde::{Deserialize, Serialize};
 
-use crate::error::DataError;
+use crate::error::{DataError, FormatError};
 use crate::execute::BatchFunctions;
 
 /// A function of a batch that runs inside a data task.
@@ -22,10 +22,49 @@ pub struct BatchFunction {
     /// `crate@version::path`, unique in the program.
     pub name: &'static str,
     /// The function, with its other arguments encoded.
-    pub call: fn(RecordBatch, &[Value]) -> Result<RecordBatch, CallError>,
+    pub call: fn(RecordBatch, &[Value]) -> Result<RecordBatch, BatchError>,
 }
 
 inventory::collect!(BatchFunction);
+
+/// Why a call of a function with a batch failed.
+#[derive(Debug, Clone)]
+pub enum BatchError {
+    /// The function said so, or its other arguments could not be read.
+    Call(CallError),
+    /// The batch, or what the function gave, does not fit its types.
+    Format(FormatError),
+}
+
+impl BatchError {
+    /// The error of a run, in which `function` was called.
+    #[must_use]
+    pub fn of(self, function: &str) -> DataError {
+        let function = function.to_owned();
+        match self {
+            Self::Call(error) => DataError::Function { function, cause: cause(&error) },
+            Self::Format(error) => DataError::Format { function, error },
+        }
+    }
+}
+
+impl From<CallError> for BatchError {
+    fn from(error: CallError) -> Self {
+        Self::Call(error)
+    }
+}
+
+impl From<mobula_core::error::Error> for BatchError {
+    fn from(error: mobula_core::error::Error) -> Self {
+        Self::Call(error.into())
+    }
+}
+
+impl From<FormatError> for BatchError {
+    fn from(error: FormatError) -> Self {
+        Self::Format(error)
+    }
+}
 
 /// An encoded argument of a function, as a plan carries it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,10 +96,13 @@ impl RegisteredFunctions {
 impl BatchFunctions for RegisteredFunctions {
     fn call(&self, function: &str, params: &[Parameter], batch: RecordBatch) -> Result<RecordBatch, DataError> {
         let found = Self::find(function).ok_or_else(|| DataError::UnknownFunction { function: function.into() })?;
-        let params: Vec<Value> = params.iter().map(|p| Value::new(p.encoding, p.data.clone())).collect();
-        (found.call)(batch, &params)
-            .map_err(|error| DataError::Function { function: function.into(), cause: cause(&error) })
+        (found.call)(batch, &values(params)).map_err(|error| error.of(function))
     }
+}
+
+/// Parameters as values.
+pub(crate) fn values(params: &[Parameter]) -> Vec<Value> {
+    params.iter().map(|param| Value::new(param.encoding, param.data.clone())).collect()
 }
 
 /// The error of a function with the errors behind it, outermost first.
@@ -94,7 +136,8 @@ mod tests {
                         type_name: "TooFew".into(),
                         message: "too few rows".into(),
                         causes: vec!["the batch is small".into()],
-                    });
+                    }
+                    .into());
                 }
                 Ok(batch.slice(0, rows))
             },

@@ -13,57 +13,112 @@ use std::path::{Component, Path, PathBuf};
 use glob::{MatchOptions, Pattern};
 
 use crate::error::DataError;
+use crate::source::FileFormat;
+use crate::storage::{RemoteEntry, StorageOptions, is_remote, shown};
+
+mod remote;
 
 /// The files that `paths` mean, as absolute paths. What one path means is sorted; the paths keep
 /// their order, and a file that is named again, by a directory and a pattern or through a link,
-/// is read once, where it was named first. A directory means the Parquet files under it, at any
-/// depth; names that begin with a dot or an underscore are skipped there, as every reader of
-/// such directories does, and so is a link back to a directory on the way. A pattern tells upper
+/// is read once, where it was named first. A directory means the files of the format under it,
+/// at any depth; names that begin with a dot or an underscore are skipped there, as every reader
+/// of such directories does (but for `_name=value`, which tells a value), and so is a link back
+/// to a directory on the way. A pattern tells upper
 /// case from lower and matches no hidden name, nor one that is not UTF-8. A name that exists is
 /// never taken for a pattern.
-pub fn expand(paths: &[String]) -> Result<Vec<String>, DataError> {
+pub fn expand(paths: &[String], format: &FileFormat) -> Result<Vec<String>, DataError> {
+    let files = expand_from(paths, format, &StorageOptions::default())?;
+    Ok(files.into_iter().map(|file| file.path).collect())
+}
+
+/// A file to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InputFile {
+    /// Where it is, as errors show it.
+    pub path: String,
+    /// The state in which it was found, if it is not on this machine.
+    pub remote: Option<RemoteEntry>,
+    /// The directory below which directories tell the values of columns: the one that was given,
+    /// or the part of a pattern before its first sign. None for a file that was named itself.
+    pub base: Option<PathBuf>,
+}
+
+/// Like [`expand`], with where each file was found. Paths in stores and URLs may be among them.
+pub fn expand_from(
+    paths: &[String],
+    format: &FileFormat,
+    storage: &StorageOptions,
+) -> Result<Vec<InputFile>, DataError> {
     let mut files = Vec::new();
     let mut seen = BTreeSet::new();
     for path in paths {
+        if is_remote(path) {
+            let found = remote::expand(path, format, storage)?;
+            let is_new = |file: &InputFile| file.remote.as_ref().is_some_and(|e| seen.insert(PathBuf::from(&e.path)));
+            files.extend(found.into_iter().filter(is_new));
+            continue;
+        }
         let mut found = Vec::new();
+        let mut base = None;
         match fs::metadata(path) {
-            Ok(metadata) if metadata.is_dir() => walk(Path::new(path), &mut Vec::new(), &mut found)?,
+            Ok(metadata) if metadata.is_dir() => {
+                base = Some(PathBuf::from(path));
+                walk(Path::new(path), format, &mut Vec::new(), &mut found)?;
+            }
             Ok(_) => found.push(PathBuf::from(path)),
-            Err(_) if is_pattern(path) => match_pattern(path, &mut found)?,
+            Err(_) if is_pattern(path) => {
+                base = Some(fixed_part(path));
+                match_pattern(path, format, &mut found)?;
+            }
             Err(error) => return Err(DataError::read(Path::new(path), &error)),
         }
         if found.is_empty() {
-            return Err(DataError::NoParquet { path: path.clone() });
+            return Err(no_files(path, format));
         }
+        let base = base.map(|base| absolute(&base)).transpose()?.map(PathBuf::from);
         for file in found {
             let real = fs::canonicalize(&file).map_err(|e| DataError::read(&file, &e))?;
             if seen.insert(real) {
-                files.push(absolute(&file)?);
+                files.push(InputFile { path: absolute(&file)?, remote: None, base: base.clone() });
             }
         }
     }
     if files.is_empty() {
-        return Err(DataError::InvalidPlan { operator: "read_parquet".into(), cause: "no path was given".into() });
+        return Err(DataError::InvalidPlan { operator: format.operator().into(), cause: "no path was given".into() });
     }
     Ok(files)
+}
+
+fn no_files(path: &str, format: &FileFormat) -> DataError {
+    let (format, extension) = (format.name().into(), format.extensions()[0].into());
+    DataError::NoFiles { path: shown(path), format, extension }
+}
+
+/// The directories of a pattern before its first sign.
+fn fixed_part(pattern: &str) -> PathBuf {
+    let parts = Path::new(pattern).components();
+    parts.take_while(|part| !part.as_os_str().to_str().is_some_and(is_pattern)).collect()
 }
 
 /// Refuses an output directory that lies in the input, where the next run would read it, or that
 /// holds some of it, where this run might replace it. `files` are what `paths` mean now.
 pub fn refuse_overlap(paths: &[String], files: &[String], output: &str) -> Result<(), DataError> {
+    if is_remote(output) {
+        return remote::refuse_overlap(paths, files, output);
+    }
     let real_output = real(Path::new(output)).map_err(|e| DataError::write(Path::new(output), &e))?;
     // Without links and dots, so that people see how the two lie in each other.
     let overlap = |input: &Path| DataError::OutputInInput {
         output: real_output.display().to_string(),
         input: input.display().to_string(),
     };
-    for file in files {
+    for file in files.iter().filter(|file| !is_remote(file)) {
         let file_path = fs::canonicalize(file).map_err(|e| DataError::read(Path::new(file), &e))?;
         if file_path.starts_with(&real_output) {
             return Err(overlap(&file_path));
         }
     }
-    for path in paths {
+    for path in paths.iter().filter(|path| !is_remote(path)) {
         let (reads_output, input) = match fs::canonicalize(path) {
             Ok(dir) => (real_output.strip_prefix(&dir).is_ok_and(|below| !below.iter().any(is_skipped)), dir),
             Err(_) => (pattern_reads(path, &real_output)?, PathBuf::from(absolute(Path::new(path))?)),
@@ -75,8 +130,11 @@ pub fn refuse_overlap(paths: &[String], files: &[String], output: &str) -> Resul
     Ok(())
 }
 
-/// `path` from the root of the file system, as text.
+/// `path` from the root of the file system, as text. One that is elsewhere stays as it is.
 pub(crate) fn absolute(path: &Path) -> Result<String, DataError> {
+    if let Some(remote) = path.to_str().filter(|path| is_remote(path)) {
+        return Ok(remote.to_owned());
+    }
     let absolute = std::path::absolute(path).map_err(|e| DataError::read(path, &e))?;
     text(&absolute).map(str::to_owned)
 }
@@ -102,8 +160,13 @@ fn real(path: &Path) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// Adds the Parquet files under `dir`. `above` tells the directories on the way to it.
-fn walk(dir: &Path, above: &mut Vec<(u64, u64)>, files: &mut Vec<PathBuf>) -> Result<(), DataError> {
+/// Adds the files of the format under `dir`. `above` tells the directories on the way to it.
+fn walk(
+    dir: &Path,
+    format: &FileFormat,
+    above: &mut Vec<(u64, u64)>,
+    files: &mut Vec<PathBuf>,
+) -> Result<(), DataError> {
     let failed = |e: io::Error| DataError::read(dir, &e);
     let metadata = fs::metadata(dir).map_err(failed)?;
     let identity = (metadata.dev(), metadata.ino());
@@ -125,8 +188,8 @@ fn walk(dir: &Path, above: &mut Vec<(u64, u64)>, files: &mut Vec<PathBuf>) -> Re
             continue;
         }
         if entry.is_dir() {
-            walk(&entry, above, files)?;
-        } else if entry.extension().is_some_and(|e| e.eq_ignore_ascii_case("parquet")) {
+            walk(&entry, format, above, files)?;
+        } else if has_extension(&entry, format) {
             files.push(entry);
         }
     }
@@ -134,16 +197,25 @@ fn walk(dir: &Path, above: &mut Vec<(u64, u64)>, files: &mut Vec<PathBuf>) -> Re
     Ok(())
 }
 
+fn has_extension(file: &Path, format: &FileFormat) -> bool {
+    let name = file.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    format.extensions().iter().any(|extension| name.len() > extension.len() && name.ends_with(extension))
+}
+
 /// Whether a name in a directory of input is left out.
 fn is_skipped(name: &std::ffi::OsStr) -> bool {
-    matches!(name.as_encoded_bytes().first(), Some(b'.' | b'_'))
+    match name.as_encoded_bytes() {
+        [b'.', ..] => true,
+        [b'_', rest @ ..] => !rest.contains(&b'='),
+        _ => false,
+    }
 }
 
 fn is_pattern(path: &str) -> bool {
     path.contains(['*', '?', '['])
 }
 
-fn match_pattern(pattern: &str, files: &mut Vec<PathBuf>) -> Result<(), DataError> {
+fn match_pattern(pattern: &str, format: &FileFormat, files: &mut Vec<PathBuf>) -> Result<(), DataError> {
     let failed = |cause: String| DataError::Read { path: pattern.into(), cause };
     let found = glob::glob_with(pattern, MATCHING).map_err(|e| failed(e.to_string()))?;
     let mut entries: Vec<PathBuf> =
@@ -152,7 +224,7 @@ fn match_pattern(pattern: &str, files: &mut Vec<PathBuf>) -> Result<(), DataErro
     entries.sort();
     for entry in entries {
         if entry.is_dir() {
-            walk(&entry, &mut Vec::new(), files)?;
+            walk(&entry, format, &mut Vec::new(), files)?;
         } else {
             files.push(entry);
         }
@@ -224,13 +296,13 @@ mod tests {
         }
 
         fn expand(&self, paths: &[&str]) -> Result<Vec<String>, DataError> {
-            let found = expand(&paths.iter().map(|path| self.path(path)).collect::<Vec<_>>())?;
+            let found = expand(&paths.iter().map(|path| self.path(path)).collect::<Vec<_>>(), &FileFormat::Parquet)?;
             Ok(found.iter().map(|file| file[self.path("").len()..].to_owned()).collect())
         }
 
         fn overlaps(&self, path: &str, output: &str) -> bool {
             let paths = [self.path(path)];
-            let found = refuse_overlap(&paths, &expand(&paths).unwrap(), &self.path(output));
+            let found = refuse_overlap(&paths, &expand(&paths, &FileFormat::Parquet).unwrap(), &self.path(output));
             match found {
                 Ok(()) => false,
                 Err(DataError::OutputInInput { output: told, input }) => {
@@ -241,6 +313,21 @@ mod tests {
                 Err(error) => panic!("{error}"),
             }
         }
+    }
+
+    #[test]
+    fn paths_mean_sorted_files_and_what_means_none_is_an_error() {
+        let tree = Tree::new(&["b/2.parquet", "b/.hidden/3.parquet", "b/1.PARQUET", "a.parquet", "b/notes.txt"]);
+        fs::create_dir_all(tree.path("empty")).unwrap();
+        assert_eq!(tree.expand(&[""]).map(|files| files.len()), Ok(3));
+        assert_eq!(tree.expand(&["b", "a.parquet"]).unwrap(), ["b/1.PARQUET", "b/2.parquet", "a.parquet"]);
+        assert_eq!(tree.expand(&["*.parquet"]).unwrap(), ["a.parquet"]);
+        assert_eq!(tree.expand(&["b/notes.txt"]).unwrap(), ["b/notes.txt"]);
+        let error = |paths: &[&str]| tree.expand(paths).unwrap_err();
+        assert!(matches!(error(&["empty"]), DataError::NoFiles { path, .. } if path.ends_with("/empty")));
+        assert!(matches!(error(&["x*.parquet"]), DataError::NoFiles { .. }));
+        assert!(matches!(error(&["missing.parquet"]), DataError::NotFound { .. }));
+        assert!(expand(&[], &FileFormat::Parquet).is_err());
     }
 
     #[test]
@@ -272,7 +359,7 @@ mod tests {
 
     #[test]
     fn files_are_told_from_the_root() {
-        let files = expand(&["src/../Cargo.toml".to_owned(), "./Cargo.toml".to_owned()]).unwrap();
+        let files = expand(&["src/../Cargo.toml".to_owned(), "./Cargo.toml".to_owned()], &FileFormat::Parquet).unwrap();
         assert_eq!(files, [format!("{}/src/../Cargo.toml", env!("CARGO_MANIFEST_DIR"))]);
     }
 

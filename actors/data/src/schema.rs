@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
 use crate::expr::ValueType;
+use crate::hive::{HiveColumns, HiveValue};
 
 mod conform;
 
@@ -57,6 +58,21 @@ pub struct FileSchema<'a> {
     pub path: &'a str,
     /// Its columns.
     pub schema: &'a Schema,
+    /// Columns that have one value in the whole file, told by the directories it lies in.
+    pub hive: &'a [HiveValue],
+}
+
+/// Where a file has a column.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ColumnSource {
+    /// Nowhere: it is null.
+    Missing,
+    /// In the column at this position.
+    File(u32),
+    /// In the fields of this name: of JSON, which has no positions.
+    Named(String),
+    /// In a directory's name: every row has this value.
+    Value(String),
 }
 
 /// The common schema of some files.
@@ -64,23 +80,28 @@ pub struct FileSchema<'a> {
 pub struct Unified {
     /// The columns, without metadata.
     pub schema: SchemaRef,
-    /// For every file, the position in it of every column of `schema`.
-    pub columns: Vec<Vec<Option<usize>>>,
+    /// For every file, where it has every column of `schema`.
+    pub columns: Vec<Vec<ColumnSource>>,
     /// Timestamps that lost their zone, since files differ in it.
     pub zones_dropped: Vec<String>,
 }
 
-/// Finds the common schema of `files`.
+/// Finds the common schema of `files`. The columns that directories tell come last; one that a
+/// file has as well is read from the directory's name, as all readers of such directories do.
 pub fn unify(files: &[FileSchema<'_>], matching: &Matching) -> Result<Unified, DataError> {
+    let hive = HiveColumns::of(files, matching);
     let mut columns: Vec<Column> = Vec::new();
     let mut positions: HashMap<Key, usize> = HashMap::new();
     for named in 0..matching.names.len() {
         positions.insert(Key::Named(named), columns.len());
         columns.push(Column::default());
     }
-    for (file, FileSchema { path, schema }) in files.iter().enumerate() {
+    for (file, FileSchema { path, schema, .. }) in files.iter().enumerate() {
         for (index, field) in schema.fields().iter().enumerate() {
             let (key, spelling) = matching.key(field.name());
+            if hive.has(&key) {
+                continue;
+            }
             let position = *positions.entry(key).or_insert_with(|| {
                 columns.push(Column::default());
                 columns.len() - 1
@@ -96,16 +117,21 @@ pub fn unify(files: &[FileSchema<'_>], matching: &Matching) -> Result<Unified, D
             }
             column.add(file, index, path, field, spelling, matching.microseconds)?;
         }
-        matching.check_required(path, schema)?;
+        matching.check_required(&files[file])?;
     }
     let present = |(position, column): &(usize, Column)| *position >= matching.names.len() || !column.places.is_empty();
     let columns: Vec<_> = columns.into_iter().enumerate().filter(present).collect();
-    let fields: Vec<Field> =
+    let mut fields: Vec<Field> =
         columns.iter().map(|(position, column)| column.field(matching.names.get(*position), files.len())).collect();
-    let places = |file| columns.iter().map(|(_, column)| column.places.get(&file).copied()).collect();
+    let place = |column: &Column, file| match column.places.get(&file) {
+        Some(index) => ColumnSource::File(*index as u32),
+        None => ColumnSource::Missing,
+    };
     let dropped = columns.iter().zip(&fields).filter(|((_, column), _)| column.zone_dropped);
     let zones_dropped = dropped.map(|(_, field)| field.name().clone()).collect();
+    let places = |file| columns.iter().map(|(_, column)| place(column, file)).chain(hive.sources(file)).collect();
     let columns = (0..files.len()).map(places).collect();
+    fields.extend(hive.fields());
     Ok(Unified { schema: Arc::new(Schema::new(fields)), columns, zones_dropped })
 }
 
@@ -190,7 +216,7 @@ pub mod wire {
 
 /// What makes two columns of different files the same.
 #[derive(Debug, PartialEq, Eq, Hash)]
-enum Key {
+pub(crate) enum Key {
     /// An entry of [`Matching::names`].
     Named(usize),
     /// Any other name, in the case in which names are compared.
@@ -205,7 +231,7 @@ impl Matching {
     }
 
     /// The column that `name` means, and how its name is spelt properly.
-    fn key(&self, name: &str) -> (Key, String) {
+    pub(crate) fn key(&self, name: &str) -> (Key, String) {
         for (index, named) in self.names.iter().enumerate() {
             let spellings = std::iter::once(&named.name).chain(&named.aliases);
             if let Some(spelling) = spellings.into_iter().find(|s| self.same(s, name)) {
@@ -216,14 +242,15 @@ impl Matching {
         (Key::Other(key), name.to_owned())
     }
 
-    fn check_required(&self, path: &str, schema: &Schema) -> Result<(), DataError> {
+    fn check_required(&self, file: &FileSchema<'_>) -> Result<(), DataError> {
+        let names = || file.schema.fields().iter().map(|f| f.name()).chain(file.hive.iter().map(|(name, _)| name));
         for required in &self.required {
             let (wanted, _) = self.key(required);
-            if !schema.fields().iter().any(|field| self.key(field.name()).0 == wanted) {
+            if !names().any(|name| self.key(name).0 == wanted) {
                 return Err(DataError::MissingColumn {
-                    path: path.into(),
+                    path: file.path.into(),
                     column: required.clone(),
-                    available: schema.fields().iter().map(|f| f.name().clone()).collect(),
+                    available: names().cloned().collect(),
                 });
             }
         }
@@ -299,163 +326,4 @@ fn local_timestamp() -> DataType {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn schema(columns: &[(&str, DataType)]) -> Schema {
-        Schema::new(columns.iter().map(|(n, t)| Field::new(*n, t.clone(), true)).collect::<Vec<_>>())
-    }
-
-    fn unify_all(schemas: &[Schema], matching: &Matching) -> Result<Unified, DataError> {
-        let paths: Vec<String> = (0..schemas.len()).map(|i| format!("f{i}")).collect();
-        let files: Vec<_> = schemas.iter().zip(&paths).map(|(schema, path)| FileSchema { path, schema }).collect();
-        unify(&files, matching)
-    }
-
-    fn zoned(zone: &str) -> DataType {
-        DataType::Timestamp(TimeUnit::Nanosecond, Some(zone.into()))
-    }
-
-    #[test]
-    fn a_zone_that_is_dropped_is_told() {
-        let file = |at: DataType| schema(&[("id", DataType::Int64), ("at", at)]);
-        let naive = DataType::Timestamp(TimeUnit::Millisecond, None);
-        for (types, dropped) in [
-            (vec![zoned("UTC"), naive.clone()], true),
-            (vec![zoned("UTC"), zoned("UTC"), zoned("Asia/Tokyo")], true),
-            (vec![zoned("UTC"), DataType::Null, zoned("UTC")], false),
-            (vec![naive.clone(), DataType::Timestamp(TimeUnit::Second, None)], false),
-        ] {
-            let schemas: Vec<_> = types.into_iter().map(file).collect();
-            let unified = unify_all(&schemas, &Matching::default()).unwrap();
-            assert_eq!(unified.zones_dropped, if dropped { vec!["at".to_owned()] } else { vec![] }, "{schemas:?}");
-        }
-    }
-
-    #[test]
-    fn two_months_that_differ_become_one_schema() {
-        let january = schema(&[
-            ("id", DataType::Int64),
-            ("rate", DataType::Float64),
-            ("fee", DataType::Null),
-            ("flag", DataType::Utf8),
-        ]);
-        let february = schema(&[
-            ("ID", DataType::Int32),
-            ("Rate", DataType::Int64),
-            ("fee", DataType::Float64),
-            ("flag", DataType::LargeUtf8),
-            ("extra", DataType::Int32),
-        ]);
-        let matching = Matching { ignore_case: true, ..Matching::default() };
-        let unified = unify_all(&[january.clone(), february.clone()], &matching).unwrap();
-        let expected = schema(&[
-            ("id", DataType::Int64),
-            ("rate", DataType::Float64),
-            ("fee", DataType::Float64),
-            ("flag", DataType::Utf8),
-            ("extra", DataType::Int32),
-        ]);
-        assert_eq!(*unified.schema, expected);
-        assert_eq!(unified.columns[0], [Some(0), Some(1), Some(2), Some(3), None]);
-        let strict = unify_all(&[january, february], &Matching::default()).unwrap();
-        assert_eq!(strict.schema.fields().len(), 7);
-    }
-
-    #[test]
-    fn an_alias_stays_when_all_agree_and_goes_when_they_do_not() {
-        let pickup = ColumnName {
-            name: "pickup".into(),
-            aliases: vec!["tpep_pickup".into(), "lpep_pickup".into()],
-            default_type: None,
-        };
-        let matching = Matching { ignore_case: true, names: vec![pickup], ..Matching::default() };
-        let yellow = schema(&[("fare", DataType::Float64), ("TPEP_pickup", DataType::Int64)]);
-        let green = schema(&[("fare", DataType::Float64), ("lpep_pickup", DataType::Int64)]);
-        let names = |u: Unified| u.schema.fields().iter().map(|f| f.name().clone()).collect::<Vec<_>>();
-        assert_eq!(names(unify_all(&[yellow.clone(), yellow.clone()], &matching).unwrap()), ["tpep_pickup", "fare"]);
-        assert_eq!(names(unify_all(&[yellow, green], &matching).unwrap()), ["pickup", "fare"]);
-        let other = schema(&[("fare", DataType::Float64)]);
-        assert_eq!(names(unify_all(&[other], &matching).unwrap()), ["fare"]);
-    }
-
-    #[test]
-    fn a_missing_required_column_names_the_file() {
-        let matching = Matching { required: vec!["fare".into()], ignore_case: true, ..Matching::default() };
-        let error = unify_all(&[schema(&[("Fare", DataType::Int64)]), schema(&[("x", DataType::Int64)])], &matching);
-        assert_eq!(error.unwrap_err().to_string(), "f1 has no column fare; it has x");
-    }
-
-    #[test]
-    fn two_spellings_in_one_file_are_refused_unless_case_counts() {
-        let file = schema(&[("Fee", DataType::Int64), ("fee", DataType::Int64)]);
-        let matching = Matching { ignore_case: true, ..Matching::default() };
-        assert!(matches!(unify_all(std::slice::from_ref(&file), &matching), Err(DataError::AmbiguousColumn { .. })));
-        assert!(unify_all(&[file], &Matching::default()).is_ok());
-    }
-
-    #[test]
-    fn types_without_a_common_one_name_both_files() {
-        let files = [schema(&[("x", DataType::Utf8)]), schema(&[("x", DataType::Int64)])];
-        let text = unify_all(&files, &Matching::default()).unwrap_err().to_string();
-        assert!(text.contains("Utf8 in f0") && text.contains("Int64 in f1"), "{text}");
-    }
-
-    #[test]
-    fn a_zone_stays_where_all_files_have_it() {
-        let micro = |zone: Option<&str>| DataType::Timestamp(TimeUnit::Microsecond, zone.map(Into::into));
-        let at = |t: DataType| schema(&[("at", t)]);
-        let unified = |files: &[Schema], microseconds| {
-            let matching = Matching { microseconds, ..Matching::default() };
-            unify_all(files, &matching).unwrap().schema.field(0).data_type().clone()
-        };
-        assert_eq!(unified(&[at(zoned("UTC")), at(zoned("UTC"))], false), zoned("UTC"));
-        assert_eq!(unified(&[at(zoned("UTC"))], true), micro(Some("UTC")));
-        assert_eq!(unified(&[at(zoned("UTC")), at(micro(Some("UTC")))], false), micro(Some("UTC")));
-        assert_eq!(unified(&[at(zoned("UTC")), at(zoned("America/New_York"))], false), micro(None));
-        assert_eq!(unified(&[at(zoned("UTC")), at(micro(None))], true), micro(None));
-    }
-
-    #[test]
-    fn a_schema_survives_the_wire() {
-        let schema = schema(&[("a", zoned("UTC")), ("b", DataType::Utf8), ("c", DataType::Null)]);
-        assert_eq!(wire::from_bytes(&wire::to_bytes(&schema)).unwrap(), schema);
-        assert!(wire::from_bytes(&[1, 2, 3]).is_err());
-    }
-
-    fn any_type() -> impl Strategy<Value = DataType> {
-        use DataType::*;
-        proptest::sample::select(vec![
-            Null,
-            Int8,
-            Int16,
-            Int32,
-            Int64,
-            UInt8,
-            UInt16,
-            UInt32,
-            UInt64,
-            Float32,
-            Float64,
-            Utf8,
-            Boolean,
-            Timestamp(TimeUnit::Nanosecond, None),
-            local_timestamp(),
-            zoned("UTC"),
-            Date32,
-        ])
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(3000))]
-        #[test]
-        fn common_types_do_not_depend_on_order(a in any_type(), b in any_type()) {
-            prop_assert_eq!(common_type(&a, &b), common_type(&b, &a));
-            if let Some(c) = common_type(&a, &b) {
-                prop_assert_eq!(common_type(&a, &c), Some(c.clone()));
-                prop_assert_eq!(common_type(&c, &b), Some(c));
-            }
-        }
-    }
-}
+mod tests;

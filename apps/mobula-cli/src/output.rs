@@ -1,7 +1,7 @@
 //! How results are printed: tables for people ([`mobula::print`]), JSON for programs.
 
 use mobula::print::grouped;
-pub(crate) use mobula::print::{Table, counted, table};
+pub(crate) use mobula::print::{Table, bytes, counted, in_unit_of, table};
 use serde::Serialize;
 
 use crate::error::CliError;
@@ -24,25 +24,6 @@ pub(crate) fn print(text: &str) -> Result<(), CliError> {
 /// Prints a result as one JSON document.
 pub(crate) fn print_json<T: Serialize + ?Sized>(value: &T) -> Result<(), CliError> {
     print(&serde_json::to_string_pretty(value)?)
-}
-
-/// Bytes in the largest unit that leaves at least one: `1.5 GiB`.
-pub(crate) fn bytes(amount: f64) -> String {
-    let (number, unit) = in_unit_of(amount, amount);
-    format!("{number} {unit}")
-}
-
-/// Bytes in the unit in which `other` is shown, and that unit.
-pub(crate) fn in_unit_of(amount: f64, other: f64) -> (String, &'static str) {
-    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
-    let (mut amount, mut other, mut unit) = (amount, other, "B");
-    for larger in UNITS {
-        if other.abs() < 1024.0 {
-            break;
-        }
-        (amount, other, unit) = (amount / 1024.0, other / 1024.0, larger);
-    }
-    (if unit == "B" { format!("{amount}") } else { format!("{amount:.1}") }, unit)
 }
 
 /// A number with three digits that count, thousands grouped: `1,234,567`, `12.3`, `0.00123`.

@@ -11,11 +11,14 @@
 //! times a second.
 
 use std::error::Error;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
 
-const POLARS: &str = "polars==2.1.0";
+mod beside;
+
+use beside::{python, run};
+
 const PROGRAM: &str = include_str!("polars_clean.py");
 
 struct Measured {
@@ -85,58 +88,10 @@ fn measure(command: &mut Command, out: &Path) -> Result<Measured, Box<dyn Error>
     Ok(Measured { seconds: field("seconds")?, with_start_seconds, peak_bytes, rows: field("rows_written")? as u64 })
 }
 
-/// Runs a program to its end; what it printed, and its peak memory in bytes.
-fn run(command: &mut Command) -> Result<(String, u64), Box<dyn Error>> {
-    let mut child = command.stdout(Stdio::piped()).spawn()?;
-    let mut peak_bytes = 0;
-    let status = loop {
-        peak_bytes = peak_bytes.max(memory_bytes(child.id()));
-        match child.try_wait()? {
-            Some(status) => break status,
-            None => std::thread::sleep(Duration::from_millis(100)),
-        }
-    };
-    let mut printed = String::new();
-    if let Some(mut out) = child.stdout.take() {
-        std::io::Read::read_to_string(&mut out, &mut printed)?;
-    }
-    if !status.success() {
-        return Err(format!("{command:?} ended with {status}").into());
-    }
-    Ok((printed, peak_bytes))
-}
-
-fn memory_bytes(process: u32) -> u64 {
-    let rollup = std::fs::read_to_string(format!("/proc/{process}/smaps_rollup")).unwrap_or_default();
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
-    line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
-}
-
 fn median(runs: &[Measured], of: impl Fn(&Measured) -> f64) -> f64 {
     let mut values: Vec<f64> = runs.iter().map(of).collect();
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     // A B B A: there is always an even number of runs.
     (values[middle - 1] + values[middle]) / 2.0
-}
-
-/// Python with Polars, in a virtual environment beside the build that is made once.
-fn python() -> Result<PathBuf, Box<dyn Error>> {
-    let program = Path::new(env!("CARGO_BIN_EXE_taxi-etl"));
-    let folder = program.parent().ok_or("the program lies nowhere")?.join("polars-venv");
-    let python = folder.join("bin/python");
-    let has = |python: &Path| {
-        let mut command = Command::new(python);
-        command.args(["-c", "import polars"]).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
-    };
-    if has(&python) {
-        return Ok(python);
-    }
-    println!("making {} with {POLARS}", folder.display());
-    let made = Command::new("python3").args(["-m", "venv"]).arg(&folder).status()?;
-    let installed = Command::new(&python).args(["-m", "pip", "install", "--quiet", POLARS]).status()?;
-    if made.success() && installed.success() && has(&python) {
-        return Ok(python);
-    }
-    Err("Polars is not there: this needs python3 with its venv module and a package index".into())
 }

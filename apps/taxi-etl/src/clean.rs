@@ -1,10 +1,11 @@
 //! Which trips are kept, and what is added to them.
 //!
-//! Entry type: [`clean`], the dataset of the cleaning: trips whose fare and distance are real, and
-//! their duration. A null fare or distance is as bad as a small one, and counted with it.
+//! Entry types: [`clean`], the dataset of the cleaning: trips whose fare and distance are real,
+//! and their duration; and [`prepare_for_model`], the features of a model of their fares. A null
+//! fare or distance is as bad as a small one, and counted with it.
 
 use arrow::datatypes::Schema;
-use mobula::{DataError, Dataset, Paths, col, lit, read_parquet};
+use mobula::{DataError, Dataset, Paths, ValueType, col, lit, read_parquet};
 use serde::{Deserialize, Serialize};
 
 use crate::columns;
@@ -43,6 +44,41 @@ pub fn clean(trips: Dataset, schema: &Schema, limits: &Limits) -> Result<Dataset
         .filter(col("trip_distance").gt(lit(limits.distance_above)))
         .with_column(DURATION, col(dropoff).minutes_since(col(pickup))))
 }
+
+/// The features of a model of fares, and the fare itself: eight columns and the target, of the
+/// trips of `clean` that are no outliers. Times are those on the wall; weeks begin with Monday,
+/// which is 0. What is null in the input stays null.
+pub fn prepare_for_model(trips: Dataset, schema: &Schema, limits: &Limits) -> Result<Dataset, DataError> {
+    let pickup = columns::times(schema).map(|(pickup, _)| pickup).unwrap_or_default();
+    let mut prepared = clean(trips, schema, limits)?
+        .filter(col("fare_amount").lt_eq(lit(MAX_FARE)))
+        .filter(col("trip_distance").lt_eq(lit(MAX_DISTANCE)))
+        .with_column("pickup_hour", col(pickup).hour())
+        .with_column("pickup_dow", col(pickup).day_of_week())
+        .select(FEATURES.into_iter().chain([TARGET]).collect::<Vec<_>>());
+    for whole in ["RatecodeID", "PULocationID", "DOLocationID", "pickup_hour", "pickup_dow", "passenger_count"] {
+        prepared = prepared.cast(whole, ValueType::Int64);
+    }
+    Ok(prepared)
+}
+
+/// What a model of fares is told of a trip.
+pub const FEATURES: [&str; 8] = [
+    "trip_distance",
+    DURATION,
+    "RatecodeID",
+    "PULocationID",
+    "DOLocationID",
+    "pickup_hour",
+    "pickup_dow",
+    "passenger_count",
+];
+/// What it predicts, in dollars.
+pub const TARGET: &str = "fare_amount";
+/// A fare above this, in dollars, is an outlier.
+const MAX_FARE: f64 = 300.0;
+/// A distance above this, in miles, is an outlier.
+const MAX_DISTANCE: f64 = 60.0;
 
 /// The column that cleaning adds: minutes from pickup to dropoff.
 pub const DURATION: &str = "trip_duration_min";

@@ -11,5 +11,6 @@ pub mod generate;
 pub mod interrupt;
 pub mod report;
 pub mod run;
+pub mod s3;
 mod trips;
 mod zones;

@@ -17,6 +17,7 @@ use taxi_etl::generate::{Generate, Generated, generate};
 use taxi_etl::interrupt::Interrupt;
 use taxi_etl::report::{bar, size};
 use taxi_etl::run::Run;
+use taxi_etl::s3::S3Args;
 use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
@@ -40,10 +41,11 @@ struct Cli {
 
 #[derive(Debug, Args)]
 struct CleanArgs {
-    /// Trip files, directories of them, or patterns such as 'trips/*.parquet'.
+    /// Trip files, directories of them, or patterns such as 'trips/*.parquet', here, at s3://… or
+    /// at https://….
     #[arg(long, num_args = 1.., requires = "output")]
     input: Vec<PathBuf>,
-    /// The directory of the result, which may not lie in the input. The files of an earlier run
+    /// The directory of the result, here or at s3://…, which may not lie in the input. The files of an earlier run
     /// there, part-*.parquet, are replaced; another Parquet file there is an error.
     #[arg(long, requires = "input")]
     output: Option<PathBuf>,
@@ -64,9 +66,36 @@ struct CleanArgs {
     /// unless given.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     block_bytes: Option<u64>,
+    /// Which columns the result has.
+    #[arg(long, value_enum, default_value_t = Columns::All)]
+    columns: Columns,
+    /// A query over the cleaned trips, which it calls trips; its rows are written instead.
+    #[arg(long, value_name = "QUERY")]
+    sql: Option<String>,
+    /// Show the plan, and run nothing.
+    #[arg(long)]
+    explain: bool,
+    /// Tell what every stage and operator did.
+    #[arg(long)]
+    stats: bool,
+    /// Go on where a run of the same plan over the same files was killed. Only what is done now
+    /// is counted.
+    #[arg(long)]
+    resume: bool,
+    #[command(flatten)]
+    s3: S3Args,
     /// How the result is told.
     #[arg(long, value_enum, default_value_t = Format::Human)]
     format: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Columns {
+    /// Those of the files, and the minutes of each trip.
+    All,
+    /// The eight features of a model of fares, and the fare: fares of 2.50 to 300 dollars, distances to
+    /// 60 miles.
+    Model,
 }
 
 /// More trips than New York will see in a thousand years; the plan of so many still fits into memory.
@@ -169,23 +198,39 @@ fn run_clean(arguments: CleanArgs, interrupt: &Interrupt) -> Result<(), Box<dyn 
         None => demo_paths(quiet, interrupt)?,
     };
     let run = Run {
+        storage: arguments.s3.checked(inputs.iter().chain([&output]))?,
         inputs,
         output,
         limits: Limits::default(),
         concurrency: arguments.concurrency.map(|blocks| usize::try_from(blocks).unwrap_or(usize::MAX)),
         block_bytes: arguments.block_bytes,
         batch_rows: arguments.batch_size.map(|rows| usize::try_from(rows).unwrap_or(usize::MAX)),
+        for_model: arguments.columns == Columns::Model,
+        sql: arguments.sql,
+        resume: arguments.resume,
     };
+    if arguments.explain {
+        print(&run.explain()?)?;
+        session.shutdown();
+        return Ok(());
+    }
+    let plain = !run.for_model && run.sql.is_none();
     let bar = bar(0, quiet);
     let result = run.run(&bar, interrupt);
     bar.finish_and_clear();
     let summary = result?;
     print(&if quiet { summary.to_json() } else { summary.to_table() })?;
-    if demo && !quiet {
+    if arguments.stats && !quiet {
+        print(&format!("\n{}", summary.stats))?;
+    }
+    if demo && !quiet && plain {
         print(&format!("\nThe first of them, as they lie in {}:", run.output.display()))?;
         let columns = ["pickup", "dropoff"].map(|end| format!("tpep_{end}_datetime"));
         let rest = ["trip_distance", "fare_amount", "trip_duration_min"].map(str::to_owned);
-        read(&run.output).select(columns.into_iter().chain(rest)).show(5)?;
+        read(&run.output)
+            .storage(run.storage.clone())
+            .select(columns.into_iter().chain(rest).collect::<Vec<_>>())
+            .show(5)?;
     }
     session.shutdown();
     Ok(())

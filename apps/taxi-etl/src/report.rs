@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mobula::print::{counted, grouped, table};
+use mobula::{OperatorReport, StageReport};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -35,10 +36,71 @@ pub struct Summary {
     pub zones_dropped: Vec<String>,
     /// How many blocks each node worked on.
     pub blocks_by_node: BTreeMap<String, u64>,
+    /// Blocks that a killed run had finished, and this one did not run again.
+    pub blocks_resumed: u64,
+    /// What every stage did.
+    pub stages: Vec<Stage>,
+    /// The same as a table.
+    #[serde(skip)]
+    pub stats: String,
     /// From the first footer read to the last file in place.
     pub seconds: f64,
     /// Rows read per second.
     pub rows_per_second: f64,
+}
+
+/// What the tasks between two exchanges did.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Stage {
+    /// Their operators.
+    pub name: String,
+    /// How many tasks there were.
+    pub tasks: u64,
+    /// Rows they were given.
+    pub rows_in: u64,
+    /// Rows they gave.
+    pub rows_out: u64,
+    /// Bytes read from files.
+    pub bytes_in: u64,
+    /// Bytes put into files or the object store.
+    pub bytes_out: u64,
+    /// How long the stage took.
+    pub seconds: f64,
+    /// How long its tasks ran, added up.
+    pub task_seconds: f64,
+    /// What each operator did.
+    pub operators: Vec<Operator>,
+}
+
+/// What an operator did, over all tasks.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Operator {
+    /// The operator, as the plan prints it.
+    pub name: String,
+    /// Rows it was given.
+    pub rows_in: u64,
+    /// Rows it passed on.
+    pub rows_out: u64,
+}
+
+impl Stage {
+    /// Out of the report of a run.
+    #[must_use]
+    pub fn of(report: &StageReport) -> Self {
+        let operator =
+            |op: &OperatorReport| Operator { name: op.name.clone(), rows_in: op.rows_in, rows_out: op.rows_out };
+        Self {
+            name: report.name.clone(),
+            tasks: report.tasks,
+            rows_in: report.rows_in,
+            rows_out: report.rows_out,
+            bytes_in: report.bytes_in,
+            bytes_out: report.bytes_out,
+            seconds: report.seconds,
+            task_seconds: report.task_seconds,
+            operators: report.operators.iter().map(operator).collect(),
+        }
+    }
 }
 
 impl Summary {
@@ -58,6 +120,9 @@ impl Summary {
             table.add_row([&format!("dropped, not {rule}"), &grouped(*rows), ""]);
         }
         table.add_row(["written", &grouped(self.rows_written), &size(self.bytes_written)]);
+        if self.blocks_resumed > 0 {
+            table.add_row([&format!("of it by an earlier run: {}", counted(self.blocks_resumed, "block")), "", ""]);
+        }
         let mut zones = String::new();
         if !self.zones_dropped.is_empty() {
             zones = format!(
@@ -130,6 +195,9 @@ mod tests {
             bytes_read: 3_000_000,
             bytes_written: 20_000_000,
             zones_dropped: Vec::new(),
+            blocks_resumed: 0,
+            stages: Vec::new(),
+            stats: String::new(),
             blocks_by_node: BTreeMap::from([("local".into(), 1)]),
             seconds: 0.25,
             rows_per_second: 400_000.0,

@@ -5,15 +5,19 @@ use quote::{format_ident, quote, quote_spanned};
 use syn::{Error, Ident, ImplItem, ImplItemFn, ItemImpl, LitStr, Result, ReturnType, Type};
 
 use crate::function::{Attributes, full_name, outlet, registered, stream_result};
-use crate::options::{ACTOR_VALUES, Options};
+use crate::options::{ACTOR_VALUES, Options, Over};
 use crate::signature::{Remote, caught, span};
+use crate::{aggregator, batch};
 
 /// The `impl` block as it was, the actor's handle, its code and its entries in the registry.
 pub(crate) fn expand(attributes: TokenStream, mut block: ItemImpl) -> Result<TokenStream> {
-    let mut options = Options::parse(attributes, ACTOR_VALUES, false)?;
     if let Some((_, path, _)) = &block.trait_ {
+        if path.segments.last().is_some_and(|segment| segment.ident == "Aggregator") {
+            return aggregator::expand(attributes, &block, &class_name(&block.self_ty)?);
+        }
         return Err(Error::new_spanned(path, "an actor's methods are those of its own `impl` block, not of a trait"));
     }
+    let mut options = Options::parse(attributes, ACTOR_VALUES, false)?;
     if !block.generics.params.is_empty() {
         return Err(Error::new_spanned(
             &block.generics,
@@ -29,7 +33,7 @@ pub(crate) fn expand(attributes: TokenStream, mut block: ItemImpl) -> Result<Tok
         let ImplItem::Fn(function) = item else {
             continue;
         };
-        let own = Options::take_from_method(&mut function.attrs)?;
+        let mut own = Options::take_from_method(&mut function.attrs)?;
         if let Some(group) = &own.group {
             options.check_group(group)?;
         }
@@ -37,7 +41,7 @@ pub(crate) fn expand(attributes: TokenStream, mut block: ItemImpl) -> Result<Tok
             continue;
         }
         if function.sig.receiver().is_some() {
-            methods.push(Method::read(function, &own, &class)?);
+            methods.push(Method::read(function, &mut own, &class)?);
         } else if function.sig.ident == "new" {
             constructor = Some(Constructor::read(function, &class)?);
         }
@@ -57,12 +61,21 @@ pub(crate) fn expand(attributes: TokenStream, mut block: ItemImpl) -> Result<Tok
     }
     let make = constructor.expand(&name, &class, &cell, &options);
     let handle = handle(&name, &methods);
+    let batch = match methods.iter().find(|method| method.function.sig.ident == "call") {
+        Some(method) => {
+            let (visibility, made) = (&constructor.function.vis, &constructor.remote);
+            let conditions = Attributes::split(&method.function.attrs).conditions;
+            batch::of_class(&class, &name, made, visibility, (&method.remote, &method.over), &conditions)?
+        }
+        None => TokenStream::new(),
+    };
     let methods = methods.iter().enumerate().map(|(index, method)| method.expand(index, &name, &class, &cell));
 
     Ok(quote! {
         #block
         #make
         #handle
+        #batch
         const _: () = {
             #(#methods)*
         };
@@ -190,10 +203,12 @@ struct Method {
     builder: TokenStream,
     /// Its concurrency group; empty for the default one.
     group: String,
+    /// That datasets call it, and with what.
+    over: Option<Over>,
 }
 
 impl Method {
-    fn read(function: &ImplItemFn, options: &Options, class: &Type) -> Result<Self> {
+    fn read(function: &ImplItemFn, options: &mut Options, class: &Type) -> Result<Self> {
         let receiver = match function.sig.receiver() {
             Some(receiver) if receiver.reference.is_some() => receiver,
             _ => {
@@ -209,6 +224,7 @@ impl Method {
             builder: options.builder.clone(),
             group: options.group.as_ref().map(LitStr::value).unwrap_or_default(),
             function: function.clone(),
+            over: options.over.take(),
             remote,
         })
     }

@@ -4,8 +4,9 @@ use proc_macro2::TokenStream;
 use quote::quote;
 use syn::{Attribute, Error, FnArg, ItemFn, Result};
 
+use crate::batch;
 use crate::options::{Options, TASK_VALUES};
-use crate::signature::{Borrowed, Remote};
+use crate::signature::Remote;
 
 /// The item that stands for the function, its code and its entry in the registry.
 pub(crate) fn expand(attributes: TokenStream, function: ItemFn) -> Result<TokenStream> {
@@ -50,7 +51,7 @@ pub(crate) fn expand(attributes: TokenStream, function: ItemFn) -> Result<TokenS
         (quote!(Task(run)), TokenStream::new(), quote!(::mobula::__private::CallResult))
     };
     let registered = registered(&quote!(FUNCTION), &name.to_string(), text, "", &kind);
-    let batch = batch_function(&remote, &function, &conditions);
+    let batch = batch::of_function(&remote, &options, name, visibility, &conditions)?;
     let signature = quote!(fn(#(#holders),*) -> #refs);
 
     Ok(quote! {
@@ -102,84 +103,6 @@ pub(crate) fn expand(attributes: TokenStream, function: ItemFn) -> Result<TokenS
 
         #batch
     })
-}
-
-/// What makes a function of one batch usable by `Dataset::map_batches`.
-fn batch_function(remote: &Remote, function: &ItemFn, conditions: &[&Attribute]) -> TokenStream {
-    let (Some(first), true) = (remote.parameters.first(), remote.returned.batch) else {
-        return TokenStream::new();
-    };
-    let Some(Borrowed(borrowed)) = first.batch else {
-        return TokenStream::new();
-    };
-    let name = &function.sig.ident;
-    let visibility = &function.vis;
-    let rest = &remote.parameters[1..];
-    let count = rest.len();
-    let inputs = rest.iter().map(|parameter| {
-        let (name, holder) = (&parameter.name, &parameter.holder);
-        quote!(#name: #holder)
-    });
-    let encodes = rest.iter().map(|parameter| {
-        let name = &parameter.name;
-        quote!(::mobula::__private::encode(#name)?)
-    });
-    let takes = rest.iter().map(|parameter| {
-        let (name, holder, variable) = (parameter.name.to_string(), &parameter.holder, &parameter.variable);
-        quote!(let #variable: #holder = __arguments.take(#name)?;)
-    });
-    let mutable = (count > 0).then(|| quote!(mut));
-    let passed = rest.iter().map(|parameter| &parameter.pass);
-    let batch = if borrowed { quote!(&__batch) } else { quote!(__batch) };
-    let call = remote.run(quote!(#name.call(#batch, #(#passed),*)));
-    let result = if remote.returned.fallible {
-        let caught = crate::signature::caught();
-        quote!(match #call {
-            ::core::result::Result::Ok(__batch) => ::core::result::Result::Ok(__batch),
-            ::core::result::Result::Err(__error) => ::core::result::Result::Err(#caught),
-        })
-    } else {
-        quote!(::core::result::Result::Ok(#call))
-    };
-    let full_name = full_name(&name.to_string());
-    let without_parameters = (count == 0).then(|| {
-        quote! {
-            impl ::core::convert::From<#name> for ::mobula::BatchCall {
-                fn from(function: #name) -> Self {
-                    function.with()
-                }
-            }
-        }
-    });
-    quote! {
-        #(#conditions)*
-        #[allow(dead_code, clippy::too_many_arguments)]
-        impl #name {
-            /// The function with its parameters, to be mapped over the batches of a dataset.
-            #visibility fn with(self, #(#inputs),*) -> ::mobula::BatchCall {
-                ::mobula::__private::batch_call(#full_name, || ::core::result::Result::Ok(::std::vec![#(#encodes),*]))
-            }
-        }
-
-        #(#conditions)*
-        const _: () = {
-            #without_parameters
-
-            ::mobula::__private::inventory::submit! {
-                ::mobula::__private::BatchFunction { name: #full_name, call: run }
-            }
-
-            fn run(
-                __batch: ::mobula::__private::RecordBatch,
-                __values: &[::mobula::__private::Encoded],
-            ) -> ::core::result::Result<::mobula::__private::RecordBatch, ::mobula::__private::CallError> {
-                let #mutable __arguments =
-                    ::mobula::__private::Arguments::new(#full_name, __values.to_vec(), #count)?;
-                #(#takes)*
-                #result
-            }
-        };
-    }
 }
 
 /// The last parameter of code that streams.

@@ -12,13 +12,16 @@
 //!                                                    └─ registry entries: Counter::new, Counter::hit
 //! ```
 //!
-//! A macro sees how a type is written, not what it is. Four spellings therefore mean something:
-//! a result written `Result<..>` is fallible, one written `impl Iterator<Item = ..>` streams, a type whose last segment is `RecordBatch` is
-//! Arrow's, and `&[f64]` (of any number) is read in place.
+//! A macro sees how a type is written, not what it is. Six spellings therefore mean something:
+//! a result written `Result<..>` is fallible, one written `impl Iterator<Item = ..>` streams, a type
+//! whose last segment is `RecordBatch` is Arrow's, one that ends with `Rows` or `NdColumns` is
+//! `mobula`'s, `&[f64]` (of any number) is read in place, and the trait `Aggregator` is `mobula`'s.
 
 use proc_macro::TokenStream;
 use syn::{Item, ItemFn};
 
+mod aggregator;
+mod batch;
 mod class;
 mod entry;
 mod function;
@@ -34,8 +37,11 @@ mod signature;
 /// - `f.options()` is a builder (`num_cpus`, `num_gpus`, `memory`, `resource`, `name`,
 ///   `max_retries`, `spread`, ...) with a `remote` of its own;
 /// - `f.call(a, b)` runs it here, like any function;
-/// - `f.with(params..)`, where the first parameter is a `RecordBatch` and so is the result, is
-///   what `Dataset::map_batches` takes.
+/// - `f.with(params..)`, where the first parameter and the result are a `RecordBatch`, `Rows<T>` or
+///   `NdColumns`, is what `Dataset::map_batches` takes; `#[remote(batches)]` says that they are
+///   other types with `FromBatch` and `IntoBatch`, and `#[remote(rows)]` that they are single rows,
+///   for `Dataset::map`, `flat_map` (where the result is a `Vec`) and `filter_rows` (where it is
+///   `bool`).
 ///
 /// Parameters may be `&T`, `&str` and `&[T]`: the worker keeps the value while the function runs.
 /// A result written `Result<T, E>` gives an `ObjectRef<T>`, whose `get` fails with the error's
@@ -65,6 +71,13 @@ mod signature;
 /// `#[concurrency_group("io")]` then have a limit and an order of their own, beside the calls of
 /// other groups and of none; on a method: `num_returns`, `max_task_retries`, `retry_exceptions`,
 /// `backpressure_num_objects`.
+///
+/// Where a method `call` takes nothing but a batch, in one of the forms above, and gives one,
+/// `Scorer::with(params..)` with the parameters of `new` is what `Dataset::map_batches` takes: the
+/// objects live on actors. `#[remote(rows)]` and `#[remote(batches)]` on that method mean the same
+/// as on a function.
+///
+/// **On an `impl Aggregator`** it makes the type what `GroupedDataset::aggregate_with` takes.
 #[proc_macro_attribute]
 pub fn remote(attributes: TokenStream, item: TokenStream) -> TokenStream {
     let expanded = match syn::parse::<Item>(item) {

@@ -36,6 +36,32 @@ pub(crate) struct Options {
     groups: Vec<Ident>,
     /// The one of a method.
     pub(crate) group: Option<LitStr>,
+    /// That datasets call it, and with what.
+    pub(crate) over: Option<Over>,
+}
+
+/// What a dataset calls a function with, where its types do not say so.
+pub(crate) enum Over {
+    /// Batches.
+    Batches(Ident),
+    /// One row after the other.
+    Rows(Ident),
+}
+
+impl Over {
+    fn named(name: &Ident) -> Option<Self> {
+        match name.to_string().as_str() {
+            "batches" => Some(Self::Batches(name.clone())),
+            "rows" => Some(Self::Rows(name.clone())),
+            _ => None,
+        }
+    }
+
+    /// The word in the attribute.
+    pub(crate) fn name(&self) -> &Ident {
+        let (Self::Batches(name) | Self::Rows(name)) = self;
+        name
+    }
 }
 
 /// One `name = value`, `name`, or `name(inner = value, ..)`.
@@ -98,12 +124,16 @@ impl Options {
                     let call = quote_spanned!(name.span()=> .#name(#value));
                     options.builder.extend(call);
                 }
+                None if returns && Over::named(&name).is_some() => options.over = Over::named(&name),
                 None if FLAGS.contains(&text.as_str()) => {
                     let call = quote_spanned!(name.span()=> .#name());
                     options.builder.extend(call);
                 }
                 _ => {
-                    let more = if returns { ", num_returns = .." } else { ", concurrency_groups(name = limit, ..)" };
+                    let more = match returns {
+                        true => ", num_returns = .., rows, batches",
+                        false => ", concurrency_groups(name = limit, ..)",
+                    };
                     return Err(Error::new_spanned(
                         &name,
                         format!(
@@ -157,6 +187,7 @@ impl Options {
             {
                 match value {
                     None if name == "skip" => options.skip = true,
+                    None if Over::named(&name).is_some() => options.over = Over::named(&name),
                     Some(value) if name == "num_returns" => {
                         let number: LitInt = syn::parse2(quote!(#value))?;
                         options.num_returns = Some((number.base10_parse()?, name));
@@ -167,7 +198,8 @@ impl Options {
                     }
                     _ => {
                         let values = METHOD_VALUES.join(" = .., ");
-                        let message = format!("a method's options are: skip, num_returns = .., {values} = ..");
+                        let message =
+                            format!("a method's options are: skip, rows, batches, num_returns = .., {values} = ..");
                         return Err(Error::new_spanned(name, message));
                     }
                 }

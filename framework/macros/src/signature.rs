@@ -16,6 +16,10 @@ pub(crate) const MAX_PARAMETERS: usize = 12;
 /// The element types of `mobula::Array`.
 const NUMBERS: &[&str] = &["u8", "i8", "u16", "i16", "u32", "i32", "u64", "i64", "f32", "f64"];
 
+/// The forms in which a dataset hands over rows: Arrow's batches, `mobula::Rows` and
+/// `mobula::NdColumns`.
+const FORMATS: &[&str] = &["RecordBatch", "Rows", "NdColumns"];
+
 /// One parameter.
 pub(crate) struct Parameter {
     /// Its name, or `argumentN` for a pattern.
@@ -26,13 +30,13 @@ pub(crate) struct Parameter {
     pub(crate) pass: TokenStream,
     /// The variable of the generated code that holds it.
     pub(crate) variable: Ident,
-    /// Whether the type is a batch of Arrow's, and whether it is borrowed.
-    pub(crate) batch: Option<Borrowed>,
+    /// The type as it is written, without a reference.
+    pub(crate) owned: TokenStream,
+    /// Whether it is borrowed.
+    pub(crate) borrowed: bool,
+    /// Whether it is a form that rows of a dataset have.
+    pub(crate) format: bool,
 }
-
-/// Whether a parameter is borrowed.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Borrowed(pub(crate) bool);
 
 /// What a call gives back.
 pub(crate) struct Returned {
@@ -42,8 +46,10 @@ pub(crate) struct Returned {
     pub(crate) encode: TokenStream,
     /// Whether the result is written `Result<..>`.
     pub(crate) fallible: bool,
-    /// Whether the (successful) result is one batch.
-    pub(crate) batch: bool,
+    /// The type of the (successful) result, where it is one and is written out.
+    pub(crate) value: Option<Type>,
+    /// Whether that is a form that rows of a dataset have.
+    pub(crate) format: bool,
     /// Whether the result is an iterator: then the expression yields its items, and is of type
     /// `Result<(), CallError>`.
     pub(crate) streams: bool,
@@ -165,7 +171,7 @@ fn parameter(pattern: &Pat, ty: &Type, index: usize) -> Result<Parameter> {
         _ => format_ident!("argument{index}"),
     };
     let variable = format_ident!("__argument{index}");
-    let (holder, pass, batch) = match bare(ty) {
+    let written = match bare(ty) {
         Type::Reference(reference) => {
             if let Some(token) = &reference.mutability {
                 return Err(Error::new_spanned(
@@ -181,38 +187,43 @@ fn parameter(pattern: &Pat, ty: &Type, index: usize) -> Result<Parameter> {
                     "the worker keeps an argument only while the function runs; leave the lifetime out, or take the owned type",
                 ));
             }
-            let inner = bare(&reference.elem);
-            let (holder, batch) = match inner {
-                Type::Slice(slice) => {
-                    let element = &slice.elem;
-                    refuse_unsendable(element)?;
-                    match last_segment(element) {
-                        Some(ident) if NUMBERS.iter().any(|number| ident == number) => {
-                            (quote!(::mobula::Array<#element>), None)
-                        }
-                        _ => (quote!(::std::vec::Vec<#element>), None),
-                    }
-                }
-                Type::Path(_) if last_segment(inner).is_some_and(|ident| ident == "str") => {
-                    (quote!(::std::string::String), None)
-                }
-                Type::Path(_) if is_batch(inner) => (quote!(::mobula::Batch), Some(Borrowed(true))),
-                inner => {
-                    refuse_unsendable(inner)?;
-                    (quote!(#inner), None)
-                }
-            };
-            (holder, quote!(&#variable), batch)
+            bare(&reference.elem)
         }
-        ty if is_batch(ty) => {
-            (quote!(::mobula::Batch), quote!(::mobula::Batch::into_inner(#variable)), Some(Borrowed(false)))
-        }
-        ty => {
-            refuse_unsendable(ty)?;
-            (quote!(#ty), quote!(#variable), None)
-        }
+        ty => ty,
     };
-    Ok(Parameter { name, holder, pass, variable, batch })
+    let borrowed = matches!(bare(ty), Type::Reference(_));
+    let holder = if borrowed { borrowed_holder(written)? } else { owned_holder(written)? };
+    let pass = match (borrowed, is_batch(written)) {
+        (true, _) => quote!(&#variable),
+        (false, true) => quote!(::mobula::Batch::into_inner(#variable)),
+        (false, false) => quote!(#variable),
+    };
+    Ok(Parameter { name, holder, pass, variable, owned: quote!(#written), borrowed, format: is_format(written) })
+}
+
+/// What holds the value of a parameter `T`.
+fn owned_holder(ty: &Type) -> Result<TokenStream> {
+    if is_batch(ty) {
+        return Ok(quote!(::mobula::Batch));
+    }
+    refuse_unsendable(ty)?;
+    Ok(quote!(#ty))
+}
+
+/// What holds the value of a parameter `&T`.
+fn borrowed_holder(inner: &Type) -> Result<TokenStream> {
+    Ok(match inner {
+        Type::Slice(slice) => {
+            let element = &slice.elem;
+            refuse_unsendable(element)?;
+            match last_segment(element) {
+                Some(ident) if NUMBERS.iter().any(|number| ident == number) => quote!(::mobula::Array<#element>),
+                _ => quote!(::std::vec::Vec<#element>),
+            }
+        }
+        Type::Path(_) if is_named(inner, "str") => quote!(::std::string::String),
+        inner => owned_holder(inner)?,
+    })
 }
 
 fn returned(output: &Type, options: &Options) -> Result<Returned> {
@@ -230,7 +241,8 @@ fn returned(output: &Type, options: &Options) -> Result<Returned> {
             refs: quote!(::mobula::ObjectRef<<#output as ::mobula::__private::Fallible>::Value>),
             encode: fallibly(quote!(::mobula::__private::returned(__value))),
             fallible,
-            batch: false,
+            value: None,
+            format: false,
             streams: false,
         });
     };
@@ -240,10 +252,10 @@ fn returned(output: &Type, options: &Options) -> Result<Returned> {
             "a result outlives the function that makes it; return the owned type",
         ));
     }
-    let (refs, encode, batch) = match &options.num_returns {
+    let (refs, encode, is_one) = match &options.num_returns {
         None | Some((1, _)) => {
-            let (ty, value, batch) = one_value(&value, quote!(__value))?;
-            (quote!(::mobula::ObjectRef<#ty>), quote!(::mobula::__private::returned(#value)), batch)
+            let (ty, value) = one_value(&value, quote!(__value))?;
+            (quote!(::mobula::ObjectRef<#ty>), quote!(::mobula::__private::returned(#value)), true)
         }
         Some((count, name)) => {
             let Type::Tuple(tuple) = bare(&value) else {
@@ -262,7 +274,7 @@ fn returned(output: &Type, options: &Options) -> Result<Returned> {
             let mut values = Vec::new();
             let variables: Vec<_> = (0..*count).map(|index| format_ident!("__value{index}")).collect();
             for (ty, variable) in tuple.elems.iter().zip(&variables) {
-                let (ty, value, _) = one_value(ty, quote!(#variable))?;
+                let (ty, value) = one_value(ty, quote!(#variable))?;
                 types.push(ty);
                 values.push(value);
             }
@@ -277,7 +289,9 @@ fn returned(output: &Type, options: &Options) -> Result<Returned> {
         }
     };
     let encode = if fallible { fallibly(encode) } else { quote!({ let __value = __result; #encode }) };
-    Ok(Returned { refs, encode, fallible, batch, streams: false })
+    let value = Some(value).filter(|_| is_one);
+    let format = value.as_ref().is_some_and(is_format);
+    Ok(Returned { refs, encode, fallible, value, format, streams: false })
 }
 
 /// What an `impl Iterator<Item = ..>` gives back: its items, one after the other.
@@ -292,7 +306,7 @@ fn streamed(item: &Type, options: &Options) -> Result<Returned> {
     let fallible = last_segment(item).is_some_and(|ident| ident == "Result");
     let (ty, item) = match first_argument(item).filter(|_| fallible) {
         Some(value) => {
-            let (ty, value, _) = one_value(&value, quote!(__value))?;
+            let (ty, value) = one_value(&value, quote!(__value))?;
             let caught = caught();
             let item = quote!(match __item {
                 ::core::result::Result::Ok(__value) => {
@@ -306,12 +320,19 @@ fn streamed(item: &Type, options: &Options) -> Result<Returned> {
             return Err(Error::new_spanned(item, "write the items of a stream as `Result<T, E>`, not by an alias"));
         }
         None => {
-            let (ty, value, _) = one_value(item, quote!(__item))?;
+            let (ty, value) = one_value(item, quote!(__item))?;
             (ty, quote!(::core::result::Result::Ok(::mobula::__private::encode(#value)?)))
         }
     };
     let encode = quote!(::mobula::__private::yield_all(__outlet, __result, |__item| #item));
-    Ok(Returned { refs: quote!(::mobula::ObjectRefStream<#ty>), encode, fallible, batch: false, streams: true })
+    Ok(Returned {
+        refs: quote!(::mobula::ObjectRefStream<#ty>),
+        encode,
+        fallible,
+        value: None,
+        format: false,
+        streams: true,
+    })
 }
 
 /// The type of an iterator's items, if that is what it is.
@@ -327,13 +348,13 @@ fn item_of(result: &TypeImplTrait) -> Option<Type> {
     })
 }
 
-/// The type of one value that comes back and the expression that makes it, and whether it is a batch.
-fn one_value(ty: &Type, variable: TokenStream) -> Result<(TokenStream, TokenStream, bool)> {
+/// The type of one value that comes back and the expression that makes it.
+fn one_value(ty: &Type, variable: TokenStream) -> Result<(TokenStream, TokenStream)> {
     if is_batch(ty) {
-        return Ok((quote!(::mobula::Batch), quote!(::mobula::Batch::from(#variable)), true));
+        return Ok((quote!(::mobula::Batch), quote!(::mobula::Batch::from(#variable))));
     }
     refuse_unsendable(ty)?;
-    Ok((quote!(#ty), variable, false))
+    Ok((quote!(#ty), variable))
 }
 
 /// Encodes the value of an `Ok`; an `Err` is caught with its type, message and sources.
@@ -391,7 +412,17 @@ fn find_reference(tokens: TokenStream) -> Option<proc_macro2::Span> {
 }
 
 fn is_batch(ty: &Type) -> bool {
-    last_segment(ty).is_some_and(|ident| ident == "RecordBatch")
+    is_named(ty, "RecordBatch")
+}
+
+/// Whether it is one of the forms in which a dataset hands over rows.
+fn is_format(ty: &Type) -> bool {
+    FORMATS.iter().any(|format| is_named(ty, format))
+}
+
+/// Whether this is the last segment of the type.
+pub(crate) fn is_named(ty: &Type, name: &str) -> bool {
+    last_segment(ty).is_some_and(|ident| ident == name)
 }
 
 fn last_segment(ty: &Type) -> Option<&Ident> {

@@ -165,7 +165,9 @@ fn encode_through_serde<T: Serialize>(value: &T) -> Result<Encoded, Error> {
     };
     BUFFER.set(buffer);
     written.map_err(|error| cannot::<T>("encoded", error))?;
-    Ok(Encoded { encoding: Encoding::MSGPACK, data, refs })
+    let mut encoded = Encoded::new(Encoding::MSGPACK, data);
+    encoded.refs = refs;
+    Ok(encoded)
 }
 
 fn decode_through_serde<T: DeserializeOwned>(data: &[u8]) -> Result<T, Error> {

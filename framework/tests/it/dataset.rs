@@ -298,7 +298,7 @@ fn a_result_among_its_own_input_is_refused_before_anything_is_touched() {
     let overwrite = WriteOptions { mode: WriteMode::Overwrite, ..WriteOptions::default() };
     for out in [dir.path().to_path_buf(), dir.path().join("clean")] {
         for input in [dir.path().to_path_buf(), dir.path().join("*")] {
-            let error = read_parquet(&input).write_parquet_with(&out, overwrite.clone()).unwrap_err();
+            let error = read_parquet(&input).write(&out, overwrite.clone()).unwrap_err();
             assert!(matches!(error, RunError::Data(DataError::OutputInInput { .. })), "{error}");
         }
     }
@@ -308,7 +308,7 @@ fn a_result_among_its_own_input_is_refused_before_anything_is_touched() {
     // A run again reads what the first one read.
     let out = dir.path().join("_out");
     for _ in 0..2 {
-        let report = read_parquet(dir.path()).write_parquet_with(&out, overwrite.clone()).unwrap();
+        let report = read_parquet(dir.path()).write(&out, overwrite.clone()).unwrap();
         assert_eq!((report.rows_in, report.rows_out), (100, 100));
     }
 }

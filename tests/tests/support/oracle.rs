@@ -19,14 +19,19 @@ const DESCRIBE: &str = include_str!("describe.py");
 
 /// What pyarrow and DuckDB say about the Parquet files of a directory; `None` skips the test.
 pub(crate) fn describe(directory: &Path) -> Option<serde_json::Value> {
+    run_script(DESCRIBE, directory)
+}
+
+/// What a script of Python says about a file or directory, in JSON; `None` skips the test.
+pub(crate) fn run_script(script: &str, path: &Path) -> Option<serde_json::Value> {
     let python = python()?;
     let mut command = Command::new(python);
-    command.arg("-c").arg(DESCRIBE).arg(directory);
+    command.arg("-c").arg(script).arg(path);
     let output = command.output().expect("python starts");
     assert!(
         output.status.success(),
         "the oracle cannot read {}:\n{}",
-        directory.display(),
+        path.display(),
         String::from_utf8_lossy(&output.stderr)
     );
     Some(serde_json::from_slice(&output.stdout).expect("the oracle answers in JSON"))

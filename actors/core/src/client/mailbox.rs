@@ -268,7 +268,7 @@ impl Client {
                     match spec {
                         ReturnSpec::Inline(encoding) => {
                             let data = payload.next().unwrap_or_default();
-                            entry.settle(Outcome::Inline(Value { encoding, data, refs }));
+                            entry.settle(Outcome::Inline(Value { refs, ..Value::new(encoding, data) }));
                         }
                         ReturnSpec::Stored(stored) => {
                             let provenance =

@@ -37,6 +37,7 @@ mod queues;
 mod reconcile;
 mod scope;
 mod session;
+mod stores;
 mod stream;
 mod streaming;
 mod submit;

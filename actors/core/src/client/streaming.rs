@@ -152,7 +152,7 @@ impl Client {
         let item = match yielded.item {
             ReturnSpec::Inline(encoding) => {
                 let data = payload.into_iter().next().unwrap_or_default();
-                Item { outcome: Outcome::Inline(Value { encoding, data, refs }), provenance: None }
+                Item { outcome: Outcome::Inline(Value { refs, ..Value::new(encoding, data) }), provenance: None }
             }
             ReturnSpec::Stored(stored) => {
                 let provenance = Provenance { _contains: refs, origin: Origin::Stream, attempt: yielded.attempt };

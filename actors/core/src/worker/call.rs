@@ -239,7 +239,7 @@ impl WorkerShared {
             } else {
                 inline_bytes -= value.len();
                 let object = ObjectId { owner: client.process.id, seq: spec.seq, index: index as u32 };
-                match self.store.put_result(object, spec.attempt, value.encoding, &[&value.data]) {
+                match self.store.put_result(object, spec.attempt, value.encoding, &value.slices()) {
                     Ok(stored) => specs.push(ReturnSpec::Stored(stored)),
                     Err(error) => {
                         discard(&self.store, spec.attempt, &specs);

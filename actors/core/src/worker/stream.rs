@@ -126,7 +126,7 @@ impl Outlet {
             ReturnSpec::Inline(value.encoding)
         } else {
             let object = ObjectId { owner: shared.owner.process.id, seq: shared.seq, index: self.yielded };
-            ReturnSpec::Stored(shared.store.put_result(object, shared.attempt, value.encoding, &[&value.data])?)
+            ReturnSpec::Stored(shared.store.put_result(object, shared.attempt, value.encoding, &value.slices())?)
         };
         let message = TaskYielded { seq: shared.seq, attempt: shared.attempt, index: self.yielded, item, refs };
         let report = Report { message, payload, _held: held.clone(), silent_since: None };

@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 use super::live::{Found, RunId, find};
 use super::{RunError, uuid_text};
 use crate::error::DataError;
-use crate::execute::{BlockContext, BlockReport, run_block};
+use crate::execute::{BatchFunctions, BlockContext, BlockReport, run_block};
 use crate::function::RegisteredFunctions;
 use crate::ipc;
-use crate::planner::{BlockTask, Stage, StageSink};
+use crate::stage::{BlockTask, Stage};
 
 /// What all blocks of a run are sent.
 #[derive(Debug, Serialize, Deserialize)]
@@ -37,7 +37,7 @@ const RUN_BLOCK_NAME: &str = concat!("mobula-data@", env!("CARGO_PKG_VERSION"), 
 
 pub(super) static RUN_BLOCK: RemoteFunction = RemoteFunction {
     name: RUN_BLOCK_NAME,
-    signature: "(Order, BlockTask) -> (Answer, RecordBatch?)",
+    signature: "(Order, BlockTask, RecordBatch?..) -> (Answer, RecordBatch?..)",
     group: "",
     code: Code::Task(run_block_task),
 };
@@ -45,32 +45,55 @@ pub(super) static RUN_BLOCK: RemoteFunction = RemoteFunction {
 inventory::submit! {
     RemoteFunction {
         name: RUN_BLOCK_NAME,
-        signature: "(Order, BlockTask) -> (Answer, RecordBatch?)", group: "",
+        signature: "(Order, BlockTask, RecordBatch?..) -> (Answer, RecordBatch?..)", group: "",
         code: Code::Task(run_block_task),
     }
 }
 
-fn run_block_task(args: Vec<Value>) -> CallResult {
-    let [order, task] = args.as_slice() else {
-        let what = "run_block takes an order and a block".to_owned();
-        return Err(CallError::System(Error::Invalid { what }));
-    };
-    let Order { run, stage } = decode(order).map_err(system)?;
-    let task: BlockTask = decode(task).map_err(system)?;
-    let (result, batches) = match run_here(&task, &stage, run) {
-        Ok((report, batches)) => (Ok(report), batches),
-        Err(error) => (Err(error), Vec::new()),
-    };
-    let node = mobula_core::worker::node_name().unwrap_or_default();
-    let mut values = vec![encode(&Answer { node, result }).map_err(system)?];
-    if matches!(stage.sink, StageSink::Batches) {
-        values.push(encode_batches(&batches).map_err(system)?);
+fn run_block_task(mut args: Vec<Value>) -> CallResult {
+    if args.is_empty() {
+        return Err(too_few());
     }
-    Ok(values)
+    let block = args.split_off(1);
+    let order: Order = decode(&args[0]).map_err(system)?;
+    run_task(&order, block, Ok(&RegisteredFunctions))
 }
 
-fn run_here(task: &BlockTask, stage: &Stage, run: RunId) -> Result<(BlockReport, Vec<RecordBatch>), DataError> {
-    let counters = match find(run) {
+/// Runs a block, given with its objects, with these functions; without them its result is why.
+pub(super) fn run_task(
+    order: &Order,
+    mut args: Vec<Value>,
+    functions: Result<&dyn BatchFunctions, DataError>,
+) -> CallResult {
+    if args.is_empty() {
+        return Err(too_few());
+    }
+    let objects = args.split_off(1);
+    let task: BlockTask = decode(&args[0]).map_err(system)?;
+    let ran = functions.and_then(|functions| run_here(&task, order, &objects, functions));
+    let (result, values) = match ran {
+        Ok((report, values)) => (Ok(report), values),
+        Err(error) => {
+            let nothing = Value::new(Encoding::ARROW, Vec::new());
+            (Err(error), vec![nothing; order.stage.sink.objects() as usize])
+        }
+    };
+    let node = mobula_core::worker::node_name().unwrap_or_default();
+    let answer = encode(&Answer { node, result }).map_err(system)?;
+    Ok(std::iter::once(answer).chain(values).collect())
+}
+
+fn too_few() -> CallError {
+    CallError::System(Error::Invalid { what: "a block is run with an order, a block and its objects".to_owned() })
+}
+
+fn run_here(
+    task: &BlockTask,
+    order: &Order,
+    objects: &[Value],
+    functions: &dyn BatchFunctions,
+) -> Result<(BlockReport, Vec<Value>), DataError> {
+    let counters = match find(order.run) {
         Found::Here(counters) => Some(counters),
         Found::Elsewhere => None,
         Found::Ended => return Err(DataError::Cancelled),
@@ -78,7 +101,11 @@ fn run_here(task: &BlockTask, stage: &Stage, run: RunId) -> Result<(BlockReport,
     let started = Instant::now();
     let attempt = uuid_text();
     let context = BlockContext {
-        functions: &RegisteredFunctions,
+        functions,
+        object: &|index| {
+            let value = objects.get(index).ok_or_else(|| lost(index))?;
+            decode_batch(value.clone()).map_err(|error| unreadable(index, &error))
+        },
         progress: &|progress| match &counters {
             Some(counters) if !counters.add(progress) => ControlFlow::Break(()),
             _ => ControlFlow::Continue(()),
@@ -86,8 +113,25 @@ fn run_here(task: &BlockTask, stage: &Stage, run: RunId) -> Result<(BlockReport,
         clock: &|| started.elapsed(),
         attempt: &attempt,
     };
-    let output = run_block(task, stage, &context)?;
-    Ok((output.report, output.batches))
+    let output = run_block(task, &order.stage, &context)?;
+    let mut report = output.report;
+    let mut values = Vec::with_capacity(output.objects.len());
+    for (batches, told) in output.objects.into_iter().zip(&mut report.objects) {
+        // One after the other: the rows of a part go when their bytes are there.
+        let value = encode_batches(&batches).map_err(|error| unreadable(values.len(), &error))?;
+        told.bytes = value.len() as u64;
+        values.push(value);
+    }
+    Ok((report, values))
+}
+
+fn lost(index: usize) -> DataError {
+    unreadable(index, &"it was not sent")
+}
+
+fn unreadable(index: usize, cause: &dyn std::fmt::Display) -> DataError {
+    let (operator, cause) = ("exchange".into(), format!("object {index}: {cause}"));
+    DataError::Compute { operator, path: String::new(), cause }
 }
 
 /// All rows of a block as one batch; no bytes if there are none.
@@ -97,10 +141,10 @@ fn encode_batches(batches: &[RecordBatch]) -> Result<Value, RunError> {
     };
     let whole = arrow::compute::concat_batches(&first.schema(), batches).map_err(|error| codec("encoded", &error))?;
     let pieces = ipc::encode(&whole).map_err(|error| codec("encoded", &error))?;
-    Ok(Value::new(Encoding::ARROW, pieces.concat()))
+    Ok(Value::returned(Encoding::ARROW, pieces))
 }
 
-pub(super) fn decode_batches(value: Value) -> Result<Option<RecordBatch>, RunError> {
+pub(super) fn decode_batch(value: Value) -> Result<Option<RecordBatch>, RunError> {
     if value.is_empty() {
         return Ok(None);
     }
@@ -120,7 +164,7 @@ fn codec(doing: &str, error: &dyn std::fmt::Display) -> RunError {
     RunError::Core(Error::Codec { what: "a block".to_owned(), doing: doing.to_owned(), why: error.to_string() })
 }
 
-fn system(error: RunError) -> CallError {
+pub(super) fn system(error: RunError) -> CallError {
     CallError::System(match error {
         RunError::Core(error) => error,
         error => Error::Invalid { what: error.to_string() },

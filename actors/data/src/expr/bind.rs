@@ -1,4 +1,9 @@
 //! Binding an expression to a schema, and evaluating it: DataFusion's work.
+//!
+//! Entry type: [`BoundExpr`]. What is ours is the care about types before: [`super::agree`] says
+//! what may be put together, DataFusion to which type both sides are cast, and here the casts are
+//! made: of constants once, of columns for every batch. Whole numbers that grow too large are an
+//! error, not a wrong number.
 
 use std::sync::Arc;
 
@@ -6,14 +11,23 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
 use arrow::compute::prep_null_mask_filter;
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use arrow::record_batch::RecordBatch;
-use datafusion_common::ScalarValue;
+use datafusion_common::{DataFusionError, ScalarValue};
 use datafusion_expr::Operator;
 use datafusion_expr::type_coercion::binary::BinaryTypeCoercer;
 use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::expressions as physical;
 
 use crate::error::DataError;
-use crate::expr::Expr;
+use crate::expr::agree::{self, Kind};
+use crate::expr::{BinaryOp, Expr, LEVELS};
+
+mod calls;
+mod coalesce;
+mod index_of;
+#[cfg(test)]
+mod tests;
+mod vector;
+mod zero;
 
 /// An expression bound to a schema: columns found, types agreed, ready to run.
 #[derive(Debug, Clone)]
@@ -26,8 +40,14 @@ pub struct BoundExpr {
 impl BoundExpr {
     /// Binds `expr` to the columns of `schema`. `operator` is named in errors.
     pub fn bind(expr: &Expr, schema: &Schema, operator: &str) -> Result<BoundExpr, DataError> {
+        let levels = expr.levels();
+        if levels > LEVELS {
+            let cause =
+                format!("an expression of {levels} levels, where {LEVELS} can be used: make a column of a part");
+            return Err(DataError::Expression { operator: operator.into(), cause });
+        }
         let expr = Binder { schema, operator }.bind(expr)?;
-        let fail = |e: datafusion_common::DataFusionError| expression_error(operator, &e);
+        let fail = |e: DataFusionError| expression_error(operator, &e);
         let data_type = expr.data_type(schema).map_err(fail)?;
         let nullable = expr.nullable(schema).map_err(fail)?;
         Ok(BoundExpr { expr, data_type, nullable })
@@ -71,6 +91,12 @@ impl BoundExpr {
     }
 }
 
+/// An expression of DataFusion's, and the type of its values.
+struct Typed {
+    expr: Arc<dyn PhysicalExpr>,
+    data_type: DataType,
+}
+
 /// Translates our tree into DataFusion's, agreeing types on the way.
 struct Binder<'a> {
     schema: &'a Schema,
@@ -80,167 +106,196 @@ struct Binder<'a> {
 impl Binder<'_> {
     fn bind(&self, expr: &Expr) -> Result<Arc<dyn PhysicalExpr>, DataError> {
         Ok(match expr {
-            Expr::Column(name) => match self.schema.index_of(name) {
-                Ok(index) => Arc::new(physical::Column::new(name, index)),
-                Err(_) => {
-                    return Err(DataError::UnknownColumn {
-                        operator: self.operator.into(),
-                        column: name.clone(),
-                        available: self.schema.fields().iter().map(|f| f.name().clone()).collect(),
-                    });
-                }
-            },
-            Expr::Literal(value) => Arc::new(physical::Literal::new(value.to_datafusion())),
-            Expr::Binary { left, op, right } => self.binary(self.bind(left)?, op.to_datafusion(), self.bind(right)?)?,
-            Expr::Not(e) => {
-                let e = self.cast(self.bind(e)?, &DataType::Boolean)?;
-                physical::not(e).map_err(|e| self.error(&e))?
-            }
+            Expr::Column(name) => self.column(name)?,
+            Expr::Literal(value) => literal(value.to_datafusion()),
+            Expr::Binary { left, op, right } => self.binary(expr, left, *op, right)?,
+            Expr::Not(e) => physical::not(self.condition(e)?).map_err(|e| self.error(&e))?,
             Expr::Negative(e) => physical::negative(self.bind(e)?, self.schema).map_err(|e| self.error(&e))?,
             Expr::IsNull(e) => physical::is_null(self.bind(e)?).map_err(|e| self.error(&e))?,
             Expr::IsNotNull(e) => physical::is_not_null(self.bind(e)?).map_err(|e| self.error(&e))?,
             Expr::Cast(e, to) => self.cast(self.bind(e)?, &to.to_arrow())?,
-            Expr::MinutesSince { end, start } => {
-                let timestamp = DataType::Timestamp(TimeUnit::Microsecond, None);
-                let end = self.cast(self.bind(end)?, &timestamp)?;
-                let start = self.cast(self.bind(start)?, &timestamp)?;
-                let microseconds = self.cast(self.binary(end, Operator::Minus, start)?, &DataType::Int64)?;
-                let microseconds = self.cast(microseconds, &DataType::Float64)?;
-                let minute = Arc::new(physical::Literal::new(ScalarValue::from(MINUTE_US)));
-                self.binary(microseconds, Operator::Divide, minute)?
-            }
+            Expr::TryCast(e, to) => self.try_cast(self.bind(e)?, &to.to_arrow())?,
+            Expr::MinutesSince { end, start } => self.minutes(end, start)?,
+            Expr::Function { name, args } => self.function(expr, name, args)?,
+            Expr::Case { branches, otherwise } => self.case(expr, branches, otherwise.as_deref())?,
+            Expr::InList { expr: member, list, negated } => self.in_list(expr, member, list, *negated)?,
+            Expr::Like { .. } => self.like(expr)?,
         })
     }
 
+    fn column(&self, name: &str) -> Result<Arc<dyn PhysicalExpr>, DataError> {
+        match self.schema.index_of(name) {
+            Ok(index) => Ok(Arc::new(physical::Column::new(name, index))),
+            Err(_) => Err(DataError::UnknownColumn {
+                operator: self.operator.into(),
+                column: name.into(),
+                available: self.schema.fields().iter().map(|f| f.name().clone()).collect(),
+            }),
+        }
+    }
+
+    fn typed(&self, expr: &Expr) -> Result<Typed, DataError> {
+        let expr = self.bind(expr)?;
+        let data_type = self.type_of(&expr)?;
+        Ok(Typed { expr, data_type })
+    }
+
+    fn type_of(&self, expr: &Arc<dyn PhysicalExpr>) -> Result<DataType, DataError> {
+        expr.data_type(self.schema).map_err(|e| self.error(&e))
+    }
+
+    /// An expression that must be true or false.
+    fn condition(&self, expr: &Expr) -> Result<Arc<dyn PhysicalExpr>, DataError> {
+        let bound = self.typed(expr)?;
+        agree::truth(expr, &bound.data_type).map_err(|cause| self.refuse(cause))?;
+        self.cast(bound.expr, &DataType::Boolean)
+    }
+
     fn binary(
+        &self,
+        whole: &Expr,
+        left: &Expr,
+        op: BinaryOp,
+        right: &Expr,
+    ) -> Result<Arc<dyn PhysicalExpr>, DataError> {
+        if matches!(op, BinaryOp::And | BinaryOp::Or) {
+            return self.chain(whole.chain(op), op);
+        }
+        let (mut one, mut other) = (self.typed(left)?, self.typed(right)?);
+        if op.is_arithmetic() {
+            agree::calculate(whole, [(left, &one.data_type), (right, &other.data_type)])
+                .map_err(|cause| self.refuse(cause))?;
+        } else if op != BinaryOp::Concat {
+            agree::compare(whole, (left, &one.data_type), (right, &other.data_type))
+                .map_err(|cause| self.refuse(cause))?;
+            self.read_text(&mut one, &other.data_type)?;
+            self.read_text(&mut other, &one.data_type)?;
+        }
+        self.operate(one.expr, op.to_datafusion(), other.expr)
+    }
+
+    /// `and` or `or` between all conditions, as a tree that is no deeper than it need be.
+    fn chain(&self, conditions: Vec<&Expr>, op: BinaryOp) -> Result<Arc<dyn PhysicalExpr>, DataError> {
+        let mut bound: Vec<_> = conditions.into_iter().map(|e| self.condition(e)).collect::<Result<_, _>>()?;
+        while bound.len() > 1 {
+            let mut pairs = Vec::with_capacity(bound.len().div_ceil(2));
+            let mut operands = bound.into_iter();
+            while let Some(left) = operands.next() {
+                pairs.push(match operands.next() {
+                    Some(right) => self.operate(left, op.to_datafusion(), right)?,
+                    None => left,
+                });
+            }
+            bound = pairs;
+        }
+        bound.pop().ok_or_else(|| self.refuse(format!("{} of nothing", op.symbol())))
+    }
+
+    /// Puts `op` between two expressions, cast to what it needs.
+    fn operate(
         &self,
         left: Arc<dyn PhysicalExpr>,
         op: Operator,
         right: Arc<dyn PhysicalExpr>,
     ) -> Result<Arc<dyn PhysicalExpr>, DataError> {
-        let left_type = left.data_type(self.schema).map_err(|e| self.error(&e))?;
-        let right_type = right.data_type(self.schema).map_err(|e| self.error(&e))?;
+        let (left_type, right_type) = (self.type_of(&left)?, self.type_of(&right)?);
         let (to_left, to_right) =
             BinaryTypeCoercer::new(&left_type, &op, &right_type).get_input_types().map_err(|e| self.error(&e))?;
-        let left = self.cast(left, &to_left)?;
-        let right = self.cast(right, &to_right)?;
-        physical::binary(left, op, right, self.schema).map_err(|e| self.error(&e))
+        let (mut left, mut right) = (self.cast(left, &to_left)?, self.cast(right, &to_right)?);
+        if zero::counts(op) && to_left.is_floating() {
+            (left, right) = zero::comparable(left, op, right, &to_left).map_err(|e| self.error(&e))?;
+        }
+        Ok(Arc::new(physical::BinaryExpr::new(left, op, right).with_fail_on_overflow(true)))
+    }
+
+    /// Reads a constant text as the value it stands for beside one of type `beside`.
+    fn read_text(&self, text: &mut Typed, beside: &DataType) -> Result<(), DataError> {
+        if Kind::of(&text.data_type) != Kind::Text || !Kind::of(beside).is_read_from_text() {
+            return Ok(());
+        }
+        let Some(constant) = text.expr.downcast_ref::<physical::Literal>() else { return Ok(()) };
+        let to = |data_type: &DataType| constant.value().cast_to(data_type);
+        let nanoseconds = |zone: &Option<Arc<str>>| DataType::Timestamp(TimeUnit::Nanosecond, zone.clone());
+        let finest = match beside {
+            DataType::Timestamp(_, zone) => nanoseconds(zone),
+            // A text with a time in it is later than the day it names.
+            DataType::Date32 | DataType::Date64 => nanoseconds(&None),
+            other => other.clone(),
+        };
+        let coarse = to(beside).map_err(|e| self.error(&e))?;
+        let value = match to(&finest) {
+            // The coarser type is kept where it says the same: the column then needs no cast.
+            Ok(fine) if coarse.cast_to(&finest).is_ok_and(|again| again != fine) => fine,
+            _ => coarse,
+        };
+        text.data_type = value.data_type();
+        text.expr = literal(value);
+        Ok(())
+    }
+
+    fn minutes(&self, end: &Expr, start: &Expr) -> Result<Arc<dyn PhysicalExpr>, DataError> {
+        let timestamp = DataType::Timestamp(TimeUnit::Microsecond, None);
+        let end = self.cast(self.bind(end)?, &timestamp)?;
+        let start = self.cast(self.bind(start)?, &timestamp)?;
+        let microseconds = self.cast(self.operate(end, Operator::Minus, start)?, &DataType::Int64)?;
+        let microseconds = self.cast(microseconds, &DataType::Float64)?;
+        self.operate(microseconds, Operator::Divide, literal(ScalarValue::from(MINUTE_US)))
     }
 
     /// A constant is cast once, here; anything else when the plan runs.
     fn cast(&self, expr: Arc<dyn PhysicalExpr>, to: &DataType) -> Result<Arc<dyn PhysicalExpr>, DataError> {
-        if expr.data_type(self.schema).map_err(|e| self.error(&e))? == *to {
+        if self.type_of(&expr)? == *to {
             return Ok(expr);
         }
-        if let Some(literal) = expr.downcast_ref::<physical::Literal>() {
-            let value = literal.value().cast_to(to).map_err(|e| self.error(&e))?;
-            return Ok(Arc::new(physical::Literal::new(value)));
+        if let Some(constant) = expr.downcast_ref::<physical::Literal>() {
+            return Ok(literal(constant.value().cast_to(to).map_err(|e| self.error(&e))?));
         }
         physical::cast(expr, self.schema, to.clone()).map_err(|e| self.error(&e))
     }
 
-    fn error(&self, error: &datafusion_common::DataFusionError) -> DataError {
+    fn try_cast(&self, expr: Arc<dyn PhysicalExpr>, to: &DataType) -> Result<Arc<dyn PhysicalExpr>, DataError> {
+        physical::try_cast(expr, self.schema, to.clone()).map_err(|e| self.error(&e))
+    }
+
+    fn error(&self, error: &DataFusionError) -> DataError {
         expression_error(self.operator, error)
+    }
+
+    fn refuse(&self, cause: String) -> DataError {
+        DataError::Expression { operator: self.operator.into(), cause }
     }
 }
 
-fn expression_error(operator: &str, error: &datafusion_common::DataFusionError) -> DataError {
+impl BinaryOp {
+    fn to_datafusion(self) -> Operator {
+        match self {
+            Self::Eq => Operator::Eq,
+            Self::NotEq => Operator::NotEq,
+            Self::Lt => Operator::Lt,
+            Self::LtEq => Operator::LtEq,
+            Self::Gt => Operator::Gt,
+            Self::GtEq => Operator::GtEq,
+            Self::And => Operator::And,
+            Self::Or => Operator::Or,
+            Self::Plus => Operator::Plus,
+            Self::Minus => Operator::Minus,
+            Self::Multiply => Operator::Multiply,
+            Self::Divide => Operator::Divide,
+            Self::Modulo => Operator::Modulo,
+            Self::Concat => Operator::StringConcat,
+            Self::IsDistinctFrom => Operator::IsDistinctFrom,
+            Self::IsNotDistinctFrom => Operator::IsNotDistinctFrom,
+        }
+    }
+}
+
+fn literal(value: ScalarValue) -> Arc<dyn PhysicalExpr> {
+    Arc::new(physical::Literal::new(value))
+}
+
+fn expression_error(operator: &str, error: &DataFusionError) -> DataError {
     DataError::Expression { operator: operator.into(), cause: error.strip_backtrace() }
 }
 
 /// Microseconds in a minute.
 const MINUTE_US: f64 = 60e6;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::expr::{col, lit};
-    use arrow::array::{Float64Array, Int32Array, StringArray, TimestampMicrosecondArray, TimestampNanosecondArray};
-    use arrow::datatypes::{Float64Type, Int64Type};
-
-    fn batch() -> RecordBatch {
-        RecordBatch::try_from_iter_with_nullable([
-            ("fare", Arc::new(Float64Array::from(vec![Some(2.5), Some(-1.0), None, Some(9.0)])) as ArrayRef, true),
-            ("n", Arc::new(Int32Array::from(vec![1, 2, 3, 0])) as ArrayRef, true),
-            ("flag", Arc::new(StringArray::from(vec!["Y", "N", "N", "Y"])) as ArrayRef, true),
-            ("from", Arc::new(TimestampNanosecondArray::from(vec![0, 0, 60_000_000_000, 0])) as ArrayRef, true),
-            (
-                "to",
-                Arc::new(TimestampNanosecondArray::from(vec![90_000_000_000, 0, 0, 3_600_000_000_000])) as ArrayRef,
-                true,
-            ),
-        ])
-        .unwrap()
-    }
-
-    fn mask(expr: Expr) -> Vec<bool> {
-        let batch = batch();
-        let bound = BoundExpr::bind_condition(&expr, &batch.schema(), "filter").unwrap();
-        bound.evaluate_mask(&batch).unwrap().iter().map(|v| v.unwrap()).collect()
-    }
-
-    #[test]
-    fn a_null_does_not_pass_a_condition() {
-        assert_eq!(mask(col("fare").gt_eq(lit(2.5))), [true, false, false, true]);
-        assert_eq!(mask(!col("fare").gt_eq(lit(2.5))), [false, true, false, false]);
-        assert_eq!(mask(col("fare").is_null()), [false, false, true, false]);
-    }
-
-    #[test]
-    fn types_are_agreed_on() {
-        assert_eq!(mask(col("n").gt(lit(1.5))), [false, true, true, false]);
-        assert_eq!(mask(col("fare").gt(col("n"))), [true, false, false, true]);
-        assert_eq!(mask(col("flag").eq(lit("Y")).or(col("n").eq(lit(2)))), [true, true, false, true]);
-    }
-
-    #[test]
-    fn minutes_are_exact_and_may_be_negative() {
-        let batch = batch();
-        let expr = col("to").minutes_since(col("from"));
-        let bound = BoundExpr::bind(&expr, &batch.schema(), "with_column").unwrap();
-        let values = bound.evaluate(&batch).unwrap();
-        assert_eq!(values.as_primitive::<Float64Type>().values()[..], [1.5, 0.0, -1.0, 60.0]);
-    }
-
-    #[test]
-    fn minutes_of_zoned_times_are_those_of_instants() {
-        // From 01:30 to 03:30 on the wall, on the night New York sets its clocks forward.
-        let zoned = |us: i64| TimestampMicrosecondArray::from(vec![us]).with_timezone("America/New_York");
-        let from = Arc::new(zoned(1_678_602_600_000_000)) as ArrayRef;
-        let to = Arc::new(zoned(1_678_606_200_000_000)) as ArrayRef;
-        let batch = RecordBatch::try_from_iter([("from", from), ("to", to)]).unwrap();
-        let bound = BoundExpr::bind(&col("to").minutes_since(col("from")), &batch.schema(), "with_column").unwrap();
-        assert_eq!(bound.evaluate(&batch).unwrap().as_primitive::<Float64Type>().values()[..], [60.0]);
-    }
-
-    #[test]
-    fn a_constant_fills_the_batch() {
-        let batch = batch();
-        let bound = BoundExpr::bind(&lit(7), &batch.schema(), "with_column").unwrap();
-        assert_eq!(bound.evaluate(&batch).unwrap().as_primitive::<Int64Type>().values()[..], [7, 7, 7, 7]);
-    }
-
-    #[test]
-    fn an_unknown_column_is_named_with_those_that_exist() {
-        let error = BoundExpr::bind(&col("fair"), &batch().schema(), "filter(fair > 1)").unwrap_err();
-        let text = error.to_string();
-        assert!(text.contains("fair") && text.contains("fare, n, flag, from, to"), "{text}");
-    }
-
-    #[test]
-    fn what_is_no_condition_is_refused() {
-        let schema = batch().schema();
-        for expr in [col("fare"), col("fare") + lit(1), col("flag").and(col("fare"))] {
-            assert!(matches!(BoundExpr::bind_condition(&expr, &schema, "filter"), Err(DataError::Expression { .. })));
-        }
-    }
-
-    #[test]
-    fn dividing_whole_numbers_by_zero_fails_and_is_known_to() {
-        let batch = batch();
-        let expr = lit(1).eq(lit(6) / col("n"));
-        assert!(!expr.is_infallible() && col("n").gt(lit(0)).is_infallible());
-        let bound = BoundExpr::bind_condition(&expr, &batch.schema(), "filter").unwrap();
-        assert!(bound.evaluate_mask(&batch).unwrap_err().to_lowercase().contains("divide by zero"));
-    }
-}

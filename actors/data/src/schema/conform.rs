@@ -11,19 +11,20 @@ use arrow::record_batch::RecordBatch;
 use arrow::temporal_conversions::timestamp_us_to_datetime;
 use chrono::{Offset, TimeZone};
 
-use super::local_timestamp;
+use super::{ColumnSource, local_timestamp};
+use crate::hive;
 
 /// Turns the batches that one file gives into batches of the unified schema.
 #[derive(Debug, Clone)]
 pub struct Conform {
     schema: SchemaRef,
-    sources: Vec<Option<usize>>,
+    sources: Vec<ColumnSource>,
 }
 
 impl Conform {
     /// `sources` says, for every column of `schema`, which column of the file's batches it is.
     #[must_use]
-    pub fn new(schema: SchemaRef, sources: Vec<Option<usize>>) -> Self {
+    pub fn new(schema: SchemaRef, sources: Vec<ColumnSource>) -> Self {
         debug_assert_eq!(schema.fields().len(), sources.len());
         Self { schema, sources }
     }
@@ -36,9 +37,13 @@ impl Conform {
             .iter()
             .zip(&self.sources)
             .map(|(field, source)| match source {
-                Some(index) => conform_array(batch.column(*index), field.data_type())
+                ColumnSource::File(index) => conform_array(batch.column(*index as usize), field.data_type())
                     .map_err(|e| format!("column {}: {e}", field.name())),
-                None => Ok(new_null_array(field.data_type(), batch.num_rows())),
+                ColumnSource::Missing | ColumnSource::Named(_) => {
+                    Ok(new_null_array(field.data_type(), batch.num_rows()))
+                }
+                ColumnSource::Value(value) => hive::value_array(value, field.data_type(), batch.num_rows())
+                    .map_err(|e| format!("column {}: {e}", field.name())),
             })
             .collect::<Result<Vec<_>, _>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
@@ -46,6 +51,7 @@ impl Conform {
     }
 }
 
+/// The values of a file's column as the unified type.
 fn conform_array(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
     let from = array.data_type();
     if from == to {
@@ -140,7 +146,8 @@ mod tests {
             Field::new("n", DataType::Float64, true),
             Field::new("none", DataType::Float64, true),
         ]));
-        let conform = Conform::new(Arc::clone(&to), vec![Some(1), Some(0), None]);
+        let conform =
+            Conform::new(Arc::clone(&to), vec![ColumnSource::File(1), ColumnSource::File(0), ColumnSource::Missing]);
         let out = conform.apply(&batch).unwrap();
         assert_eq!(out.schema(), to);
         assert_eq!(out.column(2).null_count(), 2);

@@ -4,6 +4,7 @@ mod cleaning;
 mod generating;
 mod interrupting;
 mod printing;
+mod s3;
 #[path = "../../../../tests/tests/support/shared.rs"]
 mod shared;
 mod support;

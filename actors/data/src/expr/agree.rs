@@ -1,0 +1,119 @@
+//! Which values may be put together at all.
+//!
+//! Entry types: [`Kind`], and [`compare`] and [`calculate`], which refuse what DataFusion would
+//! quietly make something of: a number compared with a text is compared as a number there, so
+//! that a query fails on the first row that is none, or finds nothing. Whoever means that says so
+//! with a cast. Only a constant text may stand for a date, a time or a span: `at > "2024-02-29"`.
+
+use arrow::datatypes::DataType;
+
+use crate::expr::Expr;
+use crate::schema::plain_type;
+
+/// What a value is, as far as putting it together with another one goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// No value; goes with everything.
+    Null,
+    Truth,
+    Number,
+    Text,
+    Bytes,
+    /// A date or a point in time.
+    Instant,
+    TimeOfDay,
+    Span,
+    /// Lists, structures and the like: DataFusion knows which of them go together.
+    Nested,
+}
+
+impl Kind {
+    pub(crate) fn of(data_type: &DataType) -> Self {
+        match plain_type(data_type) {
+            DataType::Null => Self::Null,
+            DataType::Boolean => Self::Truth,
+            DataType::Utf8 => Self::Text,
+            DataType::Binary | DataType::FixedSizeBinary(_) => Self::Bytes,
+            DataType::Date32 | DataType::Date64 | DataType::Timestamp(..) => Self::Instant,
+            DataType::Time32(_) | DataType::Time64(_) => Self::TimeOfDay,
+            DataType::Duration(_) | DataType::Interval(_) => Self::Span,
+            other if other.is_numeric() => Self::Number,
+            _ => Self::Nested,
+        }
+    }
+
+    /// Whether values of both kinds have an order or a common type.
+    fn agrees(self, other: Self) -> bool {
+        self == other || self == Self::Null || other == Self::Null
+    }
+
+    /// Whether a constant text can be read as such a value.
+    pub(crate) fn is_read_from_text(self) -> bool {
+        matches!(self, Self::Instant | Self::TimeOfDay | Self::Span)
+    }
+
+    fn describe(self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Truth => "true or false",
+            Self::Number => "a number",
+            Self::Text => "a text",
+            Self::Bytes => "bytes",
+            Self::Instant => "a point in time",
+            Self::TimeOfDay => "a time of day",
+            Self::Span => "a span of time",
+            Self::Nested => "a nested value",
+        }
+    }
+}
+
+/// Refuses two values that cannot be compared, or be values of one column. `what` is the
+/// expression in which they meet.
+pub(crate) fn compare(what: &Expr, left: (&Expr, &DataType), right: (&Expr, &DataType)) -> Result<(), String> {
+    let (one, other) = (Kind::of(left.1), Kind::of(right.1));
+    let reads = |text: &Expr, kind: Kind, other: Kind| {
+        matches!(text, Expr::Literal(_)) && kind == Kind::Text && other.is_read_from_text()
+    };
+    if one.agrees(other) || reads(left.0, one, other) || reads(right.0, other, one) {
+        return Ok(());
+    }
+    Err(format!("{what}: {} is {} and {} is {}; cast one of them", left.0, one.describe(), right.0, other.describe()))
+}
+
+/// Refuses values that nothing can be computed of.
+pub(crate) fn calculate(what: &Expr, operands: [(&Expr, &DataType); 2]) -> Result<(), String> {
+    for (operand, data_type) in operands {
+        let kind = Kind::of(data_type);
+        if matches!(kind, Kind::Text | Kind::Truth | Kind::Bytes) {
+            return Err(format!(
+                "{what}: {operand} is {}, and only numbers and times can be computed with; cast it to a number",
+                kind.describe()
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses what is not a number where one is needed.
+pub(crate) fn number(what: &Expr, operand: &Expr, data_type: &DataType) -> Result<(), String> {
+    match Kind::of(data_type) {
+        Kind::Number | Kind::Null => Ok(()),
+        other => Err(format!("{what}: {operand} is {}, not a number; cast it to one", other.describe())),
+    }
+}
+
+/// Refuses what is not a truth value where one is needed.
+pub(crate) fn truth(condition: &Expr, data_type: &DataType) -> Result<(), String> {
+    match Kind::of(data_type) {
+        Kind::Truth | Kind::Null => Ok(()),
+        other => Err(format!("{condition} is {} where true or false is needed", other.describe())),
+    }
+}
+
+/// Refuses what is not a text where one is needed.
+pub(crate) fn text(what: &Expr, operand: &Expr, data_type: &DataType) -> Result<(), String> {
+    match Kind::of(data_type) {
+        Kind::Text | Kind::Null => Ok(()),
+        other => Err(format!("{what}: {operand} is {}, not a text; cast it to string", other.describe())),
+    }
+}

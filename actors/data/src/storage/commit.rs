@@ -1,0 +1,248 @@
+//! Ending uploads: making them visible, or making them not have been.
+//!
+//! Entry points: [`complete`], the driver's commit, [`abort`] and [`abort_stale`]. An object
+//! carries the mark of its upload. So an upload whose end was made, but whose answer was lost, is
+//! known to be complete, and completing it again does nothing.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::types::{ChecksumType, CompletedMultipartUpload, CompletedPart, MultipartUpload};
+use futures::StreamExt;
+
+use super::location::s3_path;
+use super::objects::{as_directory, delete, missing_is_bucket, s3_only};
+use super::options::StorageOptions;
+use super::retry::{Failed, Failure, Kind};
+use super::runtime::wait;
+use super::s3::S3;
+use super::upload::{MARK, PendingUpload};
+use crate::error::DataError;
+
+/// Makes all uploads visible. If one cannot be, those that this call made visible where nothing
+/// was before are deleted again, and that error is returned; what they replaced elsewhere is
+/// gone, and those that are left are for [`abort`]. What is complete already stays so: doing it
+/// again changes nothing.
+pub fn complete(uploads: &[PendingUpload], options: &StorageOptions) -> Result<(), DataError> {
+    let (uploads, client_options) = (uploads.to_vec(), options.clone());
+    let (made, error) = wait(async move {
+        let s3 = S3::of(&client_options).await?;
+        let ends = uploads.into_iter().map(|upload| {
+            let s3 = Arc::clone(&s3);
+            async move { complete_one(&s3, &upload).await.map(|end| (upload.path, end)) }
+        });
+        let ends: Vec<_> = ends.collect();
+        let mut ends = futures::stream::iter(ends).buffer_unordered(MAX_AT_ONCE);
+        let (mut made, mut error) = (Vec::new(), None);
+        // After an error the others still end: one under way cannot be called back.
+        while let Some(end) = ends.next().await {
+            match end {
+                Ok((path, End::Made)) => made.push(path),
+                Ok(_) => {}
+                Err(failed) => error = error.or(Some(failed)),
+            }
+        }
+        Ok((made, error))
+    })?;
+    let Some(error) = error else {
+        return Ok(());
+    };
+    if let Err(left) = delete(&made, options) {
+        tracing::warn!(%left, "objects of a commit that failed are left in the store");
+    }
+    Err(error)
+}
+
+/// Gives uploads up. One that is gone, or complete, is left alone.
+pub fn abort(uploads: &[PendingUpload], options: &StorageOptions) -> Result<(), DataError> {
+    abort_listed(uploads.iter().map(|upload| (upload.path.clone(), upload.upload_id.clone())).collect(), options)
+}
+
+/// Gives up all uploads under the directory `path` that began at least `older_than` ago and are
+/// none of `keep`, and returns how many there were. By the clock of this machine.
+pub fn abort_stale(
+    path: &str,
+    older_than: Duration,
+    keep: &[PendingUpload],
+    options: &StorageOptions,
+) -> Result<usize, DataError> {
+    let ((bucket, key), options) = (s3_only(path)?, options.clone());
+    let keep: BTreeSet<String> = keep.iter().map(|upload| upload.upload_id.clone()).collect();
+    let before = SystemTime::now().checked_sub(older_than).unwrap_or(SystemTime::UNIX_EPOCH);
+    wait(async move {
+        let s3 = S3::of(&options).await?;
+        let mut aborted = 0;
+        for (key, upload_id) in stale(&s3, &bucket, &as_directory(&key), before, &keep).await? {
+            end_upload(&s3, &bucket, &key, &upload_id).await?;
+            aborted += 1;
+        }
+        Ok(aborted)
+    })
+}
+
+/// The paths and ids of all uploads under the directory `path`.
+pub(crate) fn uploads_under(path: &str, options: &StorageOptions) -> Result<Vec<(String, String)>, DataError> {
+    let ((bucket, key), options) = (s3_only(path)?, options.clone());
+    wait(async move {
+        let s3 = S3::of(&options).await?;
+        let found = stale(&s3, &bucket, &as_directory(&key), SystemTime::now() + FAR, &BTreeSet::new()).await?;
+        Ok(found.into_iter().map(|(key, id)| (s3_path(&bucket, &key), id)).collect())
+    })
+}
+
+/// Gives up uploads by their paths and ids: all that can be, whatever becomes of others.
+pub(crate) fn abort_listed(uploads: Vec<(String, String)>, options: &StorageOptions) -> Result<(), DataError> {
+    let options = options.clone();
+    wait(async move {
+        let s3 = S3::of(&options).await?;
+        let ends = uploads.into_iter().map(|(path, upload_id)| {
+            let s3 = Arc::clone(&s3);
+            async move {
+                let (bucket, key) = s3_only(&path)?;
+                end_upload(&s3, &bucket, &key, &upload_id).await
+            }
+        });
+        let ends: Vec<_> = ends.collect();
+        let ends: Vec<Result<(), DataError>> =
+            futures::stream::iter(ends).buffer_unordered(MAX_AT_ONCE).collect().await;
+        ends.into_iter().collect()
+    })
+}
+
+/// How an upload came to be complete.
+enum End {
+    /// Now, where nothing was.
+    Made,
+    /// Now, in place of another object.
+    Replaced,
+    /// Before.
+    WasComplete,
+}
+
+async fn complete_one(s3: &S3, upload: &PendingUpload) -> Result<End, DataError> {
+    let (bucket, key) = s3_only(&upload.path)?;
+    let before = object_at(s3, &bucket, &key).await.map_err(|failed| s3.error(&upload.path, COMMIT, failed))?;
+    let made = match before {
+        Some(Some(mark)) if mark == upload.mark => return Ok(End::WasComplete),
+        Some(_) => End::Replaced,
+        None => End::Made,
+    };
+    let send = |client: Client| {
+        let (bucket, key) = (bucket.clone(), key.clone());
+        async move {
+            let request = client
+                .complete_multipart_upload()
+                .bucket(bucket)
+                .key(key)
+                .upload_id(&upload.upload_id)
+                .checksum_type(ChecksumType::FullObject)
+                .multipart_upload(parts(upload))
+                .send();
+            s3.answer(COMPLETE_TIME, request).await
+        }
+    };
+    let Err(failed) = s3.call(&bucket, send).await else {
+        return Ok(made);
+    };
+    // The end may have been made though its answer was lost; then the upload is gone.
+    match object_at(s3, &bucket, &key).await {
+        Ok(Some(Some(mark))) if mark == upload.mark => Ok(made),
+        _ => Err(s3.error(&upload.path, COMMIT, upload_is_gone(failed))),
+    }
+}
+
+fn parts(upload: &PendingUpload) -> CompletedMultipartUpload {
+    let part = |(number, part): (i32, &super::upload::Part)| {
+        CompletedPart::builder()
+            .part_number(number)
+            .set_e_tag(part.etag.clone())
+            .set_checksum_crc32(part.crc32.clone())
+            .build()
+    };
+    CompletedMultipartUpload::builder().set_parts(Some((1..).zip(&upload.parts).map(part).collect())).build()
+}
+
+/// The mark of the object with this key, if there is one.
+async fn object_at(s3: &S3, bucket: &str, key: &str) -> Result<Option<Option<String>>, Failed> {
+    let head = |client: Client| async move {
+        let answer = s3.answer(Duration::ZERO, client.head_object().bucket(bucket).key(key).send()).await?;
+        Ok(answer.metadata().and_then(|metadata| metadata.get(MARK)).cloned())
+    };
+    match s3.call(bucket, head).await {
+        Ok(mark) => Ok(Some(mark)),
+        Err(failed) if failed.failure.kind == Kind::NotFound => Ok(None),
+        Err(failed) => Err(failed),
+    }
+}
+
+/// Gives an upload up. One that is not there is no error.
+pub(super) async fn abort_one(s3: &S3, upload: &PendingUpload) -> Result<(), DataError> {
+    let (bucket, key) = s3_only(&upload.path)?;
+    end_upload(s3, &bucket, &key, &upload.upload_id).await
+}
+
+async fn end_upload(s3: &S3, bucket: &str, key: &str, upload_id: &str) -> Result<(), DataError> {
+    let abort = |client: Client| async move {
+        let request = client.abort_multipart_upload().bucket(bucket).key(key).upload_id(upload_id).send();
+        s3.answer(Duration::ZERO, request).await.map(|_| ())
+    };
+    match s3.call(bucket, abort).await {
+        Err(failed) if failed.failure.kind != Kind::NotFound => Err(s3.error(&s3_path(bucket, key), "abort", failed)),
+        _ => Ok(()),
+    }
+}
+
+/// Keys and ids of the uploads under `prefix` that began before then and are not to be kept.
+async fn stale(
+    s3: &S3,
+    bucket: &str,
+    prefix: &str,
+    before: SystemTime,
+    keep: &BTreeSet<String>,
+) -> Result<Vec<(String, String)>, DataError> {
+    let is_stale = |upload: &MultipartUpload| {
+        let began = upload.initiated().and_then(|time| SystemTime::try_from(*time).ok());
+        began.is_none_or(|began| began <= before) && !upload.upload_id().is_some_and(|id| keep.contains(id))
+    };
+    let mut found = Vec::new();
+    let mut next: (Option<String>, Option<String>) = (None, None);
+    loop {
+        let ask = |client: Client| {
+            let request = client
+                .list_multipart_uploads()
+                .bucket(bucket)
+                .prefix(prefix)
+                .set_key_marker(next.0.clone())
+                .set_upload_id_marker(next.1.clone())
+                .send();
+            s3.answer(Duration::ZERO, request)
+        };
+        let page = s3.call(bucket, ask).await;
+        let page = page.map_err(|failed| s3.error(&s3_path(bucket, prefix), "list", missing_is_bucket(failed)))?;
+        let stale = page.uploads().iter().filter(|upload| is_stale(upload));
+        found.extend(stale.filter_map(|upload| Some((upload.key.clone()?, upload.upload_id.clone()?))));
+        if !page.is_truncated().unwrap_or(false) || page.next_key_marker().is_none() {
+            return Ok(found);
+        }
+        next = (page.next_key_marker, page.next_upload_id_marker);
+    }
+}
+
+fn upload_is_gone(mut failed: Failed) -> Failed {
+    if failed.failure.kind == Kind::NotFound {
+        let cause = format!("its upload is gone, aborted by somebody: {}", failed.failure.cause);
+        failed.failure = Failure::lasting(cause);
+    }
+    failed
+}
+
+/// What is done with a file here, for people.
+const COMMIT: &str = "commit";
+/// The clocks of a store and of this machine differ by less.
+const FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// How many uploads end at the same time.
+const MAX_AT_ONCE: usize = 16;
+/// How much longer than others S3 may take to put an object together from its parts.
+const COMPLETE_TIME: Duration = Duration::from_secs(120);

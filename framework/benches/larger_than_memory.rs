@@ -1,0 +1,161 @@
+//! Sorting and shuffling more rows than fit into memory.
+//!
+//! `cargo bench -p mobula --bench larger_than_memory [-- GIGABYTES [BUDGET_MEGABYTES [DIR]]]` makes up
+//! 20 GB (or GIGABYTES) of rows with eight columns, sorts them by one whose values are spread
+//! like chance, and shuffles them, with a budget of 2,000 MB (or BUDGET_MEGABYTES): half for the
+//! object store, which spills into DIR (the system's directory for temporary files unless
+//! given), half for what the tasks hold. It checks that every row is there, that sorted rows are
+//! in order, and prints the time, the bytes spilled and the peak of memory: private memory
+//! and what lies in the store's directory of shared memory, looked at ten times a second.
+
+use std::error::Error;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use mobula::arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
+use mobula::arrow::datatypes::Int64Type;
+use mobula::{Config, Dataset, ValueType, col, lit, range_in_blocks, remote};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const COLUMNS: u64 = 8;
+
+/// What is to be known of rows to tell whether all are there and in order.
+#[remote]
+fn digest(batch: RecordBatch) -> RecordBatch {
+    let column = |name: &str| batch.column_by_name(name).expect("the column").as_primitive::<Int64Type>();
+    let (keys, ids) = (column("key"), column("id"));
+    let sorted = keys.values().windows(2).all(|pair| pair[0] <= pair[1]);
+    let sum = ids.values().iter().fold(0_i64, |sum, id| sum.wrapping_add(*id));
+    let one = |value: i64| Arc::new(Int64Array::from(vec![value])) as ArrayRef;
+    let last = keys.value(keys.len() - 1);
+    let columns = [
+        ("first", one(keys.value(0))),
+        ("last", one(last)),
+        ("rows", one(keys.len() as i64)),
+        ("sum", one(sum)),
+        ("sorted", one(i64::from(sorted))),
+    ];
+    RecordBatch::try_from_iter(columns).expect("five columns")
+}
+
+#[mobula::main]
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    let number =
+        |index: usize, default: f64| arguments.get(index).and_then(|text| text.parse().ok()).unwrap_or(default);
+    let (gigabytes, budget_megabytes) = (number(0, 20.0), number(1, 2000.0));
+    let budget = (budget_megabytes * 1e6) as u64;
+    let dir = arguments.get(2).map_or_else(std::env::temp_dir, Into::into);
+    let spill = tempfile::Builder::new().prefix("mobula-spill-").tempdir_in(dir)?;
+    let config = Config::default().object_store_memory(budget / 2).spill_dir(spill.path());
+    let session = mobula::init(config)?;
+    let peak = Peak::watch();
+
+    let rows = (gigabytes * 1e9) as u64 / (8 * COLUMNS);
+    let block_rows = (budget / 32 / (8 * COLUMNS)).max(1);
+    let table = || made_up(rows, rows.div_ceil(block_rows)).part_bytes(budget / 16);
+    println!("{gigabytes} GB in {rows} rows, a budget of {budget_megabytes} MB");
+    for (name, all, in_order) in [("sort", table().sort("key"), true), ("shuffle", table().random_shuffle(1), false)] {
+        peak.reset();
+        let started = Instant::now();
+        check(&all, rows, in_order)?;
+        let seconds = started.elapsed().as_secs_f64();
+        println!(
+            "{name:8} {seconds:8.1} s, {:6.0} MB/s, peak memory {:6.0} MB",
+            gigabytes * 1e3 / seconds,
+            peak.bytes() as f64 / 1e6
+        );
+    }
+    session.shutdown();
+    Ok(())
+}
+
+/// Rows whose `key` is spread like chance; no two blocks hold the same.
+fn made_up(rows: u64, blocks: u64) -> Dataset {
+    let spread = |seed: i64| (col("id") * lit(2_654_435_761 + 2 * seed)) % lit(4_294_967_291_i64);
+    let mut table = range_in_blocks(rows, blocks).with_column("key", spread(0));
+    for column in 0..(COLUMNS - 2) as i64 {
+        table = table.with_column(format!("value{column}"), spread(column + 1).cast(ValueType::Float64) / lit(7.0));
+    }
+    table
+}
+
+fn check(all: &Dataset, rows: u64, in_order: bool) -> Result<(), Box<dyn Error>> {
+    let digests = all.clone().map_batches(digest).to_arrow()?;
+    let column = |name: &str| digests.column_by_name(name).map(|c| c.as_primitive::<Int64Type>().values().to_vec());
+    let column = |name: &str| column(name).ok_or_else(|| format!("no column {name}"));
+    let found: i64 = column("rows")?.iter().sum();
+    let sum = column("sum")?.iter().fold(0_i64, |sum, one| sum.wrapping_add(*one));
+    let expected = (0..2).map(|half| if half == 0 { rows } else { rows - 1 });
+    let expected = expected.fold(1_u128, |product, factor| product * u128::from(factor)) / 2;
+    if found as u64 != rows || sum as u64 != expected as u64 {
+        return Err(format!("{found} of {rows} rows, with a sum of {sum} instead of {expected}").into());
+    }
+    let (firsts, lasts) = (column("first")?, column("last")?);
+    let ordered = column("sorted")?.iter().all(|sorted| *sorted == 1)
+        && firsts.iter().skip(1).zip(&lasts).all(|(next, last)| next >= last);
+    if ordered != in_order {
+        return Err(format!("the rows are in order: {ordered}").into());
+    }
+    Ok(())
+}
+
+/// The most memory there was.
+struct Peak {
+    bytes: Arc<AtomicU64>,
+    ended: Arc<AtomicBool>,
+}
+
+impl Peak {
+    fn watch() -> Self {
+        let (bytes, ended) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let (seen, stop) = (Arc::clone(&bytes), Arc::clone(&ended));
+        std::thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                seen.fetch_max(private_bytes() + shared_bytes(Path::new("/dev/shm")), Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        });
+        Self { bytes, ended }
+    }
+
+    fn reset(&self) {
+        self.bytes.store(0, Ordering::Relaxed);
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Peak {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+    }
+}
+
+fn private_bytes() -> u64 {
+    let rollup = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
+    let field = |name: &str| {
+        let line = rollup.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
+    };
+    field("Pss_Anon:")
+}
+
+/// What the files of this process's store take: those in directories of Mobula that name it.
+fn shared_bytes(dir: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    let mut bytes = 0;
+    for entry in entries.flatten() {
+        if let Ok(metadata) = entry.metadata() {
+            bytes += if metadata.is_dir() { shared_bytes(&entry.path()) } else { metadata.blocks() * 512 };
+        }
+    }
+    bytes
+}

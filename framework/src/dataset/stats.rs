@@ -1,0 +1,190 @@
+//! What a run did, for people.
+
+use std::fmt;
+use std::ops::Deref;
+
+use mobula_core::client::Client;
+use mobula_core::store::messages::StoreStats;
+use mobula_data::executor::{RunError, RunReport, StageReport};
+use mobula_data::plan::Sink;
+
+use super::Dataset;
+use crate::print::{Table, bytes, grouped, table};
+
+/// What every stage and operator of a run did; made by [`Dataset::stats`], or of the report of any
+/// sink. It derefs to the report and prints as a table.
+///
+/// ```no_run
+/// # fn main() -> Result<(), mobula::RunError> {
+/// let trips = mobula::read_parquet("trips/").sort("fare_amount");
+/// println!("{}", trips.stats()?);
+/// println!("{}", mobula::DatasetStats::from(trips.write_parquet("sorted/")?));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct DatasetStats {
+    /// What the run did.
+    pub report: RunReport,
+    /// What the cluster's object stores did on disk while it ran, if that was asked.
+    pub disk: Option<StoreDisk>,
+}
+
+/// What object stores moved from memory to disk and back, for whoever it was.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StoreDisk {
+    /// Bytes that were written to disk, as memory had no room for them.
+    pub spilled_bytes: u64,
+    /// Bytes that were read back.
+    pub restored_bytes: u64,
+}
+
+impl StoreDisk {
+    /// Since the start of all living nodes.
+    fn so_far(client: &Client) -> Result<Self, RunError> {
+        let add = |sum: Self, store: StoreStats| Self {
+            spilled_bytes: sum.spilled_bytes + store.spilled_bytes,
+            restored_bytes: sum.restored_bytes + store.restored_bytes,
+        };
+        Ok(client.store_stats()?.into_iter().fold(Self::default(), add))
+    }
+
+    fn since(self, before: Self) -> Self {
+        Self {
+            spilled_bytes: self.spilled_bytes.saturating_sub(before.spilled_bytes),
+            restored_bytes: self.restored_bytes.saturating_sub(before.restored_bytes),
+        }
+    }
+}
+
+impl Dataset {
+    /// Runs the plan, throws its rows away, and tells what every stage and operator did.
+    ///
+    /// # Errors
+    /// [`RunError`].
+    pub fn stats(&self) -> Result<DatasetStats, RunError> {
+        let client = crate::object::current()?;
+        let before = StoreDisk::so_far(&client)?;
+        let mut report = self.run(&self.plan, &Sink::Blocks)?;
+        report.blocks = None;
+        let disk = StoreDisk::so_far(&client)?.since(before);
+        Ok(DatasetStats { report, disk: Some(disk) })
+    }
+}
+
+impl DatasetStats {
+    /// A line for each stage, and below it one for each of its operators.
+    #[must_use]
+    pub fn to_table(&self) -> Table {
+        let mut table = table(&[
+            "stage",
+            ">tasks",
+            ">rows in",
+            ">rows out",
+            ">read",
+            ">stored or written",
+            ">seconds",
+            ">seconds of tasks",
+        ]);
+        for (number, stage) in (1..).zip(&self.report.stages) {
+            table.add_row(line(number, stage));
+            for operator in &stage.operators {
+                let name = format!("     {}", shortened(&operator.name));
+                table.add_row([name, String::new(), grouped(operator.rows_in), grouped(operator.rows_out)]);
+            }
+        }
+        table
+    }
+}
+
+fn line(number: u64, stage: &StageReport) -> [String; 8] {
+    [
+        format!("{number:>2}  {}", shortened(&stage.name)),
+        grouped(stage.tasks),
+        grouped(stage.rows_in),
+        grouped(stage.rows_out),
+        bytes(stage.bytes_in as f64),
+        bytes(stage.bytes_out as f64),
+        format!("{:.2}", stage.seconds),
+        format!("{:.2}", stage.task_seconds),
+    ]
+}
+
+/// As much of it as a table has room for.
+fn shortened(name: &str) -> String {
+    match name.char_indices().nth(NAME_CHARS) {
+        Some((end, _)) => format!("{}…", &name[..end]),
+        None => name.to_owned(),
+    }
+}
+
+/// Longer names of stages and operators are cut: an expression may be of any length.
+const NAME_CHARS: usize = 60;
+
+impl From<RunReport> for DatasetStats {
+    fn from(report: RunReport) -> Self {
+        Self { report, disk: None }
+    }
+}
+
+impl Deref for DatasetStats {
+    type Target = RunReport;
+
+    fn deref(&self) -> &RunReport {
+        &self.report
+    }
+}
+
+impl fmt::Display for DatasetStats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let report = &self.report;
+        writeln!(f, "{}", self.to_table())?;
+        let (rows_in, rows_out) = (grouped(report.rows_in), grouped(report.rows_out));
+        write!(f, "{rows_out} rows of {rows_in} in {:.2} s", report.seconds)?;
+        match self.disk {
+            Some(disk) if disk != StoreDisk::default() => {
+                let (spilled, restored) = (bytes(disk.spilled_bytes as f64), bytes(disk.restored_bytes as f64));
+                write!(f, "; meanwhile the object stores wrote {spilled} to disk and read {restored} back")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mobula_data::execute::OperatorReport;
+
+    #[test]
+    fn a_run_prints_as_stages_and_operators() {
+        let operator = OperatorReport { name: "filter fare > 2.5".to_owned(), rows_in: 1_000, rows_out: 900 };
+        let stage = StageReport {
+            name: "read_parquet>filter".to_owned(),
+            tasks: 4,
+            rows_in: 1_000,
+            rows_out: 900,
+            bytes_in: 1 << 20,
+            bytes_out: 512,
+            seconds: 0.5,
+            task_seconds: 1.25,
+            operators: vec![operator],
+        };
+        let long = StageReport { name: "x".repeat(99), ..StageReport::default() };
+        let stages = vec![stage, long];
+        let report = RunReport { rows_in: 1_000, rows_out: 900, seconds: 0.75, stages, ..RunReport::default() };
+        let mut stats = DatasetStats::from(report);
+        let text = stats.to_string();
+        let lines: Vec<String> =
+            text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        let expected = [
+            "1 read_parquet>filter 4 1,000 900 1.0 MiB 512 B 0.50 1.25".to_owned(),
+            "filter fare > 2.5 1,000 900".to_owned(),
+            format!("2 {}… 0 0 0 0 B 0 B 0.00 0.00", "x".repeat(NAME_CHARS)),
+        ];
+        assert!(lines.windows(3).any(|lines| lines == expected), "{text}");
+        assert_eq!(lines.last().map(String::as_str), Some("900 rows of 1,000 in 0.75 s"));
+        stats.disk = Some(StoreDisk { spilled_bytes: 3 << 30, restored_bytes: 0 });
+        assert!(stats.to_string().ends_with("stores wrote 3.0 GiB to disk and read 0 B back"));
+    }
+}
