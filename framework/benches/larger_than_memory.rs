@@ -2,7 +2,7 @@
 //!
 //! `cargo bench -p mobula --bench larger_than_memory [-- GIGABYTES [BUDGET_MEGABYTES [DIR]]]` makes up
 //! 20 GB (or GIGABYTES) of rows with eight columns, sorts them by one whose values are spread
-//! like chance, and shuffles them, with a budget of 2,000 MB (or BUDGET_MEGABYTES): half for the
+//! like chance, and shuffles them (which a small store does not yet hold out), with a budget of 2,000 MB (or BUDGET_MEGABYTES): half for the
 //! object store, which spills into DIR (the system's directory for temporary files unless
 //! given), half for what the tasks hold. It checks that every row is there, that sorted rows are
 //! in order, and prints the time, the bytes spilled and the peak of memory: private memory
