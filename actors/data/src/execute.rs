@@ -194,7 +194,7 @@ pub fn run_operators(operators: &[Operator], batch: &RecordBatch) -> Result<Reco
         batch_rows: batch.num_rows().max(1),
         operators: operators.iter().cloned().map(StageOperator::Row).collect(),
     };
-    let stage = Stage { branches: vec![branch], sink: StageSink::Blocks, asks_columns: false };
+    let stage = Stage { branches: vec![branch], sink: StageSink::Blocks, asks_columns: batch.num_rows() == 0 };
     let rows = Slice { side: 0, first_row: 0, rows: batch.num_rows() as u64 };
     let task = BlockTask { ordinal: 0, branch: 0, input: Input::Objects(vec![rows]) };
     let context = BlockContext {

@@ -78,7 +78,10 @@ impl Lowered {
 
     /// About how many bytes its rows take in memory, as far as anything is known before it runs.
     pub(super) fn bytes(&self) -> u64 {
-        self.tasks.iter().map(|task| task.bytes).sum()
+        let fields = self.schema.iter().flat_map(|schema| schema.fields());
+        // Operators may have added columns to those that were read.
+        let width: u64 = fields.map(|field| width_bytes(field.data_type())).sum();
+        self.tasks.iter().map(|task| task.bytes.max(task.rows.unwrap_or_default().saturating_mul(width))).sum()
     }
 
     /// Its rows, where they are certain without running it.
