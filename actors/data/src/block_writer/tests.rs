@@ -34,7 +34,9 @@ fn read(dir: &Path, options: &WriteOptions) -> RecordBatch {
     let format = match options.format {
         WriteFormat::Parquet => FileFormat::Parquet,
         WriteFormat::Csv { delimiter, header } => {
-            FileFormat::Csv(CsvOptions { delimiter, has_header: header, ..CsvOptions::default() })
+            // A text that is made of digits alone would be taken for a number.
+            let types = vec![("s".to_owned(), crate::expr::ValueType::String)];
+            FileFormat::Csv(CsvOptions { delimiter, has_header: header, types, ..CsvOptions::default() })
         }
         WriteFormat::Json => FileFormat::Json(JsonOptions::default()),
     };
