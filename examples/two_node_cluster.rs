@@ -131,7 +131,10 @@ fn mobula_binary() -> Result<PathBuf, Box<dyn Error>> {
     let profile = this.ancestors().nth(2).ok_or("this program lies in target/PROFILE/examples")?;
     if let Some(cargo) = std::env::var_os("CARGO") {
         let mut build = Command::new(cargo);
-        build.args(["build", "--quiet", "--package", "mobula-cli"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+        // Together with this example: alone, the command's dependencies have other features, and cargo
+        // would build them all again.
+        let both = ["build", "--quiet", "--workspace", "--bin", "mobula", "--example", "two_node_cluster"];
+        build.args(both).current_dir(env!("CARGO_MANIFEST_DIR"));
         if profile.ends_with("release") {
             build.arg("--release");
         }
