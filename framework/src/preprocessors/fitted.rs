@@ -80,6 +80,14 @@ impl Fitted {
     /// # Errors
     /// As [`Fitted::transform`], and a value that does not fit.
     pub fn transform_batch(&self, batch: &RecordBatch) -> Result<RecordBatch, RunError> {
+        match self {
+            // One by one, since what a step makes may be in the way of a later one.
+            Self::Chain(steps) => {
+                return steps.iter().try_fold(batch.clone(), |batch, step| step.transform_batch(&batch));
+            }
+            Self::OneHotEncoder(columns) => one_hot_encoder::check(columns, &batch.schema())?,
+            _ => {}
+        }
         run_operators(&self.operators(), batch).or_else(|error| {
             // Says which preprocessor it is, if the columns are at fault.
             self.check(batch.schema())?;
@@ -113,12 +121,17 @@ impl Fitted {
         operators.into_iter().map(|operator| (name, operator)).collect()
     }
 
-    /// Finds all columns, and agrees their types.
-    fn check(&self, mut schema: SchemaRef) -> Result<(), RunError> {
+    /// Finds all columns, and agrees their types. Returns those that there are afterwards.
+    fn check(&self, mut schema: SchemaRef) -> Result<SchemaRef, RunError> {
+        match self {
+            Self::Chain(steps) => return steps.iter().try_fold(schema, |schema, step| step.check(schema)),
+            Self::OneHotEncoder(columns) => one_hot_encoder::check(columns, &schema)?,
+            _ => {}
+        }
         for (name, operator) in self.steps() {
             let after = schema_after(&operator, &schema).map_err(|error| named(error.into(), name))?;
             schema = after.unwrap_or(schema);
         }
-        Ok(())
+        Ok(schema)
     }
 }

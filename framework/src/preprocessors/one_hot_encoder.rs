@@ -1,8 +1,9 @@
 //! Values to a column of 0 and 1 for each of them.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use arrow::datatypes::Schema;
 use mobula_data::executor::RunError;
 use mobula_data::expr::ValueType;
 use mobula_data::plan::Operator;
@@ -20,7 +21,8 @@ pub(super) const NAME: &str = "OneHotEncoder";
 
 /// Makes a column `city` with the values `Berlin` and `Bonn` two columns, `city_Berlin` and
 /// `city_Bonn`, which are 1 where it has that value and 0 otherwise, and leaves `city` out. A value
-/// that was not there when they were learned gives zeros only; null gives nulls.
+/// that was not there when they were learned gives zeros only; null gives nulls. A column that is
+/// called as one of them already is an error, where the columns are known before anything runs.
 ///
 /// ```
 /// use mobula::preprocessors::OneHotEncoder;
@@ -88,12 +90,28 @@ impl Preprocessor for OneHotEncoder {
             counted.map(|(column, counted)| Hot { column: column.clone(), outputs: self.outputs(column, counted) });
         let hot: Vec<Hot> = hot.collect();
         let names: Vec<String> = hot.iter().flat_map(|hot| &hot.outputs).map(|one| one.column.clone()).collect();
-        match twice(&names) {
-            Some(name) => {
-                Err(invalid(NAME, format!("two columns would be called {name}: rename one of those encoded")))
-            }
-            None => Ok(Fitted::OneHotEncoder(hot)),
+        if let Some(name) = twice(&names) {
+            return Err(invalid(NAME, format!("two columns would be called {name}: rename one of those encoded")));
         }
+        // It would be left out with them.
+        if let Some(name) = names.iter().find(|name| columns.contains(name)) {
+            let cause = format!("{name} is one of the columns that are encoded, and would be one of values: rename it");
+            return Err(invalid(NAME, cause));
+        }
+        Ok(Fitted::OneHotEncoder(hot))
+    }
+}
+
+/// Whether rows of these columns have room for those of the values: what is there already would be
+/// replaced otherwise.
+pub(super) fn check(columns: &[Hot], schema: &Schema) -> Result<(), RunError> {
+    let outputs: BTreeSet<&String> = columns.iter().flat_map(|hot| &hot.outputs).map(|one| &one.column).collect();
+    match schema.fields().iter().find(|field| outputs.contains(field.name())) {
+        Some(field) => {
+            let cause = format!("there is a column {} already: rename it, or the one encoded", field.name());
+            Err(invalid(NAME, cause))
+        }
+        None => Ok(()),
     }
 }
 

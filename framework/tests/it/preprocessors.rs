@@ -288,6 +288,9 @@ fn errors_name_preprocessor_and_column() {
     let twice = "OneHotEncoder: two columns would be called a_b_c: rename one of those encoded";
     let names = dataset().with_columns([("a", lit("b_c")), ("a_b", lit("c"))]);
     assert_eq!(OneHotEncoder::new(["a", "a_b"]).fit(&names).unwrap_err().to_string(), twice);
+    let encoded = "OneHotEncoder: a_b is one of the columns that are encoded, and would be one of values: rename it";
+    let names = dataset().with_columns([("a", lit("b")), ("a_b", lit("c"))]);
+    assert_eq!(OneHotEncoder::new(["a", "a_b"]).fit(&names).unwrap_err().to_string(), encoded);
     let no_number = "mean(species): species is Utf8, which is no number";
     assert_eq!(error(&StandardScaler::new("species")), format!("StandardScaler: {no_number}"));
     assert_eq!(error(&SimpleImputer::new("species", Fill::Mean)), format!("SimpleImputer: {no_number}"));
@@ -322,4 +325,20 @@ fn what_does_not_fit_is_told_before_anything_runs() {
     assert!(error.starts_with("StandardScaler: length - 4.86: length is a text"), "{error}");
     let own = Fitted::Expressions { name: "Own".to_owned(), columns: vec![("x".to_owned(), col("y"))] };
     assert!(own.transform(&dataset()).unwrap_err().to_string().starts_with("Own: there is no column y"));
+}
+
+#[test]
+fn columns_of_values_replace_no_other() {
+    let session = session();
+    let _entered = session.enter();
+    let fitted = OneHotEncoder::new("species").fit(&dataset()).unwrap();
+    let expected = "OneHotEncoder: there is a column species_setosa already: rename it, or the one encoded";
+    let taken = dataset().with_column("species_setosa", lit(1));
+    assert_eq!(fitted.transform(&taken).unwrap_err().to_string(), expected);
+    assert_eq!(fitted.transform_batch(&taken.to_arrow().unwrap()).unwrap_err().to_string(), expected);
+    // One that another step makes.
+    let columns = vec![("species_setosa".to_owned(), col("length"))];
+    let chain = Fitted::Chain(vec![Fitted::Expressions { name: "Own".to_owned(), columns }, fitted]);
+    assert_eq!(chain.transform(&dataset()).unwrap_err().to_string(), expected);
+    assert_eq!(chain.transform_batch(&flowers()).unwrap_err().to_string(), expected);
 }
