@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::datatypes::SchemaRef;
-use mobula_data::executor::{DEFAULT_PART_BYTES, RunError, RunOptions, RunProgress, RunReport};
+use mobula_core::client::Client;
+use mobula_data::executor::{DEFAULT_PART_BYTES, RunError, RunOptions, RunProgress, RunReport, TakeBlock};
 use mobula_data::expr::ValueType;
 use mobula_data::plan::{Exchange, Join, JoinKind, LogicalPlan, Operator, Repartition, Sink};
 use mobula_data::schema::Matching;
@@ -279,10 +280,9 @@ impl Dataset {
 
     // ---- how it runs -----------------------------------------------------------------------------
 
-    fn reading(mut self, change: impl FnOnce(&mut ReadFiles)) -> Self {
-        if let Some(read) = self.plan.files_mut() {
-            change(read);
-        }
+    /// Changes how the files of all sources are read.
+    fn reading(mut self, mut change: impl FnMut(&mut ReadFiles)) -> Self {
+        self.plan.each_files_mut(&mut change);
         self
     }
 
@@ -296,29 +296,32 @@ impl Dataset {
     /// let trips = read_parquet("s3://bucket/trips/year=2023/").storage(public);
     /// ```
     pub fn storage(mut self, options: StorageOptions) -> Self {
-        self.plan.each_files_mut(&mut |read| {
-            read.storage = options.clone();
-            read.opened = None;
-        });
-        self.storage = Some(options);
-        self
-    }
-
-    /// How columns of different files are matched, and which of them must be there.
-    pub fn matching(self, matching: Matching) -> Self {
+        self.storage = Some(options.clone());
         self.reading(|read| {
-            read.matching = matching;
+            read.storage = options.clone();
             read.opened = None;
         })
     }
 
-    /// Rows per batch while reading. A size of 0 is an error of the sink.
+    /// How columns of different files are matched, and which of them must be there: for all sources
+    /// that are read so far. What is meant for one side of a join is told before they are joined;
+    /// so it is with the other ways to read.
+    pub fn matching(self, matching: Matching) -> Self {
+        self.reading(|read| {
+            read.matching = matching.clone();
+            read.opened = None;
+        })
+    }
+
+    /// Rows per batch while reading, for all sources that are read so far. A size of 0 is an error of
+    /// the sink.
     pub fn batch_size(self, rows: usize) -> Self {
         self.reading(|read| read.batch_rows = rows)
     }
 
     /// About so many bytes, before compression, to a block: a task each, and a file each where
-    /// they are written. Row groups are never split. 16 MiB unless given.
+    /// they are written. Row groups are never split. For all sources that are read so far; 16 MiB
+    /// unless given.
     pub fn block_bytes(self, bytes: u64) -> Self {
         self.reading(|read| {
             read.block_bytes = bytes;
@@ -327,7 +330,7 @@ impl Dataset {
     }
 
     /// Whether what statistics and filters rule out is left out by the reader (it is, unless told
-    /// otherwise). Without it, filters see and count every row.
+    /// otherwise), for all sources that are read so far. Without it, filters see and count every row.
     pub fn pushdown(self, on: bool) -> Self {
         self.reading(|read| read.pushdown = on)
     }
@@ -446,7 +449,19 @@ impl Dataset {
 
     fn run(&self, plan: &LogicalPlan, sink: &Sink) -> Result<RunReport, RunError> {
         self.check()?;
-        let client = crate::object::current()?;
+        self.run_on(&crate::object::current()?, plan, sink, None, &|| false)
+    }
+
+    /// As [`Self::run`], on any thread; `take_block` is given the blocks of the result as soon as they are there, and
+    /// the run ends early when `dropped` says so.
+    fn run_on(
+        &self,
+        client: &Client,
+        plan: &LogicalPlan,
+        sink: &Sink,
+        take_block: Option<&mut TakeBlock<'_>>,
+        dropped: &dyn Fn() -> bool,
+    ) -> Result<RunReport, RunError> {
         let mut bars = self.listener.is_none().then(|| progress::Bars::new(sink));
         let shown = Mutex::new(&mut bars);
         let mut tell = |progress: RunProgress| match (&self.listener, shown.lock().as_mut()) {
@@ -465,9 +480,10 @@ impl Dataset {
             resume: self.resume,
             progress: &mut tell,
             waiting: &mut waiting,
-            cancelled: &|| self.cancel.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed)),
+            cancelled: &|| dropped() || self.cancel.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed)),
+            take_block: take_block.map(|take| take as &mut TakeBlock<'_>),
         };
-        executor::run(&client, plan, sink, options)
+        executor::run(client, plan, sink, options)
     }
 }
 

@@ -87,7 +87,7 @@ pub struct BlockReport {
 }
 
 /// What an operator did.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct OperatorReport {
     /// The operator, as the plan prints it.
     pub name: String,
@@ -95,6 +95,11 @@ pub struct OperatorReport {
     pub rows_in: u64,
     /// Rows it passed on.
     pub rows_out: u64,
+    /// Bytes of the values that it passed on, as they lie in memory.
+    pub bytes_out: u64,
+    /// How long it took, added up over all tasks. Neighbouring filters run as one: the first has the
+    /// time of all.
+    pub seconds: f64,
 }
 
 /// What is in an object that a task gives.
@@ -104,14 +109,6 @@ pub struct ObjectReport {
     pub rows: u64,
     /// Its bytes, encoded.
     pub bytes: u64,
-}
-
-impl BlockReport {
-    /// The filters and how many rows each dropped, in the order of the plan.
-    #[must_use]
-    pub fn dropped_by_op(&self) -> Vec<(String, u64)> {
-        dropped_by_filter(&self.operators)
-    }
 }
 
 /// The filters among these and how many rows each dropped.

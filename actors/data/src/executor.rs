@@ -22,6 +22,7 @@ use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use mobula_core::client::Client;
 use mobula_core::error::Error;
+use serde::Serialize;
 
 use crate::block_writer::BlockFile;
 use crate::error::DataError;
@@ -108,7 +109,14 @@ pub struct RunOptions<'a> {
     pub waiting: &'a mut dyn FnMut(&str),
     /// Asked a few times a second whether the run is to end.
     pub cancelled: &'a dyn Fn() -> bool,
+    /// Given the blocks of [`Sink::Blocks`] in source order, each as soon as those before it are there;
+    /// the report has none then. As long as it keeps a block waiting only a few more are made. The
+    /// run ends when it says that it wants no more.
+    pub take_block: Option<&'a mut TakeBlock<'a>>,
 }
+
+/// Takes a block, and says whether it wants more.
+pub type TakeBlock<'a> = dyn FnMut(Block) -> bool + 'a;
 
 /// What an exchange puts together in one task unless told otherwise.
 pub const DEFAULT_PART_BYTES: u64 = 128 << 20;
@@ -148,7 +156,7 @@ pub struct RunReport {
 }
 
 /// What the tasks of a stage did together.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct StageReport {
     /// What they did: `read_parquet>filter>write_parquet`.
     pub name: String,
@@ -162,6 +170,8 @@ pub struct StageReport {
     pub bytes_in: u64,
     /// Bytes put into the object store or into files.
     pub bytes_out: u64,
+    /// Bytes that the object stores of the cluster wrote to disk meanwhile, for whoever it was.
+    pub spilled_bytes: u64,
     /// How long it took.
     pub seconds: f64,
     /// How long its tasks ran, added up.
@@ -228,7 +238,7 @@ pub fn run(client: &Client, plan: &LogicalPlan, sink: &Sink, options: RunOptions
         Sink::Write { dir, options: write } => {
             write.check_alone()?;
             schema.as_ref().map_or(Ok(()), |schema| write.check(schema))?;
-            Some(output_for(&plan, dir, write, options.resume)?)
+            Some(output_for(&plan, dir, write, options.part_bytes, options.resume)?)
         }
         _ => None,
     };
@@ -263,7 +273,13 @@ pub fn run(client: &Client, plan: &LogicalPlan, sink: &Sink, options: RunOptions
     Ok(report)
 }
 
-fn output_for(plan: &LogicalPlan, dir: &str, options: &WriteOptions, resume: bool) -> Result<Output, RunError> {
+fn output_for(
+    plan: &LogicalPlan,
+    dir: &str,
+    options: &WriteOptions,
+    part_bytes: u64,
+    resume: bool,
+) -> Result<Output, RunError> {
     let dir = absolute(Path::new(dir))?;
     let endpoint = options.storage.as_ref().and_then(|storage| storage.endpoint_url.as_ref());
     for source in plan.sources() {
@@ -277,18 +293,24 @@ fn output_for(plan: &LogicalPlan, dir: &str, options: &WriteOptions, resume: boo
             refuse_overlap(&read.paths, &paths, &dir)?;
         }
     }
-    Ok(Output::prepare(&dir, options, &run_key(plan, options), resume)?)
+    Ok(Output::prepare(&dir, options, &run_key(plan, options, part_bytes), resume)?)
 }
 
-/// What a run writes, as a name: of equal ones, one can go on where the other has ended.
-fn run_key(plan: &LogicalPlan, options: &WriteOptions) -> String {
-    let mut text = format!("{plan}\n{options:?}\n");
+/// What a run writes, as a name: of equal ones, one can go on where the other has ended. Whatever
+/// decides which rows are in which file is part of it; of rows in the object store, which end
+/// with their session, that is the names of the objects.
+fn run_key(plan: &LogicalPlan, options: &WriteOptions, part_bytes: u64) -> String {
+    let mut text = format!("{plan:?}\n{options:?}\n{part_bytes}\n");
     for source in plan.sources() {
+        if let Source::Batches { batches, .. } = source {
+            for batch in batches.iter() {
+                // What cannot be put into the store fails there.
+                for piece in crate::ipc::encode(batch).unwrap_or_default() {
+                    text.push_str(&format!("{:016x} ", xxhash_rust::xxh3::xxh3_64(&piece)));
+                }
+            }
+        }
         if let Source::Files(read) = source {
-            text.push_str(&format!(
-                "{} {} {:?} {:?}\n",
-                read.batch_rows, read.block_bytes, read.matching, read.columns
-            ));
             for file in read.opened.iter().flat_map(|opened| &opened.files) {
                 let rows: Vec<u64> = file.row_groups.iter().map(|group| group.rows).collect();
                 text.push_str(&format!("{} {rows:?} {:?} {:?}\n", file.path, file.remote, modified(&file.path)));
@@ -369,9 +391,13 @@ impl<'a, 'o> Executor<'a, 'o> {
         };
         let known = schema.or_else(|| lowered.schema.clone());
         let asks = !matches!(sink, Sink::Count);
-        let mut ran = self.run_stage(&mut lowered, stage_sink.clone(), limit)?;
+        let take = self.options.take_block.take();
+        let gives = take.is_some();
+        let mut ran = self.run_stage_into(&mut lowered, stage_sink.clone(), limit, take)?;
         let mut found = known.or_else(|| ran.iter().find_map(|ran| ran.schema.clone()));
-        if found.is_none() && asks {
+        // Where there are files, there are columns in them.
+        let has_files = ran.iter().any(|ran| !ran.files.is_empty());
+        if found.is_none() && asks && !has_files {
             // No row tells the columns that a function makes: it is asked without any.
             match self.columns(&lowered, stage_sink) {
                 Ok(columns) => {
@@ -392,7 +418,7 @@ impl<'a, 'o> Executor<'a, 'o> {
             let blocks = blocks_of(ran, limit);
             if matches!(sink, Sink::Batches) {
                 report.batches = self.batches(&blocks)?;
-            } else {
+            } else if !gives {
                 report.blocks = Some(Blocks { schema: Arc::clone(schema), blocks: Arc::new(blocks) });
             }
         }

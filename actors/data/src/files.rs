@@ -1,4 +1,4 @@
-//! What the planner needs to know of a file before anything of it is read.
+//! What is known of files before anything of them is read.
 //!
 //! Entry types: [`open_files`], which finds the files of a source and opens them all, and
 //! [`FileFooter`], what one file says of itself. Of Parquet that is its footer, with the
@@ -31,6 +31,8 @@ pub struct FileFooter {
     pub path: String,
     /// The state in which it was found, if it is not on this machine.
     pub remote: Option<RemoteEntry>,
+    /// Its size.
+    pub bytes: u64,
     /// Its columns, in the plain types this crate works with.
     pub schema: SchemaRef,
     /// Its row groups, in order; none in text.
@@ -88,6 +90,7 @@ impl FileFooter {
         Ok(FileFooter {
             path: file.path().into(),
             remote: None,
+            bytes,
             schema,
             row_groups: Vec::new(),
             statistics: Vec::new(),

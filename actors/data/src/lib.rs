@@ -1,13 +1,20 @@
 //! Datasets: what a plan is, how it becomes tasks, and how a task runs.
 //!
-//! A [`LogicalPlan`] says what to do; the [`planner`] turns it and the footers of its files
-//! into one fused stage and a list of block tasks; [`execute`] runs one block task: it streams
-//! batches from Parquet through the operators into Parquet, a count or batches. All of this is
-//! about one process and one task at a time: it submits nothing and knows no worker.
+//! A [`LogicalPlan`] says what to do, and a [`source`] with what; the [`planner`] tells what can be
+//! known of it before it runs, its columns and what is wrong with it, and [`optimise`] finds the same
+//! answer with less work. The [`executor`] runs it on a cluster, stage by stage: what lies between two
+//! exchanges is one [`stage`], whose tasks are cut by what the stage before was measured to give, and
+//! submitted through `mobula-core`'s client. [`execute`] runs one task, input, operators, sink in one
+//! pass, one batch at a time, and knows no other; [`exchange`] is its work on either side of an
+//! exchange.
 //!
 //! ```text
-//! LogicalPlan + footers --planner--> Stage + [BlockTask] --execute--> part-00000.parquet
-//!                                                          \--------> rows, counts
+//! LogicalPlan ─▶ executor   opens the files, asks the planner, optimises
+//!                   │
+//!                   │ stage by stage
+//!                   ▼
+//!           Stage + [BlockTask] ─▶ a worker each: execute ─┬─▶ objects in the stores ─▶ the next stage
+//!                                                          └─▶ files, blocks, counts
 //! ```
 
 pub mod aggregate;

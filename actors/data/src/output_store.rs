@@ -2,9 +2,10 @@
 //!
 //! Entry type: [`OutputStore`], the driver's side of writing. Tasks upload their files to where they
 //! will be, but a store shows an object only when its upload is completed. When every task is done,
-//! the driver completes all uploads, and deletes them again if one cannot be; then, if it is to
-//! replace earlier files, it deletes those that it has not replaced. A reader at that very moment
-//! sees some of both.
+//! the driver completes all uploads, and deletes them again if one cannot be, but for those that took
+//! the place of an earlier file; then, if it is to replace earlier files, it deletes those that it
+//! has not replaced. A reader at that very moment sees some of both, and so does one after an
+//! overwrite that fails just then: a store cannot change several objects at once.
 //!
 //! A store has no locks. In their place a run has a hidden object, its *mark*. A task whose run has
 //! none any more gives its uploads up. So whoever deletes the mark, and then aborts what uploads
@@ -37,7 +38,6 @@ pub(crate) struct OutputStore {
     /// Its path, with a slash at the end.
     base: String,
     mark: String,
-    run_key: String,
     options: WriteOptions,
     storage: StorageOptions,
     first_ordinal: u64,
@@ -55,12 +55,12 @@ impl OutputStore {
             WriteMode::Append => parts(&found).map(|(_, ordinal)| ordinal + 1).max().unwrap_or(0),
             _ => 0,
         };
-        clear(&base, run_key, &storage);
+        clear(&base, Some(run_key), &storage);
         let random = rand::random::<u32>();
         let mark = format!("{base}{MARK}{}-{run_key}-{random:08x}", now().as_secs());
         put_small(&mark, Bytes::new(), &storage)?;
-        let (options, run_key) = (options.clone(), run_key.to_owned());
-        Ok(OutputStore { base, mark, run_key, options, storage, first_ordinal, ended: false })
+        let options = options.clone();
+        Ok(OutputStore { base, mark, options, storage, first_ordinal, ended: false })
     }
 
     /// The run's mark, beside which its files are.
@@ -83,7 +83,8 @@ impl OutputStore {
         error
     }
 
-    /// Makes the files of all tasks visible and returns their paths. If one cannot be, none is.
+    /// Makes the files of all tasks visible and returns their paths. If one cannot be, none is, but for
+    /// those that took the place of an earlier one.
     pub(crate) fn commit(mut self, files: &[BlockFile]) -> Result<Vec<String>, DataError> {
         let uploads: Vec<PendingUpload> = files.iter().filter_map(|file| file.upload.clone()).collect();
         let replaced = match self.check().and_then(|old| complete(&uploads, &self.storage).map(|()| old)) {
@@ -130,7 +131,8 @@ impl OutputStore {
         self.ended = true;
         told("a run's mark", &self.mark, delete(std::slice::from_ref(&self.mark), &self.storage));
         told("uploads", &self.base, storage::abort(uploads, &self.storage));
-        clear(&self.base, &self.run_key, &self.storage);
+        // Another run that does the same may have begun meanwhile: it goes on.
+        clear(&self.base, None, &self.storage);
     }
 }
 
@@ -206,12 +208,13 @@ fn check_in_the_way(base: &str, names: &[String], options: &WriteOptions) -> Res
     }
 }
 
-/// Removes what runs have left that were killed.
-fn clear(base: &str, run_key: &str, storage: &StorageOptions) {
+/// Removes what runs have left that were killed: a day ago, or at any time if they did what `run_key`
+/// tells.
+fn clear(base: &str, run_key: Option<&str>, storage: &StorageOptions) {
     told("what dead runs left", base, try_clear(base, run_key, storage));
 }
 
-fn try_clear(base: &str, run_key: &str, storage: &StorageOptions) -> Result<(), DataError> {
+fn try_clear(base: &str, run_key: Option<&str>, storage: &StorageOptions) -> Result<(), DataError> {
     let marks = match storage::list(&format!("{base}{MARK}*"), storage) {
         Err(DataError::NotFound { .. }) => Vec::new(),
         found => found?,
@@ -229,11 +232,12 @@ fn try_clear(base: &str, run_key: &str, storage: &StorageOptions) -> Result<(), 
 }
 
 /// Whether a mark may be that of a run that goes on, which is not this one.
-fn is_live(mark: &str, run_key: &str) -> bool {
+fn is_live(mark: &str, run_key: Option<&str>) -> bool {
     let mut parts = mark.strip_prefix(MARK).unwrap_or_default().split('-');
     let began = parts.next().and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
     let is_young = began.is_some_and(|began| now().saturating_sub(began) < DEAD_AFTER);
-    is_young && parts.next() != Some(run_key)
+    let key = parts.next();
+    is_young && run_key.is_none_or(|run_key| key != Some(run_key))
 }
 
 fn now() -> Duration {
@@ -269,10 +273,10 @@ mod tests {
     fn only_young_marks_of_other_runs_are_live() {
         let mark = |seconds: u64, key: &str| format!("{MARK}{seconds}-{key}-00000000");
         let now = now().as_secs();
-        assert!(is_live(&mark(now, "other"), "ours"));
-        assert!(!is_live(&mark(now, "ours"), "ours"));
-        assert!(!is_live(&mark(now - DEAD_AFTER.as_secs() - 1, "other"), "ours"));
-        assert!(!is_live(".mobula-x", "ours"));
+        assert!(is_live(&mark(now, "other"), Some("ours")));
+        assert!(!is_live(&mark(now, "ours"), Some("ours")) && is_live(&mark(now, "ours"), None));
+        assert!(!is_live(&mark(now - DEAD_AFTER.as_secs() - 1, "other"), None));
+        assert!(!is_live(".mobula-x", Some("ours")));
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! Reading what the footers of Parquet files say, and streaming their rows.
 //!
-//! Entry types: [`footer`], what the planner needs to know of a file, and [`ParquetReader`],
-//! which streams the batches of some row groups of a file in the unified schema. A reader holds one
-//! page per column and one batch, whatever the file's size. It does not decide which rows are
-//! read: the planner does. Told a condition, it leaves out pages that cannot hold a row for
-//! which it is true (`pages`), and what else such rows have where they are rare (`late`).
+//! Entry types: [`footer`], what is known of a file before anything of it is read, and
+//! [`ParquetReader`], which streams the batches of some row groups of a file in the unified schema. A
+//! reader holds one page per column and one batch, whatever the file's size. Which row groups are
+//! read is [decided](crate::pieces) before. Told a condition, it leaves out pages that cannot hold a
+//! row for which it is true (`pages`), and what else such rows have where they are rare (`late`).
 
 use std::ops::Range;
 use std::path::Path;
@@ -41,6 +41,7 @@ pub fn footer(file: &SourceFile) -> Result<FileFooter, DataError> {
     Ok(FileFooter {
         path: file.path().into(),
         remote: None,
+        bytes: file.size()?,
         schema: Arc::clone(metadata.schema()),
         row_groups: row_groups.iter().map(|group| row_group(group, columns)).collect(),
         statistics: (0..columns).map(|column| statistics(&metadata, column)).collect(),

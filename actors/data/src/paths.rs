@@ -1,6 +1,6 @@
 //! Which files the paths of a plan mean, and whether an output lies among them.
 //!
-//! Entry types: [`expand`], which turns files, directories and patterns into a list of files,
+//! Entry types: [`expand_from`], which turns files, directories and patterns into a list of files,
 //! and [`refuse_overlap`], which keeps a run from writing where it reads. Both run on the
 //! driver; the files they give are absolute, since tasks run in other directories.
 
@@ -18,19 +18,6 @@ use crate::storage::{RemoteEntry, StorageOptions, is_remote, shown};
 
 mod remote;
 
-/// The files that `paths` mean, as absolute paths. What one path means is sorted; the paths keep
-/// their order, and a file that is named again, by a directory and a pattern or through a link,
-/// is read once, where it was named first. A directory means the files of the format under it,
-/// at any depth; names that begin with a dot or an underscore are skipped there, as every reader
-/// of such directories does (but for `_name=value`, which tells a value), and so is a link back
-/// to a directory on the way. A pattern tells upper
-/// case from lower and matches no hidden name, nor one that is not UTF-8. A name that exists is
-/// never taken for a pattern.
-pub fn expand(paths: &[String], format: &FileFormat) -> Result<Vec<String>, DataError> {
-    let files = expand_from(paths, format, &StorageOptions::default())?;
-    Ok(files.into_iter().map(|file| file.path).collect())
-}
-
 /// A file to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InputFile {
@@ -43,7 +30,13 @@ pub struct InputFile {
     pub base: Option<PathBuf>,
 }
 
-/// Like [`expand`], with where each file was found. Paths in stores and URLs may be among them.
+/// The files that `paths` mean, as absolute paths, in stores or URLs, and where each was found. What
+/// one path means is sorted; the paths keep their order, and a file that is named again, by a
+/// directory and a pattern or through a link, is read once, where it was named first. A directory
+/// means the files of the format under it, at any depth; names that begin with a dot or an underscore
+/// are skipped there, as every reader of such directories does (but for `_name=value`, which tells a
+/// value), and so is a link back to a directory on the way. A pattern tells upper case from lower and
+/// matches no hidden name, nor one that is not UTF-8. A name that exists is never taken for a pattern.
 pub fn expand_from(
     paths: &[String],
     format: &FileFormat,
@@ -278,6 +271,12 @@ mod tests {
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::symlink;
 
+    /// The paths of the files that `paths` mean.
+    fn expanded(paths: &[String]) -> Result<Vec<String>, DataError> {
+        let files = expand_from(paths, &FileFormat::Parquet, &StorageOptions::default())?;
+        Ok(files.into_iter().map(|file| file.path).collect())
+    }
+
     struct Tree(tempfile::TempDir);
 
     impl Tree {
@@ -296,13 +295,13 @@ mod tests {
         }
 
         fn expand(&self, paths: &[&str]) -> Result<Vec<String>, DataError> {
-            let found = expand(&paths.iter().map(|path| self.path(path)).collect::<Vec<_>>(), &FileFormat::Parquet)?;
+            let found = expanded(&paths.iter().map(|path| self.path(path)).collect::<Vec<_>>())?;
             Ok(found.iter().map(|file| file[self.path("").len()..].to_owned()).collect())
         }
 
         fn overlaps(&self, path: &str, output: &str) -> bool {
             let paths = [self.path(path)];
-            let found = refuse_overlap(&paths, &expand(&paths, &FileFormat::Parquet).unwrap(), &self.path(output));
+            let found = refuse_overlap(&paths, &expanded(&paths).unwrap(), &self.path(output));
             match found {
                 Ok(()) => false,
                 Err(DataError::OutputInInput { output: told, input }) => {
@@ -327,7 +326,7 @@ mod tests {
         assert!(matches!(error(&["empty"]), DataError::NoFiles { path, .. } if path.ends_with("/empty")));
         assert!(matches!(error(&["x*.parquet"]), DataError::NoFiles { .. }));
         assert!(matches!(error(&["missing.parquet"]), DataError::NotFound { .. }));
-        assert!(expand(&[], &FileFormat::Parquet).is_err());
+        assert!(expanded(&[]).is_err());
     }
 
     #[test]
@@ -359,7 +358,7 @@ mod tests {
 
     #[test]
     fn files_are_told_from_the_root() {
-        let files = expand(&["src/../Cargo.toml".to_owned(), "./Cargo.toml".to_owned()], &FileFormat::Parquet).unwrap();
+        let files = expanded(&["src/../Cargo.toml".to_owned(), "./Cargo.toml".to_owned()]).unwrap();
         assert_eq!(files, [format!("{}/src/../Cargo.toml", env!("CARGO_MANIFEST_DIR"))]);
     }
 

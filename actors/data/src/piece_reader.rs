@@ -34,6 +34,13 @@ impl PieceReader {
         filter: Option<&Expr>,
     ) -> Result<PieceReader, DataError> {
         let file = SourceFile::new(&piece.path, piece.remote.as_ref(), storage)?;
+        // Of a file on a machine no more is known than its size: copies of it on other nodes have
+        // times of their own.
+        let bytes = file.size()?;
+        if bytes != piece.file_bytes {
+            let cause = format!("it had {} bytes and has {bytes}", piece.file_bytes);
+            return Err(DataError::FileChanged { path: piece.path.clone(), cause });
+        }
         match (&piece.part, format) {
             (Part::RowGroups(groups), FileFormat::Parquet) => {
                 let reader = ParquetReader::open(file, piece, groups.clone(), schema, batch_rows, filter)?;

@@ -27,6 +27,8 @@ pub struct Piece {
     pub path: String,
     /// The state in which it was found, if it is not on a machine: that state is read.
     pub remote: Option<RemoteEntry>,
+    /// The size of the file when the plan was made.
+    pub file_bytes: u64,
     /// Which part of the file.
     pub part: Part,
     /// The place in the file of the first row, if it is known.
@@ -62,6 +64,7 @@ pub fn pieces(files: &[FileFooter], unified: &Unified, needed: &[usize], filter:
             file: file as u64,
             path: footer.path.clone(),
             remote: footer.remote.clone(),
+            file_bytes: footer.bytes,
             part,
             first_row,
             group_rows: rows,

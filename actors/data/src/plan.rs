@@ -171,6 +171,12 @@ impl Compute {
     }
 }
 
+/// Blocks of a result at most: the driver holds a task for each.
+pub const MAX_BLOCKS: u64 = 1 << 20;
+
+/// Parts into which an exchange cuts every block at most: each is an object of its own.
+pub const MAX_PARTS: u64 = 4096;
+
 /// The most actors that a [`MapBatches`] may ask for.
 pub const MAX_ACTORS: usize = 4096;
 
@@ -383,19 +389,6 @@ impl LogicalPlan {
         }
     }
 
-    /// How the files of the plan are read, to change it: those of the first source that reads some.
-    pub fn files_mut(&mut self) -> Option<&mut ReadFiles> {
-        match self {
-            Self::Source(Source::Files(read)) => Some(read),
-            Self::Source(_) => None,
-            Self::Op { input, .. } | Self::Exchange { input, .. } => Arc::make_mut(input).files_mut(),
-            Self::Join { left, right, .. } | Self::Zip { left, right } => {
-                Arc::make_mut(left).files_mut().or_else(|| Arc::make_mut(right).files_mut())
-            }
-            Self::Union { inputs } => inputs.iter_mut().find_map(|input| Arc::make_mut(input).files_mut()),
-        }
-    }
-
     /// Changes how all files of the plan are read.
     pub fn each_files_mut(&mut self, change: &mut dyn FnMut(&mut ReadFiles)) {
         match self {
@@ -565,7 +558,7 @@ mod tests {
                 resources: Vec::new(),
             })
             .limit(3);
-        plan.files_mut().unwrap().columns = Some(vec!["fare".into()]);
+        plan.each_files_mut(&mut |read| read.columns = Some(vec!["fare".into()]));
         let expected = "limit 3\n  map_batches clean (batches of 17, 1 to 4 actors)\n    with_column double = \
                         fare * 2\n      filter fare >= 2.5\n        read_parquet a.parquet, b (fare)";
         assert_eq!(plan.to_string(), expected);

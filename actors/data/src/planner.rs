@@ -16,7 +16,9 @@ use crate::exchange::aggregate::AggregatePlan;
 use crate::exchange::join::JoinPlan;
 use crate::exchange::keys::Keys;
 use crate::expr::{BoundExpr, Expr};
-use crate::plan::{Compute, Exchange, LogicalPlan, MAX_ACTORS, MapBatches, Operator, Repartition};
+use crate::plan::{
+    Compute, Exchange, LogicalPlan, MAX_ACTORS, MAX_BLOCKS, MAX_PARTS, MapBatches, Operator, Repartition,
+};
 use crate::source::{ReadFiles, Source};
 
 /// The columns of the rows of `plan`. None where only running a function tells.
@@ -81,6 +83,12 @@ fn exchange_schema(exchange: &Exchange, input: Option<SchemaRef>) -> Result<Opti
     match exchange {
         Exchange::Repartition(Repartition::Blocks(0) | Repartition::ByKey { blocks: 0, .. }) => {
             return Err(invalid(&operator, "there must be one block or more".into()));
+        }
+        Exchange::Repartition(Repartition::Blocks(blocks)) if *blocks > MAX_BLOCKS => {
+            return Err(invalid(&operator, format!("there may be {MAX_BLOCKS} blocks at most")));
+        }
+        Exchange::Repartition(Repartition::ByKey { blocks, .. }) if *blocks > MAX_PARTS => {
+            return Err(invalid(&operator, format!("there may be {MAX_PARTS} blocks by key at most")));
         }
         Exchange::Repartition(Repartition::Rows(0)) => {
             return Err(invalid(&operator, "a block must have room for one row or more".into()));

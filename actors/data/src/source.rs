@@ -149,6 +149,25 @@ impl PartialEq for Blocks {
     }
 }
 
+/// The rows of blocks from `first` on, `rows` of them.
+#[must_use]
+pub fn slice_rows(blocks: &[Block], first: u64, rows: u64) -> Vec<Block> {
+    let (mut skip, mut left) = (first, rows);
+    let mut slices = Vec::new();
+    for block in blocks {
+        let slice = block.slice(skip, left);
+        skip = skip.saturating_sub(block.rows);
+        left -= slice.rows;
+        if slice.rows > 0 {
+            slices.push(slice);
+        }
+        if left == 0 {
+            break;
+        }
+    }
+    slices
+}
+
 /// Some rows of an object that is one Arrow batch. The object stays as long as some block names it.
 #[derive(Debug, Clone)]
 pub struct Block {
@@ -249,3 +268,23 @@ pub const CSV_EXTENSIONS: &[&str] = &[".csv", ".csv.gz", ".csv.zst"];
 /// How the names of files of JSON lines end.
 pub const JSON_EXTENSIONS: &[&str] =
     &[".json", ".json.gz", ".json.zst", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".ndjson", ".ndjson.gz", ".ndjson.zst"];
+
+#[cfg(test)]
+impl ReadFiles {
+    /// A file of these columns, opened, of which nothing else is known.
+    pub(crate) fn of_columns(schema: SchemaRef) -> Self {
+        let footer = FileFooter {
+            remote: None,
+            bytes: 1,
+            path: "x".into(),
+            schema,
+            row_groups: Vec::new(),
+            statistics: Vec::new(),
+            text: None,
+            hive: Vec::new(),
+        };
+        let unified = unify(&[footer.file_schema()], &Matching::default()).unwrap();
+        let opened = Some(Arc::new(OpenedFiles { files: vec![footer], unified }));
+        Self { opened, ..Self::parquet(["x"]) }
+    }
+}

@@ -201,25 +201,21 @@ impl Input {
     }
 }
 
+/// The side of a task's rows, or the left side of a join.
+pub(crate) const LEFT: u32 = 0;
+/// The right side.
+pub(crate) const RIGHT: u32 = 1;
+
 /// Some rows of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slice {
-    /// What it is for: 0 for the rows of the task (the left side of a join), 1 for the right
-    /// side of a join or zip, and more for the sides of joins among the operators.
+    /// What it is for: 0 for the rows of the task (the left side of a join), 1 for the right side of a
+    /// join or zip, and more for the sides of joins among the operators.
     pub side: u32,
     /// The first row.
     pub first_row: u64,
     /// How many rows.
     pub rows: u64,
-}
-
-impl Stage {
-    /// Says where files wait; a stage that writes none ignores it.
-    pub fn stage_in(&mut self, dir: String) {
-        if let StageSink::Write { staging, .. } = &mut self.sink {
-            *staging = dir;
-        }
-    }
 }
 
 impl StageSink {
@@ -333,6 +329,7 @@ mod tests {
         let slice = Slice { side: 1, first_row: 3, rows: 4 };
         let piece = Piece {
             remote: None,
+            file_bytes: 9,
             file: 1,
             path: "x".into(),
             part: Part::RowGroups(0..2),

@@ -7,8 +7,9 @@
 //!   source for the Parquet reader. If the file is replaced meanwhile, that is an error.
 //! - [`list`] finds what a path, a directory or a pattern means.
 //! - [`RemoteWriter`] uploads an object that nobody sees; what it leaves is a [`PendingUpload`],
-//!   and [`complete`] makes many of them visible. [`abort_stale`] removes what dead runs left.
-//! - [`delete`], [`put_small`], [`exists`] and [`any_under`] are what a commit needs beside that.
+//!   and [`complete`] makes many of them visible; [`abort`] gives them up. [`uploads_under`] finds
+//!   what dead runs left.
+//! - [`delete`], [`put_small`] and [`exists`] are what a commit needs beside that.
 //! - [`check_identity`] says in words why a store cannot be used.
 //!
 //! ```text
@@ -44,14 +45,14 @@ mod upload;
 mod window;
 
 pub use chunks::RemoteRead;
-pub use commit::{abort, abort_stale, complete};
-pub(crate) use commit::{abort_listed, uploads_under};
+pub(crate) use commit::abort_listed;
+pub use commit::{abort, complete, uploads_under};
 pub use credentials::check_identity;
 pub use failure::error_within;
 pub use file::{Remote, RemoteFile};
 pub(crate) use list::may_mean;
 pub use list::{RemoteEntry, list};
 pub use location::{Location, is_remote, shown};
-pub use objects::{any_under, delete, exists, put_small};
+pub use objects::{delete, exists, put_small};
 pub use options::StorageOptions;
 pub use upload::{PendingUpload, RemoteWriter};

@@ -48,7 +48,8 @@ pub enum WriteFormat {
         /// The first line of every file names the columns.
         header: bool,
     },
-    /// One JSON object on each line, with all columns, null or not.
+    /// One JSON object on each line, with all columns, null or not. JSON has no NaN and no infinite
+    /// numbers: they are null.
     Json,
 }
 

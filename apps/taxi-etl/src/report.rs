@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use mobula::StageReport;
 use mobula::print::{counted, grouped, table};
-use mobula::{OperatorReport, StageReport};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -39,7 +39,7 @@ pub struct Summary {
     /// Blocks that a killed run had finished, and this one did not run again.
     pub blocks_resumed: u64,
     /// What every stage did.
-    pub stages: Vec<Stage>,
+    pub stages: Vec<StageReport>,
     /// The same as a table.
     #[serde(skip)]
     pub stats: String,
@@ -47,60 +47,6 @@ pub struct Summary {
     pub seconds: f64,
     /// Rows read per second.
     pub rows_per_second: f64,
-}
-
-/// What the tasks between two exchanges did.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Stage {
-    /// Their operators.
-    pub name: String,
-    /// How many tasks there were.
-    pub tasks: u64,
-    /// Rows they were given.
-    pub rows_in: u64,
-    /// Rows they gave.
-    pub rows_out: u64,
-    /// Bytes read from files.
-    pub bytes_in: u64,
-    /// Bytes put into files or the object store.
-    pub bytes_out: u64,
-    /// How long the stage took.
-    pub seconds: f64,
-    /// How long its tasks ran, added up.
-    pub task_seconds: f64,
-    /// What each operator did.
-    pub operators: Vec<Operator>,
-}
-
-/// What an operator did, over all tasks.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Operator {
-    /// The operator, as the plan prints it.
-    pub name: String,
-    /// Rows it was given.
-    pub rows_in: u64,
-    /// Rows it passed on.
-    pub rows_out: u64,
-}
-
-impl Stage {
-    /// Out of the report of a run.
-    #[must_use]
-    pub fn of(report: &StageReport) -> Self {
-        let operator =
-            |op: &OperatorReport| Operator { name: op.name.clone(), rows_in: op.rows_in, rows_out: op.rows_out };
-        Self {
-            name: report.name.clone(),
-            tasks: report.tasks,
-            rows_in: report.rows_in,
-            rows_out: report.rows_out,
-            bytes_in: report.bytes_in,
-            bytes_out: report.bytes_out,
-            seconds: report.seconds,
-            task_seconds: report.task_seconds,
-            operators: report.operators.iter().map(operator).collect(),
-        }
-    }
 }
 
 impl Summary {

@@ -11,7 +11,7 @@ use mobula::{Dataset, DatasetStats, RunError, RunReport, StorageOptions, WriteMo
 
 use crate::clean::{Limits, clean, prepare_for_model, read};
 use crate::interrupt::Interrupt;
-use crate::report::{Stage, Summary};
+use crate::report::Summary;
 
 /// What to clean, and how.
 #[derive(Debug, Clone)]
@@ -112,7 +112,7 @@ fn summary(report: RunReport, seconds: f64) -> Summary {
         zones_dropped: report.zones_dropped,
         blocks_by_node: report.tasks_by_node,
         blocks_resumed: report.blocks_resumed,
-        stages: report.stages.iter().map(Stage::of).collect(),
+        stages: report.stages.clone(),
         stats,
         seconds,
         rows_per_second: report.rows_in as f64 / seconds.max(1e-9),

@@ -1,19 +1,21 @@
 //! A dataset's rows, a batch at a time.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 
 use arrow::compute::concat_batches;
 use arrow::record_batch::RecordBatch;
-use mobula_data::DataError;
 use mobula_data::exchange::partition::{Chance, generator};
 use mobula_data::exchange::rows::Gathered;
 use mobula_data::executor::RunError;
-use mobula_data::plan::LogicalPlan;
+use mobula_data::plan::{LogicalPlan, Sink};
 use mobula_data::source::{Block, Source};
+use mobula_data::{DataError, executor};
 
-use super::{Dataset, not_in_store};
+use super::Dataset;
 
 /// How [`Dataset::iter_batches`] gives rows.
 #[derive(Debug, Clone, Copy)]
@@ -22,7 +24,7 @@ pub struct IterOptions {
     pub batch_size: usize,
     /// A last batch with fewer rows is left out.
     pub drop_last: bool,
-    /// So many blocks are fetched ahead.
+    /// So many blocks are fetched ahead; 1024 at most, whatever is asked for.
     pub prefetch_blocks: usize,
     /// Rows are mixed with so many that come after them, before they are cut into batches.
     pub local_shuffle_rows: Option<usize>,
@@ -37,7 +39,9 @@ impl Default for IterOptions {
 }
 
 impl Dataset {
-    /// The rows in batches, on this thread; blocks that come next are fetched meanwhile.
+    /// The rows in batches, on this thread. The plan runs meanwhile, a few blocks ahead of what is
+    /// asked for, and ends when the iterator is dropped; what fails on the way is the iterator's
+    /// last item. [Materialize](Dataset::materialize) what is iterated more than once.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), mobula::RunError> {
@@ -53,11 +57,11 @@ impl Dataset {
     pub fn iter_batches(&self, options: IterOptions) -> Result<BatchIter, RunError> {
         // Checked before anything runs.
         options.check()?;
-        let whole = self.materialize()?;
-        let LogicalPlan::Source(Source::Blocks(blocks)) = &whole.plan else {
-            return Err(not_in_store("iter_batches"));
-        };
-        BatchIter::over(blocks.blocks.iter().filter(|block| block.object.is_some()).cloned().collect(), options)
+        self.check()?;
+        if let LogicalPlan::Source(Source::Blocks(blocks)) = &self.plan {
+            return BatchIter::over(blocks.blocks.iter().cloned().map(Ok).collect::<Vec<_>>(), options);
+        }
+        BatchIter::of_run(self.clone(), options)
     }
 }
 
@@ -69,39 +73,70 @@ impl IterOptions {
         }
         Ok(())
     }
+
+    /// How many blocks wait at most: a channel allocates the places of all when it is made.
+    fn ahead(&self) -> usize {
+        self.prefetch_blocks.min(MAX_PREFETCH_BLOCKS)
+    }
 }
+
+/// The most blocks that are fetched ahead.
+const MAX_PREFETCH_BLOCKS: usize = 1024;
 
 /// The rows of a dataset in batches; made by [`Dataset::iter_batches`]. It ends after an error.
 #[derive(Debug)]
 pub struct BatchIter {
     options: IterOptions,
     next: Option<Receiver<Result<Option<RecordBatch>, RunError>>>,
-    fetcher: Option<JoinHandle<()>>,
+    /// Tells the run that nobody wants any more.
+    dropped: Arc<AtomicBool>,
+    /// What fetches blocks, and what makes them.
+    threads: Vec<JoinHandle<()>>,
     held: VecDeque<RecordBatch>,
     held_rows: usize,
     chance: Chance,
 }
 
 impl BatchIter {
-    /// The rows of blocks that lie in the store.
-    pub(super) fn over(blocks: Vec<Block>, options: IterOptions) -> Result<Self, RunError> {
+    /// The rows of blocks, which are asked for one by one.
+    pub(super) fn over(
+        blocks: impl IntoIterator<Item = Result<Block, RunError>, IntoIter: Send> + Send + 'static,
+        options: IterOptions,
+    ) -> Result<Self, RunError> {
         options.check()?;
-        let (give, next) = sync_channel(options.prefetch_blocks);
+        let (give, next) = sync_channel(options.ahead());
         let client = crate::object::current()?;
         let fetch = move || {
             for block in blocks {
-                let fetched = mobula_data::executor::block_batch(&client, &block);
+                let fetched = block.and_then(|block| executor::block_batch(&client, &block));
                 // Nobody wants any more.
                 if give.send(fetched).is_err() {
                     break;
                 }
             }
         };
-        let fetcher = std::thread::Builder::new().name("mobula-fetch".to_owned()).spawn(fetch).map_err(|error| {
-            DataError::Read { path: "iter_batches".to_owned(), cause: format!("no thread to fetch with: {error}") }
-        })?;
+        let threads = vec![thread("mobula-fetch", fetch)?];
         let chance = generator(options.local_shuffle_seed, 0);
-        Ok(Self { options, next: Some(next), fetcher: Some(fetcher), held: VecDeque::new(), held_rows: 0, chance })
+        let (held, held_rows, dropped) = (VecDeque::new(), 0, Arc::default());
+        Ok(Self { options, next: Some(next), dropped, threads, held, held_rows, chance })
+    }
+
+    /// The rows of a plan that runs meanwhile.
+    fn of_run(dataset: Dataset, options: IterOptions) -> Result<Self, RunError> {
+        let (give, blocks) = sync_channel(options.ahead());
+        let mut iter = Self::over(blocks, options)?;
+        let dropped = Arc::clone(&iter.dropped);
+        let client = crate::object::current()?;
+        let run = move || {
+            let mut take = |block| give.send(Ok(block)).is_ok();
+            let cancelled = || dropped.load(Ordering::Relaxed);
+            if let Err(error) = dataset.run_on(&client, &dataset.plan, &Sink::Blocks, Some(&mut take), &cancelled) {
+                // Nobody is there to be told when the iterator was dropped.
+                let _ = give.send(Err(error));
+            }
+        };
+        iter.threads.push(thread("mobula-run", run)?);
+        Ok(iter)
     }
 
     /// Fetches until there are `rows` rows, or no more.
@@ -171,6 +206,13 @@ impl BatchIter {
     }
 }
 
+fn thread(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, RunError> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(|error| {
+        let cause = format!("no thread {name}: {error}");
+        RunError::Data(DataError::Read { path: "iter_batches".to_owned(), cause })
+    })
+}
+
 fn failed(error: arrow::error::ArrowError) -> RunError {
     let (operator, cause) = ("iter_batches".to_owned(), error.to_string());
     RunError::Data(DataError::Compute { operator, path: String::new(), cause })
@@ -193,10 +235,11 @@ impl Iterator for BatchIter {
 
 impl Drop for BatchIter {
     fn drop(&mut self) {
-        // The fetcher ends when nobody listens.
+        // The fetcher ends when nobody listens, and then the run, should it not look up before.
+        self.dropped.store(true, Ordering::Relaxed);
         self.next = None;
-        if let Some(fetcher) = self.fetcher.take() {
-            let _ = fetcher.join();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
         }
     }
 }

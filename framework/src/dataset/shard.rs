@@ -112,7 +112,7 @@ impl DatasetShard {
     /// # Errors
     /// As [`Dataset::iter_batches`].
     pub fn iter_batches(&self, options: IterOptions) -> Result<BatchIter, RunError> {
-        BatchIter::over(self.blocks()?, options)
+        BatchIter::over(self.blocks()?.into_iter().map(Ok).collect::<Vec<_>>(), options)
     }
 
     /// The rows as a dataset of this process.

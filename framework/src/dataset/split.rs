@@ -5,7 +5,7 @@ use std::sync::Arc;
 use mobula_data::DataError;
 use mobula_data::executor::RunError;
 use mobula_data::plan::LogicalPlan;
-use mobula_data::source::{Block, Blocks, Source};
+use mobula_data::source::{Blocks, Source, slice_rows};
 
 use super::{Dataset, not_in_store};
 
@@ -103,24 +103,10 @@ impl Dataset {
         };
         let places = places(blocks.rows()).map_err(invalid)?;
         let part = |pair: &[u64]| {
-            let blocks = slice(blocks, pair[0], pair[1]);
+            let slices = slice_rows(&blocks.blocks, pair[0], pair[1] - pair[0]);
+            let blocks = Blocks { schema: Arc::clone(&blocks.schema), blocks: Arc::new(slices) };
             Dataset { plan: LogicalPlan::Source(Source::Blocks(blocks)), ..whole.clone() }
         };
         Ok(places.windows(2).map(part).collect())
     }
-}
-
-/// The rows from `start` to `end`.
-fn slice(blocks: &Blocks, start: u64, end: u64) -> Blocks {
-    let (mut skip, mut left) = (start, end - start);
-    let mut slices: Vec<Block> = Vec::new();
-    for block in blocks.blocks.iter() {
-        let piece = block.slice(skip, left);
-        skip = skip.saturating_sub(block.rows);
-        left -= piece.rows;
-        if piece.rows > 0 {
-            slices.push(piece);
-        }
-    }
-    Blocks { schema: Arc::clone(&blocks.schema), blocks: Arc::new(slices) }
 }

@@ -73,7 +73,9 @@ impl Dataset {
 }
 
 impl DatasetStats {
-    /// A line for each stage, and below it one for each of its operators.
+    /// A line for each stage, and below it one for each of its operators. What a stage gives on are the
+    /// bytes that it stored or wrote; of an operator, those of the values that it passed on. An operator's
+    /// seconds are those of all tasks together.
     #[must_use]
     pub fn to_table(&self) -> Table {
         let mut table = table(&[
@@ -82,22 +84,32 @@ impl DatasetStats {
             ">rows in",
             ">rows out",
             ">read",
-            ">stored or written",
+            ">given on",
+            ">spilled",
             ">seconds",
             ">seconds of tasks",
         ]);
         for (number, stage) in (1..).zip(&self.report.stages) {
             table.add_row(line(number, stage));
             for operator in &stage.operators {
-                let name = format!("     {}", shortened(&operator.name));
-                table.add_row([name, String::new(), grouped(operator.rows_in), grouped(operator.rows_out)]);
+                table.add_row([
+                    format!("     {}", shortened(&operator.name)),
+                    String::new(),
+                    grouped(operator.rows_in),
+                    grouped(operator.rows_out),
+                    String::new(),
+                    bytes(operator.bytes_out as f64),
+                    String::new(),
+                    String::new(),
+                    format!("{:.2}", operator.seconds),
+                ]);
             }
         }
         table
     }
 }
 
-fn line(number: u64, stage: &StageReport) -> [String; 8] {
+fn line(number: u64, stage: &StageReport) -> [String; 9] {
     [
         format!("{number:>2}  {}", shortened(&stage.name)),
         grouped(stage.tasks),
@@ -105,6 +117,7 @@ fn line(number: u64, stage: &StageReport) -> [String; 8] {
         grouped(stage.rows_out),
         bytes(stage.bytes_in as f64),
         bytes(stage.bytes_out as f64),
+        bytes(stage.spilled_bytes as f64),
         format!("{:.2}", stage.seconds),
         format!("{:.2}", stage.task_seconds),
     ]
@@ -158,7 +171,13 @@ mod tests {
 
     #[test]
     fn a_run_prints_as_stages_and_operators() {
-        let operator = OperatorReport { name: "filter fare > 2.5".to_owned(), rows_in: 1_000, rows_out: 900 };
+        let operator = OperatorReport {
+            name: "filter fare > 2.5".to_owned(),
+            rows_in: 1_000,
+            rows_out: 900,
+            bytes_out: 2_048,
+            seconds: 0.75,
+        };
         let stage = StageReport {
             name: "read_parquet>filter".to_owned(),
             tasks: 4,
@@ -166,6 +185,7 @@ mod tests {
             rows_out: 900,
             bytes_in: 1 << 20,
             bytes_out: 512,
+            spilled_bytes: 3 << 20,
             seconds: 0.5,
             task_seconds: 1.25,
             operators: vec![operator],
@@ -178,9 +198,9 @@ mod tests {
         let lines: Vec<String> =
             text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
         let expected = [
-            "1 read_parquet>filter 4 1,000 900 1.0 MiB 512 B 0.50 1.25".to_owned(),
-            "filter fare > 2.5 1,000 900".to_owned(),
-            format!("2 {}… 0 0 0 0 B 0 B 0.00 0.00", "x".repeat(NAME_CHARS)),
+            "1 read_parquet>filter 4 1,000 900 1.0 MiB 512 B 3.0 MiB 0.50 1.25".to_owned(),
+            "filter fare > 2.5 1,000 900 2.0 KiB 0.75".to_owned(),
+            format!("2 {}… 0 0 0 0 B 0 B 0 B 0.00 0.00", "x".repeat(NAME_CHARS)),
         ];
         assert!(lines.windows(3).any(|lines| lines == expected), "{text}");
         assert_eq!(lines.last().map(String::as_str), Some("900 rows of 1,000 in 0.75 s"));

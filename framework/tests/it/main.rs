@@ -6,10 +6,12 @@
 mod aggregator;
 mod data_support;
 mod dataset;
+mod exchanges;
 mod expansion;
 mod golden;
 mod pipeline;
 mod preprocessors;
+mod resuming;
 mod row_accounting;
 mod s3;
 mod session;

@@ -8,7 +8,10 @@ use std::sync::{Arc, Mutex};
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type};
-use mobula::{DataError, Dataset, RunError, WriteMode, WriteOptions, col, lit, read_parquet, remote};
+use mobula::{
+    DataError, Dataset, JoinKind, Matching, RunError, WriteMode, WriteOptions, col, lit, range, read_parquet, remote,
+};
+use mobula_data::source::Source;
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
 
@@ -47,6 +50,23 @@ fn in_every_layout(check: impl Fn(Dataset)) {
         check(rows.clone());
         check(rows.pushdown(false));
     }
+}
+
+#[test]
+fn how_files_are_read_is_told_to_all_sources() {
+    let matching = Matching { ignore_case: true, ..Matching::default() };
+    let union = read_parquet("one/").union([range(3), read_parquet("two/")]);
+    let joined = union.join(read_parquet("side/"), JoinKind::Inner, "n", "n");
+    let told = joined.batch_size(7).block_bytes(9).pushdown(false).matching(matching.clone());
+    let mut files = 0;
+    for source in told.plan().sources() {
+        if let Source::Files(read) = source {
+            assert_eq!((read.batch_rows, read.block_bytes, read.pushdown), (7, 9, false), "{source}");
+            assert_eq!(read.matching, matching, "{source}");
+            files += 1;
+        }
+    }
+    assert_eq!(files, 3);
 }
 
 #[test]

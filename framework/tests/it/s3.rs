@@ -16,7 +16,7 @@ use mobula::{
     Config, DataError, Dataset, RunError, Session, StorageOptions, WriteMode, WriteOptions, aggregate, col,
     from_batches, lit, read_csv, read_json, read_parquet, remote,
 };
-use mobula_data::storage::{any_under, list, put_small};
+use mobula_data::storage::{list, put_small};
 
 use server::{Files, SECRET, Server, What};
 
@@ -205,8 +205,8 @@ fn nothing_is_left(server: &Server, directory: &str) {
         std::thread::sleep(Duration::from_millis(20));
     }
     assert_eq!(server.stored_parts(), 0);
-    // Nothing hidden, either.
-    assert!(!any_under(directory, &server.options()).unwrap());
+    // Nothing hidden, either: a directory that holds only that is there, without files.
+    assert!(matches!(list(directory, &server.options()), Err(DataError::NotFound { .. })));
 }
 
 #[test]

@@ -1,8 +1,13 @@
 //! Datasets cut into several, and into shards that travel to actors.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
-use mobula::{Config, Dataset, DatasetShard, DatasetStats, IterOptions, RunError, Session, lit, range, remote};
+use mobula::{
+    Config, Dataset, DatasetShard, DatasetStats, IterOptions, RunError, Session, col, lit, range, range_in_blocks,
+    remote,
+};
 
 fn session() -> Session {
     Session::start(Config::default().num_cpus(2)).unwrap()
@@ -46,6 +51,53 @@ fn a_dataset_is_cut_in_order() {
     assert_eq!(both, (0..10).collect::<Vec<_>>());
 }
 
+static CALLED: AtomicU64 = AtomicU64::new(0);
+
+#[remote]
+fn counted(batch: RecordBatch) -> RecordBatch {
+    CALLED.fetch_add(1, Ordering::Relaxed);
+    batch
+}
+
+#[test]
+fn a_plan_runs_no_further_than_its_batches_are_wanted() {
+    let session = session();
+    let _entered = session.enter();
+    let rows = range_in_blocks(100_000, 1000).map_batches(counted);
+    let mut batches = rows.iter_batches(IterOptions { batch_size: 150, ..IterOptions::default() }).unwrap();
+    let first = batches.next().unwrap().unwrap();
+    assert_eq!(ids(&first), (0..150).collect::<Vec<_>>());
+    drop(batches);
+    let called = CALLED.load(Ordering::Relaxed);
+    assert!((2..100).contains(&called), "{called} of 1000 blocks were made");
+    // All of them, in order, if they are wanted.
+    let batches = rows.iter_batches(IterOptions { batch_size: 30_000, ..IterOptions::default() }).unwrap();
+    let all: Vec<Vec<i64>> = batches.map(|batch| ids(&batch.unwrap())).collect();
+    assert_eq!(all.iter().map(Vec::len).collect::<Vec<_>>(), [30_000, 30_000, 30_000, 10_000]);
+    assert!(all.concat().into_iter().eq(0..100_000));
+    let limited = rows.limit(250).iter_batches(IterOptions { batch_size: 1000, ..IterOptions::default() }).unwrap();
+    let limited: Vec<Vec<i64>> = limited.map(|batch| ids(&batch.unwrap())).collect();
+    assert_eq!(limited, [(0..250).collect::<Vec<_>>()]);
+}
+
+#[test]
+fn what_fails_on_the_way_ends_the_batches() {
+    let session = session();
+    let _entered = session.enter();
+    let one = IterOptions { batch_size: 1, ..IterOptions::default() };
+    let missing = mobula::read_parquet("/nowhere/at-all.parquet");
+    let mut batches = missing.iter_batches(one).unwrap();
+    assert!(batches.next().unwrap().unwrap_err().to_string().contains("/nowhere/at-all.parquet"));
+    assert!(batches.next().is_none());
+    // The block of row 7 fails; those before it are given.
+    let rows = range_in_blocks(10, 10).with_column("inverse", lit(100_i64) / (col("id") - lit(7_i64)));
+    let got: Vec<Result<RecordBatch, RunError>> = rows.iter_batches(one).unwrap().collect();
+    let (last, before) = got.split_last().unwrap();
+    let error = last.as_ref().unwrap_err().to_string();
+    assert!(error.contains("with_column inverse"), "{error}");
+    assert!(before.len() <= 7 && before.iter().all(Result::is_ok));
+}
+
 #[test]
 fn what_is_materialized_is_not_copied_again() {
     let session = session();
@@ -83,6 +135,10 @@ fn a_shard_is_iterated_as_a_dataset_is_and_more_than_once() {
         assert_eq!(of_shard(&shard, options), [vec![5, 6], vec![7, 8], vec![9]]);
     }
     assert_eq!(of_shard(&shard, IterOptions { drop_last: true, ..options }), [[5, 6], [7, 8]]);
+    let all_ahead = IterOptions { prefetch_blocks: usize::MAX, ..options };
+    assert_eq!(of_shard(&shard, all_ahead), [vec![5, 6], vec![7, 8], vec![9]]);
+    let of_run: Vec<_> = ten().iter_batches(all_ahead).unwrap().map(|batch| ids(&batch.unwrap())).collect();
+    assert_eq!(of_run.concat(), (0..10).collect::<Vec<_>>());
     let mixed = IterOptions { batch_size: 5, local_shuffle_rows: Some(10), local_shuffle_seed: 3, ..options };
     let mut rows = of_shard(&shard, mixed).concat();
     assert_eq!(of_shard(&shard, mixed).concat(), rows);

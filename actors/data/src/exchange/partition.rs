@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
 use crate::exchange::keys::{Keys, failed, find, hash_part};
+use crate::exchange::rows::without_columns;
 use crate::plan::SortKey;
 use crate::stage::WireSchema;
 
@@ -94,7 +95,10 @@ impl<'a> Partitioner<'a> {
             order[*next as usize] = row;
             *next += 1;
         }
-        let sorted = take_record_batch(batch, &UInt32Array::from(order)).map_err(|e| failed(self.operator, &e))?;
+        let sorted = match batch.num_columns() {
+            0 => without_columns(batch, order.len(), self.operator)?,
+            _ => take_record_batch(batch, &UInt32Array::from(order)).map_err(|e| failed(self.operator, &e))?,
+        };
         let part = |part: usize| (starts[part] as usize, (starts[part + 1] - starts[part]) as usize);
         let filled = (0..self.parts as usize).map(|p| (p, part(p))).filter(|(_, (_, rows))| *rows > 0);
         Ok(filled.map(|(p, (start, rows))| (p, sorted.slice(start, rows))).collect())

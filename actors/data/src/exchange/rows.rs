@@ -4,7 +4,7 @@
 //! are handed on. Rows are copied once, a batch at a time, when they are.
 
 use arrow::compute::interleave_record_batch;
-use arrow::record_batch::RecordBatch;
+use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use arrow::row::Rows;
 
 use crate::error::DataError;
@@ -84,6 +84,9 @@ impl<'a> Gathered<'a> {
         let places: Vec<(usize, usize)> =
             self.order[start..end].iter().map(|(batch, row)| (*batch as usize, *row as usize)).collect();
         let batches: Vec<&RecordBatch> = self.batches.iter().collect();
+        if let Some(first) = batches.first().filter(|first| first.num_columns() == 0) {
+            return without_columns(first, places.len(), self.operator);
+        }
         interleave_record_batch(&batches, &places).map_err(|e| failed(self.operator, &e))
     }
 
@@ -94,6 +97,12 @@ impl<'a> Gathered<'a> {
         let keys = Keys::sorted(keys, first.schema_ref(), self.operator)?;
         self.batches.iter().map(|batch| keys.rows(batch)).collect()
     }
+}
+
+/// As many rows of no column: arrow's kernels do not know how many there are.
+pub(super) fn without_columns(of: &RecordBatch, rows: usize, operator: &str) -> Result<RecordBatch, DataError> {
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    RecordBatch::try_new_with_options(of.schema(), Vec::new(), &options).map_err(|e| failed(operator, &e))
 }
 
 /// The first bytes of a key as a number of the same order.

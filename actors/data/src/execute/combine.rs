@@ -13,7 +13,7 @@ use crate::exchange::rows::Gathered;
 use crate::piece_reader::PieceReader;
 use crate::pieces::Piece;
 use crate::plan::{MapBatches, SortKey};
-use crate::stage::{BlockTask, Branch, Combine, Input, Slice};
+use crate::stage::{BlockTask, Branch, Combine, Input, LEFT, RIGHT, Slice};
 
 /// Takes the rows of the task into its pipeline.
 pub(super) fn feed(task: &BlockTask, branch: &Branch, run: &mut Run<'_>) -> Result<(), DataError> {
@@ -66,11 +66,6 @@ pub(super) fn feed(task: &BlockTask, branch: &Branch, run: &mut Run<'_>) -> Resu
         }
     }
 }
-
-/// The rows of the task, or the left side.
-pub(super) const LEFT: u32 = 0;
-/// The right side.
-pub(super) const RIGHT: u32 = 1;
 
 fn files(pieces: &[Piece], branch: &Branch, run: &mut Run<'_>) -> Result<(), DataError> {
     for piece in pieces {

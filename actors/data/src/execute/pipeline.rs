@@ -3,8 +3,9 @@
 //! Neighbouring filters run as one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use arrow::array::BooleanArray;
+use arrow::array::{Array, ArrayRef, BooleanArray};
 use arrow::compute::{and, concat_batches, filter_record_batch};
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
@@ -29,6 +30,10 @@ pub(super) struct Pipeline<'a> {
     steps: Vec<Step>,
     reports: Vec<OperatorReport>,
     functions: &'a dyn BatchFunctions,
+    clock: &'a dyn Fn() -> Duration,
+    /// The step that runs now, and since when.
+    running: Option<usize>,
+    since: Duration,
     /// The file being read, for errors.
     path: String,
 }
@@ -72,9 +77,10 @@ impl<'a> Pipeline<'a> {
             }
             steps.push(Step::new(report, operator, task, context)?);
         }
-        let report = |op: &StageOperator| OperatorReport { name: shortened(op.title()), rows_in: 0, rows_out: 0 };
+        let report = |op: &StageOperator| OperatorReport { name: shortened(op.title()), ..OperatorReport::default() };
         let reports = branch.operators.iter().map(report).collect();
-        Ok(Self { steps, reports, functions: context.functions, path: String::new() })
+        let (functions, clock) = (context.functions, context.clock);
+        Ok(Self { steps, reports, functions, clock, running: None, since: Duration::ZERO, path: String::new() })
     }
 
     /// Names the file whose rows come next.
@@ -98,6 +104,27 @@ impl<'a> Pipeline<'a> {
 
     /// Takes a batch through the steps from `index` on.
     fn push_from(&mut self, index: usize, batch: RecordBatch, output: &mut Output<'_>) -> Result<(), DataError> {
+        if let Some(report) = index.checked_sub(1).and_then(|before| self.steps.get(before)).map(Step::last_report) {
+            self.reports[report].bytes_out += values_bytes(&batch);
+        }
+        let before = self.runs((index < self.steps.len()).then_some(index));
+        let result = self.step(index, batch, output);
+        self.runs(before);
+        result
+    }
+
+    /// From here on the time is that of another step, or of none; the one it was.
+    fn runs(&mut self, step: Option<usize>) -> Option<usize> {
+        let now = (self.clock)();
+        if let Some(report) = self.running.and_then(|step| self.steps.get(step)).map(Step::report) {
+            self.reports[report].seconds += now.saturating_sub(self.since).as_secs_f64();
+        }
+        self.since = now;
+        std::mem::replace(&mut self.running, step)
+    }
+
+    /// What the step at `index`, and those behind it, do with a batch.
+    fn step(&mut self, index: usize, batch: RecordBatch, output: &mut Output<'_>) -> Result<(), DataError> {
         let Some(step) = self.steps.get_mut(index) else {
             return output.take(batch);
         };
@@ -243,6 +270,7 @@ impl<'a> Pipeline<'a> {
     /// Hands on what steps hold back, from the first to the last.
     pub(super) fn finish(&mut self, output: &mut Output<'_>) -> Result<(), DataError> {
         for index in 0..self.steps.len() {
+            self.runs(Some(index));
             let Some(step) = self.steps.get_mut(index) else {
                 continue;
             };
@@ -264,6 +292,7 @@ impl<'a> Pipeline<'a> {
                 _ => self.flow_out(index, output)?,
             }
         }
+        self.runs(None);
         Ok(())
     }
 
@@ -285,6 +314,30 @@ impl<'a> Pipeline<'a> {
 }
 
 impl Step {
+    /// The place of its report, and of the first one's if it is several operators.
+    fn report(&self) -> usize {
+        match self {
+            Self::Filters { report, .. }
+            | Self::WithColumn { report, .. }
+            | Self::Columns { report, .. }
+            | Self::Project { report, .. }
+            | Self::Limit { report, .. }
+            | Self::Sample { report, .. }
+            | Self::Map { report, .. }
+            | Self::Partial { report, .. }
+            | Self::Top { report, .. }
+            | Self::Join { report, .. } => *report,
+        }
+    }
+
+    /// The place of the report of the operator that passes rows on.
+    fn last_report(&self) -> usize {
+        match self {
+            Self::Filters { report, conditions, .. } => report + conditions.len() - 1,
+            step => step.report(),
+        }
+    }
+
     fn new(
         report: usize,
         operator: &StageOperator,
@@ -332,6 +385,12 @@ impl OperatorReport {
         self.rows_in += rows_in as u64;
         self.rows_out += rows_out as u64;
     }
+}
+
+/// Bytes of the values of a batch: not of what else lies in the buffers that it is a part of.
+fn values_bytes(batch: &RecordBatch) -> u64 {
+    let bytes = |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or_default() as u64;
+    batch.columns().iter().map(bytes).sum()
 }
 
 /// As much of a name as is worth sending with every report.

@@ -118,5 +118,5 @@ fn a_limit_ends_the_read_and_operators_count_what_they_saw() {
     assert_eq!((report.rows_in, report.rows_out), (128, 60));
     let counts: Vec<_> = report.operators.iter().map(|operator| (operator.rows_in, operator.rows_out)).collect();
     assert_eq!(counts, [(128, 118), (118, 60)]);
-    assert_eq!(report.dropped_by_op(), [("n >= 10".to_owned(), 10)]);
+    assert_eq!(dropped_by_filter(&report.operators), [("n >= 10".to_owned(), 10)]);
 }

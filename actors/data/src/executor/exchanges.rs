@@ -7,27 +7,24 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
 
-use super::lower::{LEFT, Lowered, RIGHT, Todo, slice_rows};
+use super::lower::{Lowered, Todo};
 use super::stage_run::Ran;
 use super::{Executor, RunError};
 use crate::aggregate::Aggregate;
+use crate::error::DataError;
 use crate::exchange::aggregate::AggregatePlan;
 use crate::exchange::join::JoinPlan;
 use crate::exchange::partition::{KeySample, Partitioning, bounds, generator, shuffle};
-use crate::plan::{Exchange, Join, LogicalPlan, MapBatches, Operator, Repartition, SortKey};
-use crate::source::{Block, Source};
-use crate::stage::{Combine, StageOperator, StageSink, WireSchema};
+use crate::plan::{Exchange, Join, LogicalPlan, MAX_BLOCKS, MAX_PARTS, MapBatches, Operator, Repartition, SortKey};
+use crate::source::{Block, FileFormat, Source, slice_rows};
+use crate::stage::{Combine, LEFT, RIGHT, StageOperator, StageSink, WireSchema};
 
 /// A side of a join that is not larger than this is given whole to every task of the other side.
 const BROADCAST_BYTES: u64 = 32 << 20;
-/// Parts of an exchange at most.
-const MAX_PARTS: u64 = 4096;
 /// Parts are no smaller than this, for the sake of work for many cores.
 const SMALL_PART_BYTES: u64 = 32 << 20;
 /// As long as there are fewer parts than this, they may be small.
 const MANY_PARTS: u64 = 64;
-/// So many first rows of an order are looked for without sorting all.
-const MAX_TOP_ROWS: u64 = 1 << 20;
 
 impl Executor<'_, '_> {
     /// Into how many parts rows of so many bytes are cut.
@@ -48,6 +45,7 @@ impl Executor<'_, '_> {
             Exchange::Sort { keys } => self.sort(input, keys, top),
             Exchange::Shuffle { seed } => {
                 let lowered = self.lower(input)?;
+                let lowered = self.measured(lowered)?;
                 let parts = self.parts_for(lowered.bytes());
                 let combine = Combine::Shuffle { seed: *seed };
                 if parts == 1 {
@@ -99,30 +97,40 @@ impl Executor<'_, '_> {
     fn sort(&mut self, input: &LogicalPlan, keys: &[SortKey], top: Option<u64>) -> Result<Lowered, RunError> {
         let mut lowered = self.lower(input)?;
         let combine = Combine::Sort { keys: keys.to_vec() };
-        if let Some(rows) = top.filter(|rows| *rows <= MAX_TOP_ROWS) {
+        if let Some(rows) = top.filter(|rows| lowered.top_bytes(*rows) <= self.options.part_bytes) {
             lowered.push(&StageOperator::TopRows { keys: keys.to_vec(), rows });
             return self.all_in_one(lowered, combine);
         }
-        let parts = self.parts_for(lowered.bytes());
-        if parts == 1 {
+        lowered = self.measured(lowered)?;
+        if self.parts_for(lowered.bytes()) == 1 {
             return self.all_in_one(lowered, combine);
         }
-        let samples = if reads_again(input) {
-            // The keys alone are read first: a column or two.
-            let columns = keys.iter().map(|key| key.column.clone()).collect();
-            let only_keys = input.clone().then(Operator::Select { columns });
-            let only_keys = crate::optimise::optimise(&only_keys, false)?;
-            let only_keys = self.lower(&only_keys)?;
-            self.sample(&only_keys, keys)?
-        } else {
-            let (blocks, schema) = self.blocks(lowered, None)?;
-            lowered = Lowered::of_blocks(&blocks, &schema, false);
-            self.sample(&lowered, keys)?
+        let only_keys = if reads_again(input) { self.only_keys(input, &lowered, keys)? } else { None };
+        let samples = match only_keys {
+            Some(only_keys) => self.sample(&only_keys, keys)?,
+            None => {
+                lowered = self.ended(lowered)?;
+                self.sample(&lowered, keys)?
+            }
         };
         let parts = self.parts_for(lowered.bytes());
         let bounds = bounds(&samples, parts, true);
         let parts = bounds.len() as u64 + 1;
         self.through_parts(lowered, Partitioning::Range { keys: keys.to_vec(), bounds }, parts, combine)
+    }
+
+    /// The keys alone of the rows of `lowered`, a column or two, in the same blocks: equal keys are told
+    /// apart by their places in them.
+    fn only_keys(
+        &mut self,
+        input: &LogicalPlan,
+        lowered: &Lowered,
+        keys: &[SortKey],
+    ) -> Result<Option<Lowered>, RunError> {
+        let columns = keys.iter().map(|key| key.column.clone()).collect();
+        let plan = crate::optimise::optimise(&input.clone().then(Operator::Select { columns }), false)?;
+        let mut only_keys = self.lower(&plan)?;
+        Ok(only_keys.cut_as(lowered).then_some(only_keys))
     }
 
     fn sample(&mut self, lowered: &Lowered, keys: &[SortKey]) -> Result<Vec<KeySample>, RunError> {
@@ -154,6 +162,12 @@ impl Executor<'_, '_> {
         let (blocks, schema) = self.blocks(lowered, None)?;
         let rows: u64 = blocks.iter().map(|block| block.rows).sum();
         let count = if let Repartition::Rows(at_most) = by { rows.div_ceil(*at_most).max(1) } else { count };
+        if count > MAX_BLOCKS {
+            let cause = format!("{rows} rows would make {count} blocks, and there may be {MAX_BLOCKS} at most");
+            return Err(
+                DataError::InvalidPlan { operator: Exchange::Repartition(by.clone()).to_string(), cause }.into()
+            );
+        }
         let task = |block: u64| {
             let (start, end) = (rows_at(block, rows), rows_at(block + 1, rows));
             Todo::of(LEFT, &slice_rows(&blocks, start, end - start))
@@ -202,6 +216,7 @@ impl Executor<'_, '_> {
 
     fn map_groups(&mut self, input: &LogicalPlan, keys: &[String], map: &MapBatches) -> Result<Lowered, RunError> {
         let lowered = self.lower(input)?;
+        let lowered = self.measured(lowered)?;
         let parts = self.parts_for(lowered.bytes());
         let combine = Combine::Groups { keys: keys.to_vec(), map: map.clone() };
         let mut grouped = if parts == 1 {
@@ -216,21 +231,27 @@ impl Executor<'_, '_> {
 
     pub(super) fn join(&mut self, left: &LogicalPlan, right: &LogicalPlan, join: &Join) -> Result<Lowered, RunError> {
         let (mut left, left_schema) = self.known(left)?;
-        let (right, right_schema) = self.known(right)?;
+        let (mut right, right_schema) = self.known(right)?;
         let plan = JoinPlan::new(join, &left_schema, &right_schema)?;
         if plan.may_broadcast_right() && right.bytes() <= BROADCAST_BYTES.min(self.options.part_bytes) {
-            let (blocks, _) = self.blocks(right, None)?;
-            let side = left.next_side();
-            for task in &mut left.tasks {
-                let bytes = task.bytes;
-                task.add(side, &blocks);
-                // It is read in place, once for all tasks of a node.
-                task.bytes = bytes;
+            let (blocks, schema) = self.blocks(right, None)?;
+            // It was a guess until now.
+            let bytes: u64 = blocks.iter().map(|block| block.bytes).sum();
+            if bytes <= BROADCAST_BYTES.min(self.options.part_bytes) {
+                let side = left.next_side();
+                for task in &mut left.tasks {
+                    let bytes = task.bytes;
+                    task.add(side, &blocks);
+                    // It is read in place, once for all tasks of a node.
+                    task.bytes = bytes;
+                }
+                left.schema = Some(plan.schema()?);
+                left.push(&StageOperator::Join { plan, side });
+                return Ok(left);
             }
-            left.schema = Some(plan.schema()?);
-            left.push(&StageOperator::Join { plan, side });
-            return Ok(left);
+            right = Lowered::of_blocks(&blocks, &schema, false);
         }
+        let (left, right) = (self.measured(left)?, self.measured(right)?);
         let types = Some(WireSchema(key_types(&plan)?));
         let parts = self.parts_for(left.bytes().max(right.bytes()));
         let (left_on, right_on) = plan.keys();
@@ -262,6 +283,8 @@ impl Executor<'_, '_> {
 /// read again, and no function is called.
 fn reads_again(plan: &LogicalPlan) -> bool {
     match plan {
+        // Of text, all columns would be read twice.
+        LogicalPlan::Source(Source::Files(read)) => read.format == FileFormat::Parquet,
         LogicalPlan::Source(source) => !matches!(source, Source::Batches { .. }),
         LogicalPlan::Op { op: Operator::MapBatches(_) | Operator::Limit { .. }, .. } => false,
         LogicalPlan::Op { input, .. } => reads_again(input),

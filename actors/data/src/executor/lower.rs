@@ -1,5 +1,6 @@
 //! From a plan to the tasks of its last stage.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Schema, SchemaRef};
@@ -14,11 +15,11 @@ use crate::error::DataError;
 use crate::exchange::keys::nullable;
 use crate::expr::Expr;
 use crate::ipc;
-use crate::pieces::{Piece, cut, group, pieces};
-use crate::plan::{Exchange, LogicalPlan, Operator};
+use crate::pieces::{ColumnSource, Piece, cut, group, pieces};
+use crate::plan::{Exchange, LogicalPlan, MAX_BLOCKS, Operator};
 use crate::planner::{files_schema, plan_schema, range_schema, schema_after, select_indices, zip_schema};
-use crate::source::{Block, DEFAULT_BATCH_ROWS, DEFAULT_BLOCK_BYTES, FileFormat, ReadFiles, Source};
-use crate::stage::{Branch, Combine, Input, Slice, StageOperator};
+use crate::source::{Block, DEFAULT_BATCH_ROWS, DEFAULT_BLOCK_BYTES, FileFormat, ReadFiles, Source, slice_rows};
+use crate::stage::{Branch, Combine, Input, LEFT, RIGHT, Slice, StageOperator};
 use crate::storage::StorageOptions;
 
 /// The tasks of a stage, without what becomes of their rows.
@@ -78,10 +79,58 @@ impl Lowered {
 
     /// About how many bytes its rows take in memory, as far as anything is known before it runs.
     pub(super) fn bytes(&self) -> u64 {
-        let fields = self.schema.iter().flat_map(|schema| schema.fields());
         // Operators may have added columns to those that were read.
-        let width: u64 = fields.map(|field| width_bytes(field.data_type())).sum();
+        let width = self.width_bytes();
         self.tasks.iter().map(|task| task.bytes.max(task.rows.unwrap_or_default().saturating_mul(width))).sum()
+    }
+
+    /// About how many bytes the first `rows` rows of each task take together.
+    pub(super) fn top_bytes(&self, rows: u64) -> u64 {
+        let width = self.width_bytes().max(1);
+        let top = |task: &Todo| task.rows.unwrap_or(u64::MAX).min(rows).saturating_mul(width);
+        self.tasks.iter().map(top).fold(0, u64::saturating_add)
+    }
+
+    /// About how many bytes a row takes.
+    fn width_bytes(&self) -> u64 {
+        self.schema.iter().flat_map(|schema| schema.fields()).map(|field| width_bytes(field.data_type())).sum()
+    }
+
+    /// Whether its rows can be more, or larger, than what is read: functions and joins make rows, and
+    /// text may be compressed.
+    pub(super) fn may_grow(&self) -> bool {
+        self.branches.iter().any(|branch| {
+            let combines = matches!(branch.combine, Combine::Groups { .. } | Combine::Join(_));
+            let makes = |operator: &StageOperator| {
+                matches!(operator, StageOperator::Row(Operator::MapBatches(_)) | StageOperator::Join { .. })
+            };
+            combines || branch.format != FileFormat::Parquet || branch.operators.iter().any(makes)
+        })
+    }
+
+    /// Cuts rows of files as `other`, which reads other columns of the same files. Whether it could.
+    pub(super) fn cut_as(&mut self, other: &Self) -> bool {
+        let mut columns: BTreeMap<(u32, u64), Vec<ColumnSource>> = BTreeMap::new();
+        for task in &self.tasks {
+            if let Input::Files { pieces, .. } = &task.input {
+                columns.extend(pieces.iter().map(|piece| ((task.branch, piece.file), piece.columns.clone())));
+            }
+        }
+        let mut tasks = other.tasks.clone();
+        for task in &mut tasks {
+            let Input::Files { pieces, .. } = &mut task.input else { continue };
+            for piece in pieces {
+                match columns.get(&(task.branch, piece.file)) {
+                    Some(found) => piece.columns.clone_from(found),
+                    None => return false,
+                }
+            }
+        }
+        if self.branches.len() != other.branches.len() {
+            return false;
+        }
+        self.tasks = tasks;
+        true
     }
 
     /// Its rows, where they are certain without running it.
@@ -149,11 +198,6 @@ fn keeps_rows(branch: &Branch) -> bool {
             )
         })
 }
-
-/// The rows of a task, or the left side of a join.
-pub(super) const LEFT: u32 = 0;
-/// The right side.
-pub(super) const RIGHT: u32 = 1;
 
 impl Todo {
     /// A task whose rows are those of blocks.
@@ -333,9 +377,15 @@ impl Executor<'_, '_> {
     }
 
     /// Runs a stage; what follows begins with its rows.
-    fn ended(&mut self, lowered: Lowered) -> Result<Lowered, RunError> {
+    pub(super) fn ended(&mut self, lowered: Lowered) -> Result<Lowered, RunError> {
         let (blocks, schema) = self.blocks(lowered, None)?;
         Ok(Lowered::of_blocks(&blocks, &schema, false))
+    }
+
+    /// The same rows, of which it is known how many bytes they take: a stage whose rows may be more than
+    /// what it reads has run.
+    pub(super) fn measured(&mut self, lowered: Lowered) -> Result<Lowered, RunError> {
+        if lowered.is_blocks() || !lowered.may_grow() { Ok(lowered) } else { self.ended(lowered) }
     }
 
     /// Runs a stage whose rows stay in the store; they are there already where they are blocks.
@@ -402,24 +452,6 @@ fn blocks_of_task(task: &Todo) -> Vec<Block> {
     slices.map(block).collect()
 }
 
-/// The rows of blocks from `first` on, `rows` of them.
-pub(super) fn slice_rows(blocks: &[Block], first: u64, rows: u64) -> Vec<Block> {
-    let (mut skip, mut left) = (first, rows);
-    let mut slices = Vec::new();
-    for block in blocks {
-        let slice = block.slice(skip, left);
-        skip = skip.saturating_sub(block.rows);
-        left -= slice.rows;
-        if slice.rows > 0 {
-            slices.push(slice);
-        }
-        if left == 0 {
-            break;
-        }
-    }
-    slices
-}
-
 fn files(read: &ReadFiles, filter: Option<&Expr>) -> Result<Lowered, DataError> {
     let schema = files_schema(read)?;
     let opened = read.opened.as_ref().ok_or_else(|| DataError::InvalidPlan {
@@ -465,7 +497,7 @@ const TEXT_BYTES: u64 = 16;
 fn range(rows: u64, blocks: Option<u64>) -> Lowered {
     let schema = range_schema();
     let by_size = rows.div_ceil(DEFAULT_BLOCK_BYTES / 8);
-    let blocks = blocks.unwrap_or(by_size).clamp(1, MAX_RANGE_BLOCKS);
+    let blocks = blocks.unwrap_or(by_size).clamp(1, MAX_BLOCKS);
     let task = |block: u64| {
         let at = |n: u64| (u128::from(n) * u128::from(rows) / u128::from(blocks)) as u64;
         let (first, rows) = (at(block), at(block + 1) - at(block));
@@ -474,6 +506,3 @@ fn range(rows: u64, blocks: Option<u64>) -> Lowered {
     };
     Lowered::one(Combine::Stream, Arc::clone(&schema), Some(schema), (0..blocks).map(task).collect())
 }
-
-/// The plan of a range must fit into memory.
-const MAX_RANGE_BLOCKS: u64 = 1 << 20;

@@ -12,6 +12,10 @@ pub(super) struct Schedule<T, E> {
     window: usize,
     /// So many rows are enough.
     limit: u64,
+    /// At most so many are submitted from the first one on that is not done.
+    ahead: usize,
+    /// So many of those that are done were given out.
+    given: usize,
     next: usize,
     under_way: usize,
     /// All blocks before this one are done, and have `front_rows` rows.
@@ -27,6 +31,8 @@ impl<T, E> Schedule<T, E> {
             settled: (0..blocks).map(|_| None).collect(),
             window: window.max(1),
             limit: limit.unwrap_or(u64::MAX),
+            ahead: usize::MAX,
+            given: 0,
             next: 0,
             under_way: 0,
             front: 0,
@@ -35,10 +41,17 @@ impl<T, E> Schedule<T, E> {
         }
     }
 
+    /// Submits no more than `blocks` blocks from the first one on that is not done: what is done
+    /// waits for that one, and is not to pile up.
+    pub(super) fn ahead(mut self, blocks: usize) -> Self {
+        self.ahead = blocks.max(1);
+        self
+    }
+
     /// The block to submit now, if there is one.
     pub(super) fn submit(&mut self) -> Option<usize> {
         let wanted = self.next < self.settled.len() && self.first_failed == usize::MAX && !self.is_decided();
-        if !wanted || self.under_way >= self.window {
+        if !wanted || self.under_way >= self.window || self.next - self.front >= self.ahead {
             return None;
         }
         self.under_way += 1;
@@ -61,6 +74,18 @@ impl<T, E> Schedule<T, E> {
         {
             self.front_rows = self.front_rows.saturating_add(*rows);
             self.front += 1;
+        }
+    }
+
+    /// The next result in source order, each once, as soon as all before it are done.
+    pub(super) fn give(&mut self) -> Option<&mut T> {
+        if self.given >= self.front {
+            return None;
+        }
+        self.given += 1;
+        match self.settled.get_mut(self.given - 1) {
+            Some(Some(Ok((_, value)))) => Some(value),
+            _ => None,
         }
     }
 
@@ -95,7 +120,21 @@ mod tests {
         limit: Option<u64>,
         picks: &[usize],
     ) -> (Result<Vec<usize>, usize>, usize) {
-        let mut schedule = Schedule::new(blocks.len(), window, limit);
+        run_ahead(blocks, window, usize::MAX, limit, picks)
+    }
+
+    /// The same; no more than `ahead` blocks lie between the first one that is not done and the last
+    /// one submitted. What is given out on the way is what there is in the end.
+    fn run_ahead(
+        blocks: &[Result<u64, ()>],
+        window: usize,
+        ahead: usize,
+        limit: Option<u64>,
+        picks: &[usize],
+    ) -> (Result<Vec<usize>, usize>, usize) {
+        let mut schedule = Schedule::new(blocks.len(), window, limit).ahead(ahead);
+        let mut given = Vec::new();
+        let mut done = std::collections::BTreeSet::new();
         let mut under_way = Vec::new();
         let mut submitted = 0;
         let mut picks = picks.iter().cycle();
@@ -106,11 +145,22 @@ mod tests {
                 under_way.push(index);
             }
             assert!(under_way.len() <= window);
+            let first_not_done = (0..).find(|index| !done.contains(index)).unwrap();
+            assert!(submitted - first_not_done.min(submitted) <= ahead);
+            while let Some(index) = schedule.give() {
+                given.push(*index);
+            }
             if schedule.is_decided() {
-                return (schedule.finish(), submitted);
+                let outcome = schedule.finish();
+                match &outcome {
+                    Ok(all) => assert_eq!(&given, all),
+                    Err(failed) => assert!(given.iter().copied().eq(0..given.len()) && given.len() <= *failed),
+                }
+                return (outcome, submitted);
             }
             let pick = picks.next().unwrap() % under_way.len();
             let index = under_way.swap_remove(pick);
+            done.insert(index);
             schedule.settle(index, blocks[index].map(|rows| (rows, index)).map_err(|()| index));
         }
     }
@@ -142,9 +192,11 @@ mod tests {
         fn the_outcome_is_that_of_one_block_at_a_time(
             blocks in proptest::collection::vec(prop_oneof![9 => (0u64..4).prop_map(Ok), 1 => Just(Err(()))], 0..20),
             window in 1usize..8,
+            ahead in 1usize..8,
             limit in proptest::option::of(0u64..30),
             picks in proptest::collection::vec(0usize..100, 1..30),
         ) {
+            prop_assert_eq!(&run_ahead(&blocks, window, ahead, limit, &picks).0, &run(&blocks, 1, limit, &[0]).0);
             prop_assert_eq!(run(&blocks, window, limit, &picks).0, run(&blocks, 1, limit, &[0]).0);
         }
     }

@@ -17,7 +17,7 @@ use super::lower::{Lowered, Todo};
 use super::needs::Needs;
 use super::schedule::Schedule;
 use super::task::{Answer, Order, decode, decode_batch, encode};
-use super::{Executor, RunError, RunProgress, StageReport};
+use super::{Executor, RunError, RunProgress, StageReport, TakeBlock};
 use crate::block_writer::BlockFile;
 use crate::error::DataError;
 use crate::exchange::partition::KeySample;
@@ -69,12 +69,28 @@ impl Executor<'_, '_> {
         sink: StageSink,
         limit: Option<u64>,
     ) -> Result<Vec<Ran>, RunError> {
+        self.run_stage_into(lowered, sink, limit, None)
+    }
+
+    /// As [`Self::run_stage`]; what it gives is given to `take` as soon as it is there, and is not in
+    /// the results.
+    pub(super) fn run_stage_into(
+        &mut self,
+        lowered: &mut Lowered,
+        sink: StageSink,
+        limit: Option<u64>,
+        take: Option<&mut TakeBlock<'_>>,
+    ) -> Result<Vec<Ran>, RunError> {
         let started = Instant::now();
+        let spilled = spilled_bytes(self.client);
         let stage = Stage { branches: lowered.branches.clone(), sink, asks_columns: false };
         let mut run = StageRun::new(self, &stage, lowered)?;
-        let ran = run.all(&mut lowered.tasks, limit)?;
+        let ran = run.all(&mut lowered.tasks, limit, take)?;
         drop(run);
         self.note(&stage, &ran, started.elapsed().as_secs_f64())?;
+        if let Some(report) = self.report.stages.last_mut() {
+            report.spilled_bytes = spilled_bytes(self.client).saturating_sub(spilled);
+        }
         Ok(ran)
     }
 
@@ -88,7 +104,7 @@ impl Executor<'_, '_> {
             _ => Input::Objects(Vec::new()),
         };
         let todo = Todo { branch: 0, input, objects: Vec::new(), rows: Some(0), bytes: 0, is_source: false };
-        Ok(run.all(&mut [todo], None)?.pop().unwrap_or_default())
+        Ok(run.all(&mut [todo], None, None)?.pop().unwrap_or_default())
     }
 
     /// Adds up what the tasks did. All must give the same columns.
@@ -123,6 +139,8 @@ impl Executor<'_, '_> {
             for (sum, one) in operators.iter_mut().zip(&ran.operators) {
                 sum.rows_in += one.rows_in;
                 sum.rows_out += one.rows_out;
+                sum.bytes_out += one.bytes_out;
+                sum.seconds += one.seconds;
             }
         }
         report.operators = of_branch.into_iter().flatten().collect();
@@ -193,8 +211,17 @@ impl<'r, 'a, 'o> StageRun<'r, 'a, 'o> {
     }
 
     /// The results of all tasks that count, in source order.
-    fn all(&mut self, tasks: &mut [Todo], limit: Option<u64>) -> Result<Vec<Ran>, RunError> {
+    fn all(
+        &mut self,
+        tasks: &mut [Todo],
+        limit: Option<u64>,
+        mut take: Option<&mut TakeBlock<'_>>,
+    ) -> Result<Vec<Ran>, RunError> {
         let mut schedule = Schedule::new(tasks.len(), self.window, limit);
+        if take.is_some() {
+            schedule = schedule.ahead(self.window);
+        }
+        let mut wanted_rows = limit.unwrap_or(u64::MAX);
         let mut under_way: Vec<UnderWay> = Vec::new();
         let mut patience = Patience::new();
         let mut drain_until = None;
@@ -235,6 +262,17 @@ impl<'r, 'a, 'o> StageRun<'r, 'a, 'o> {
                 self.tell();
             }
             schedule.settle(ended.index, result.map(|ran| (ran.rows_out, ran)));
+            if let Some(take) = &mut take {
+                while let Some(ran) = schedule.give() {
+                    for block in std::mem::take(&mut ran.objects) {
+                        let block = block.slice(0, wanted_rows);
+                        wanted_rows -= block.rows;
+                        if !take(block) {
+                            return Err(DataError::Cancelled.into());
+                        }
+                    }
+                }
+            }
             if schedule.has_failed() {
                 drain_until.get_or_insert_with(|| Instant::now() + DRAIN_WITHIN);
             }
@@ -377,6 +415,12 @@ fn why_it_waits(client: &Client, name: &str) -> String {
     let shown = pending.iter().filter(|demand| !ours || is_ours(demand));
     let reasons: BTreeSet<&str> = shown.map(|demand| demand.reason.as_str()).collect();
     reasons.into_iter().collect::<Vec<_>>().join("; ")
+}
+
+/// What all object stores have written to disk so far. It is only told: a cluster that does not
+/// answer fails the run elsewhere.
+fn spilled_bytes(client: &Client) -> u64 {
+    client.store_stats().unwrap_or_default().iter().map(|store| store.spilled_bytes).sum()
 }
 
 /// The CPUs of all nodes that are alive.

@@ -7,11 +7,8 @@ use crate::exchange::aggregate::{Final, Partial};
 use crate::exchange::join::{JoinPlan, Joiner};
 use crate::exchange::rows::Gathered;
 use crate::expr::{BoundExpr, Expr, col, lit};
-use crate::files::FileFooter;
 use crate::plan::SortKey;
 use crate::planner::schema_after;
-use crate::schema::{FileSchema, Matching, unify};
-use crate::source::OpenedFiles;
 use arrow::array::{ArrayRef, Int64Array};
 use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::SchemaRef;
@@ -31,19 +28,7 @@ fn table() -> RecordBatch {
 /// The table as files, which are read by column, and as batches, which are not.
 fn sources() -> [LogicalPlan; 2] {
     let batch = table();
-    let footer = FileFooter {
-        remote: None,
-        path: "x".into(),
-        schema: batch.schema(),
-        row_groups: Vec::new(),
-        statistics: Vec::new(),
-        text: None,
-        hive: Vec::new(),
-    };
-    let files: Vec<FileSchema<'_>> = vec![footer.file_schema()];
-    let unified = unify(&files, &Matching::default()).unwrap();
-    let opened = Some(Arc::new(OpenedFiles { files: vec![footer], unified }));
-    let files = Source::Files(ReadFiles { opened, ..ReadFiles::parquet(["x"]) });
+    let files = Source::Files(ReadFiles::of_columns(batch.schema()));
     let batches = Source::Batches { schema: batch.schema(), batches: Arc::new(vec![batch]) };
     [LogicalPlan::Source(files), LogicalPlan::Source(batches)]
 }

@@ -1,10 +1,7 @@
 use super::*;
 use crate::aggregate::sum;
 use crate::expr::{col, lit};
-use crate::files::FileFooter;
 use crate::plan::{Compute, MapBatches, SortKey};
-use crate::schema::{FileSchema, Matching, unify};
-use crate::source::OpenedFiles;
 use arrow::array::{ArrayRef, Int64Array};
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::record_batch::RecordBatch;
@@ -61,19 +58,7 @@ fn what_nobody_uses_is_not_computed() {
 /// Files of the columns `a`, `b` and `c`, opened.
 fn read() -> LogicalPlan {
     let fields = ["a", "b", "c"].map(|name| Field::new(name, DataType::Int64, true));
-    let footer = FileFooter {
-        remote: None,
-        path: "x".into(),
-        schema: Arc::new(Schema::new(fields.to_vec())),
-        row_groups: Vec::new(),
-        statistics: Vec::new(),
-        text: None,
-        hive: Vec::new(),
-    };
-    let files: Vec<FileSchema<'_>> = vec![footer.file_schema()];
-    let unified = unify(&files, &Matching::default()).unwrap();
-    let opened = Some(Arc::new(OpenedFiles { files: vec![footer], unified }));
-    LogicalPlan::Source(Source::Files(ReadFiles { opened, ..ReadFiles::parquet(["x"]) }))
+    LogicalPlan::Source(Source::Files(ReadFiles::of_columns(Arc::new(Schema::new(fields.to_vec())))))
 }
 
 /// The columns that the sources of the optimised plan read.

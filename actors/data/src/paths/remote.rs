@@ -7,7 +7,7 @@ use crate::error::DataError;
 use crate::source::FileFormat;
 use crate::storage::{Location, RemoteEntry, StorageOptions, list, may_mean, shown};
 
-/// The files that `path` means; see [`super::expand`].
+/// The files that `path` means; see [`super::expand_from`].
 pub(super) fn expand(path: &str, format: &FileFormat, storage: &StorageOptions) -> Result<Vec<InputFile>, DataError> {
     let mut entries = list(path, storage)?;
     entries.retain(|entry| entry.named || has_extension(Path::new(&entry.path), format));

@@ -13,6 +13,7 @@ fn footer(path: &str, groups: &[u64]) -> FileFooter {
     FileFooter {
         path: path.into(),
         remote: None,
+        bytes: 1,
         schema: Arc::new(Schema::new(fields.to_vec())),
         row_groups: groups.iter().map(group).collect(),
         statistics: Vec::new(),

@@ -1,27 +1,12 @@
 use super::*;
 use crate::aggregate::{count, sum};
 use crate::expr::{col, lit};
-use crate::files::FileFooter;
 use crate::plan::{Join, JoinKind, SortKey};
-use crate::schema::{FileSchema, Matching, unify};
-use crate::source::OpenedFiles;
 
 /// Files of the columns `a`, `b` and `c`, opened.
 fn read() -> LogicalPlan {
     let fields = ["a", "b", "c"].map(|name| Field::new(name, DataType::Int64, true));
-    let footer = FileFooter {
-        remote: None,
-        path: "x".into(),
-        schema: Arc::new(Schema::new(fields.to_vec())),
-        row_groups: Vec::new(),
-        statistics: Vec::new(),
-        text: None,
-        hive: Vec::new(),
-    };
-    let files: Vec<FileSchema<'_>> = vec![footer.file_schema()];
-    let unified = unify(&files, &Matching::default()).unwrap();
-    let opened = Some(Arc::new(OpenedFiles { files: vec![footer], unified }));
-    LogicalPlan::Source(Source::Files(ReadFiles { opened, ..ReadFiles::parquet(["x"]) }))
+    LogicalPlan::Source(Source::Files(ReadFiles::of_columns(Arc::new(Schema::new(fields.to_vec())))))
 }
 
 fn map(batch_rows: Option<usize>) -> MapBatches {
@@ -64,7 +49,7 @@ fn what_makes_no_sense_is_refused_before_anything_runs() {
     assert!(refused(read().select(["a", "a"])).contains("twice"));
     assert!(refused(read().filter(col("a"))).contains("true or false"));
     let mut zero = read();
-    zero.files_mut().unwrap().batch_rows = 0;
+    zero.each_files_mut(&mut |read| read.batch_rows = 0);
     assert!(refused(zero).contains("batch size of 0"));
     assert!(refused(read().map_batches(map(None)).map_batches(map(Some(0)))).contains("batch size of 0"));
     assert!(refused(LogicalPlan::read_parquet(["x"])).contains("not been opened"));

@@ -1,15 +1,15 @@
 //! Ending uploads: making them visible, or making them not have been.
 //!
-//! Entry points: [`complete`], the driver's commit, [`abort`] and [`abort_stale`]. An object
-//! carries the mark of its upload. So an upload whose end was made, but whose answer was lost, is
-//! known to be complete, and completing it again does nothing.
+//! Entry points: [`complete`], the driver's commit, [`abort`], and for what dead runs left
+//! [`uploads_under`] and [`abort_listed`]. An object carries the mark of its upload. So an upload
+//! whose end was made, but whose answer was lost, is known to be complete, and completing it again
+//! does nothing.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use aws_sdk_s3::Client;
-use aws_sdk_s3::types::{ChecksumType, CompletedMultipartUpload, CompletedPart, MultipartUpload};
+use aws_sdk_s3::types::{ChecksumType, CompletedMultipartUpload, CompletedPart};
 use futures::StreamExt;
 
 use super::location::s3_path;
@@ -60,34 +60,12 @@ pub fn abort(uploads: &[PendingUpload], options: &StorageOptions) -> Result<(), 
     abort_listed(uploads.iter().map(|upload| (upload.path.clone(), upload.upload_id.clone())).collect(), options)
 }
 
-/// Gives up all uploads under the directory `path` that began at least `older_than` ago and are
-/// none of `keep`, and returns how many there were. By the clock of this machine.
-pub fn abort_stale(
-    path: &str,
-    older_than: Duration,
-    keep: &[PendingUpload],
-    options: &StorageOptions,
-) -> Result<usize, DataError> {
-    let ((bucket, key), options) = (s3_only(path)?, options.clone());
-    let keep: BTreeSet<String> = keep.iter().map(|upload| upload.upload_id.clone()).collect();
-    let before = SystemTime::now().checked_sub(older_than).unwrap_or(SystemTime::UNIX_EPOCH);
-    wait(async move {
-        let s3 = S3::of(&options).await?;
-        let mut aborted = 0;
-        for (key, upload_id) in stale(&s3, &bucket, &as_directory(&key), before, &keep).await? {
-            end_upload(&s3, &bucket, &key, &upload_id).await?;
-            aborted += 1;
-        }
-        Ok(aborted)
-    })
-}
-
 /// The paths and ids of all uploads under the directory `path`.
-pub(crate) fn uploads_under(path: &str, options: &StorageOptions) -> Result<Vec<(String, String)>, DataError> {
+pub fn uploads_under(path: &str, options: &StorageOptions) -> Result<Vec<(String, String)>, DataError> {
     let ((bucket, key), options) = (s3_only(path)?, options.clone());
     wait(async move {
         let s3 = S3::of(&options).await?;
-        let found = stale(&s3, &bucket, &as_directory(&key), SystemTime::now() + FAR, &BTreeSet::new()).await?;
+        let found = keys_of_uploads(&s3, &bucket, &as_directory(&key)).await?;
         Ok(found.into_iter().map(|(key, id)| (s3_path(&bucket, &key), id)).collect())
     })
 }
@@ -194,18 +172,8 @@ async fn end_upload(s3: &S3, bucket: &str, key: &str, upload_id: &str) -> Result
     }
 }
 
-/// Keys and ids of the uploads under `prefix` that began before then and are not to be kept.
-async fn stale(
-    s3: &S3,
-    bucket: &str,
-    prefix: &str,
-    before: SystemTime,
-    keep: &BTreeSet<String>,
-) -> Result<Vec<(String, String)>, DataError> {
-    let is_stale = |upload: &MultipartUpload| {
-        let began = upload.initiated().and_then(|time| SystemTime::try_from(*time).ok());
-        began.is_none_or(|began| began <= before) && !upload.upload_id().is_some_and(|id| keep.contains(id))
-    };
+/// Keys and ids of the uploads whose keys begin with `prefix`.
+async fn keys_of_uploads(s3: &S3, bucket: &str, prefix: &str) -> Result<Vec<(String, String)>, DataError> {
     let mut found = Vec::new();
     let mut next: (Option<String>, Option<String>) = (None, None);
     loop {
@@ -221,8 +189,8 @@ async fn stale(
         };
         let page = s3.call(bucket, ask).await;
         let page = page.map_err(|failed| s3.error(&s3_path(bucket, prefix), "list", missing_is_bucket(failed)))?;
-        let stale = page.uploads().iter().filter(|upload| is_stale(upload));
-        found.extend(stale.filter_map(|upload| Some((upload.key.clone()?, upload.upload_id.clone()?))));
+        let uploads = page.uploads().iter();
+        found.extend(uploads.filter_map(|upload| Some((upload.key.clone()?, upload.upload_id.clone()?))));
         if !page.is_truncated().unwrap_or(false) || page.next_key_marker().is_none() {
             return Ok(found);
         }
@@ -240,8 +208,6 @@ fn upload_is_gone(mut failed: Failed) -> Failed {
 
 /// What is done with a file here, for people.
 const COMMIT: &str = "commit";
-/// The clocks of a store and of this machine differ by less.
-const FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// How many uploads end at the same time.
 const MAX_AT_ONCE: usize = 16;
 /// How much longer than others S3 may take to put an object together from its parts.

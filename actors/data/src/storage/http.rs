@@ -174,7 +174,11 @@ fn redirected(from: &str, to: &str) -> Result<String, Failure> {
         _ if to.starts_with("https://") || to.starts_with("http://") => to.to_owned(),
         _ if to.starts_with("//") => format!("{scheme}:{to}"),
         _ if to.starts_with('/') => format!("{scheme}://{host}{to}"),
-        _ => return Err(Failure::lasting(format!("the server redirects to {to}, which is not followed"))),
+        _ => {
+            // What stands behind the path may be a signature.
+            let to = to.split(['?', '#']).next().unwrap_or_default();
+            return Err(Failure::lasting(format!("the server redirects to {to}, which is not followed")));
+        }
     };
     if scheme == "https" && !url.starts_with("https://") {
         return Err(Failure::lasting("the server redirects from https to http, which is not followed"));
@@ -201,5 +205,13 @@ mod tests {
         assert_eq!(to("http://h/x"), None);
         assert_eq!(to("ftp://h/x"), None);
         assert_eq!(redirected("http://h?a", "/x").unwrap(), "http://h/x");
+    }
+
+    #[test]
+    fn a_redirect_that_is_not_followed_is_told_without_its_signature() {
+        for to in ["file.parquet?X-Amz-Signature=t0k3n", "file.parquet#t0k3n", "file.parquet"] {
+            let refused = redirected("https://h/a", to).unwrap_err();
+            assert_eq!(refused.cause, "the server redirects to file.parquet, which is not followed");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! What a commit needs beside reading and uploading: whether something is there, small objects
 //! written at once, and objects deleted.
 //!
-//! Entry points: [`exists`], [`any_under`], [`put_small`] and [`delete`].
+//! Entry points: [`exists`], [`put_small`] and [`delete`].
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,7 +11,6 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumAlgorithm, Delete, ObjectIdentifier};
 use bytes::Bytes;
 
-use super::list::first_under;
 use super::location::{Location, s3_path};
 use super::object::Object;
 use super::options::StorageOptions;
@@ -30,15 +29,6 @@ pub fn exists(path: &str, options: &StorageOptions) -> Result<bool, DataError> {
             Err(DataError::NotFound { .. }) => Ok(false),
             Err(error) => Err(error),
         }
-    })
-}
-
-/// Whether the directory at this path holds an object, hidden or not.
-pub fn any_under(path: &str, options: &StorageOptions) -> Result<bool, DataError> {
-    let ((bucket, key), options) = (s3_only(path)?, options.clone());
-    wait(async move {
-        let s3 = S3::of(&options).await?;
-        Ok(first_under(&s3, &bucket, &as_directory(&key)).await?.is_some())
     })
 }
 
