@@ -78,8 +78,9 @@ struct CleanArgs {
     /// Tell what every stage and operator did.
     #[arg(long)]
     stats: bool,
-    /// Go on where a run of the same plan over the same files was killed. Only what is done now
-    /// is counted.
+    /// Go on where a run of the same plan over the same files was killed, which must have been given
+    /// `--resume` too; begin anew where there is none. Rows and bytes read, and dropped rows, are
+    /// those of this run; what is written is the whole result. Not for an output in S3
     #[arg(long)]
     resume: bool,
     #[command(flatten)]
