@@ -29,9 +29,12 @@ const COLUMNS: u64 = 8;
 
 /// What is to be known of rows to tell whether all are there and in order.
 #[remote]
-fn digest(batch: RecordBatch) -> RecordBatch {
-    let column = |name: &str| batch.column_by_name(name).expect("the column").as_primitive::<Int64Type>();
-    let (keys, ids) = (column("key"), column("id"));
+fn digest(batch: RecordBatch) -> Result<RecordBatch, String> {
+    let column = |name: &str| {
+        let column = batch.column_by_name(name).and_then(|column| column.as_primitive_opt::<Int64Type>());
+        column.ok_or_else(|| format!("no whole numbers {name}"))
+    };
+    let (keys, ids) = (column("key")?, column("id")?);
     let sorted = keys.values().windows(2).all(|pair| pair[0] <= pair[1]);
     let sum = ids.values().iter().fold(0_i64, |sum, id| sum.wrapping_add(*id));
     let one = |value: i64| Arc::new(Int64Array::from(vec![value])) as ArrayRef;
@@ -43,7 +46,7 @@ fn digest(batch: RecordBatch) -> RecordBatch {
         ("sum", one(sum)),
         ("sorted", one(i64::from(sorted))),
     ];
-    RecordBatch::try_from_iter(columns).expect("five columns")
+    RecordBatch::try_from_iter(columns).map_err(|error| error.to_string())
 }
 
 #[mobula::main]
