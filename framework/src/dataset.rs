@@ -8,11 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arrow::datatypes::SchemaRef;
 use mobula_core::client::Client;
 use mobula_data::executor::{DEFAULT_PART_BYTES, RunError, RunOptions, RunProgress, RunReport, TakeBlock};
+use mobula_data::explain::{PlanExplanation, explain};
 use mobula_data::expr::ValueType;
 use mobula_data::plan::{Exchange, Join, JoinKind, LogicalPlan, Operator, Repartition, Sink};
 use mobula_data::schema::Matching;
 use mobula_data::source::{ReadFiles, Source};
 use mobula_data::storage::StorageOptions;
+use mobula_data::write::WriteOptions;
 use mobula_data::{DataError, Expr, executor};
 use parking_lot::Mutex;
 
@@ -344,7 +346,8 @@ impl Dataset {
 
     /// A write goes on where one of the same plan, over the same files into the same directory, was
     /// killed: its finished blocks stay. They wait in a hidden directory, which the next write there
-    /// without this clears.
+    /// without this clears. In S3 they wait as uploads that nobody sees, which take room until the same
+    /// write is made again, with this or without, or another one there a day later.
     pub fn resume(mut self, on: bool) -> Self {
         self.resume = on;
         self
@@ -431,16 +434,24 @@ impl Dataset {
         })
     }
 
-    /// The plan as it is written and as it will run. Reads the files' footers, and runs nothing.
+    /// The plan as it will run, with what its sources read, and as it is written where that is different.
+    /// Reads the files' footers, and runs nothing.
     ///
     /// # Errors
     /// [`RunError`], for a plan that cannot run.
     pub fn explain(&self) -> Result<String, RunError> {
         self.check()?;
-        let opened = executor::opened(&self.plan)?;
-        executor::schema(&opened)?;
-        let better = mobula_data::optimise::optimise(&opened, false)?;
-        Ok(format!("logical plan\n{}\n\noptimised plan\n{better}", self.plan))
+        Ok(explain(&self.plan, None)?.to_string())
+    }
+
+    /// What [`Dataset::write`] with the same arguments would run. Reads the files' footers, and runs nothing.
+    ///
+    /// # Errors
+    /// [`RunError`], for a plan that cannot run or be written so.
+    pub fn explain_write(&self, dir: impl AsRef<Path>, options: WriteOptions) -> Result<PlanExplanation, RunError> {
+        self.check()?;
+        let dir = text_of(dir.as_ref())?;
+        explain(&self.plan, Some(&Sink::Write { dir, options }))
     }
 
     fn check(&self) -> Result<(), RunError> {

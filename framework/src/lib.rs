@@ -137,6 +137,7 @@ pub use mobula_core::explain::{
 };
 pub use mobula_core::ids::{NodeId, PlacementGroupId};
 pub use mobula_core::labels::NodeLabel;
+pub use mobula_core::logging::OF_PROGRAMS as DEFAULT_LOG;
 pub use mobula_core::messages::{ActorEnd, Cancel, EndReason, PlacementStrategy};
 pub use mobula_core::node::RuntimeEnv;
 pub use mobula_core::worker::{exit_actor, gpu_ids, is_cancelled};
@@ -144,8 +145,10 @@ pub use mobula_data::aggregate::{self, Aggregate};
 pub use mobula_data::error::FormatError;
 pub use mobula_data::execute::OperatorReport;
 pub use mobula_data::executor::{RunError, RunProgress, RunReport, StageReport};
+pub use mobula_data::explain::PlanExplanation;
 pub use mobula_data::expr::ValueType;
 pub use mobula_data::expr::{func, when};
+pub use mobula_data::output_dir::EarlierRun;
 pub use mobula_data::plan::{Join, JoinKind, SortKey};
 pub use mobula_data::schema::{ColumnName, Matching};
 pub use mobula_data::source::FileFormat;

@@ -63,7 +63,8 @@ pub fn counted(number: u64, what: &str) -> String {
     format!("{} {what}{}", grouped(number), if number == 1 { "" } else { "s" })
 }
 
-/// Bytes in the largest unit that leaves at least one: `1.5 GiB`.
+/// Bytes in the largest unit that leaves at least one: `1.5 GiB`. Every size that a program of Mobula
+/// prints is printed so.
 #[must_use]
 pub fn bytes(amount: f64) -> String {
     let (number, unit) = in_unit_of(amount, amount);
@@ -93,6 +94,12 @@ mod tests {
         assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
         assert_eq!(counted(1, "file"), "1 file");
         assert_eq!(counted(2_000, "file"), "2,000 files");
+    }
+
+    #[test]
+    fn bytes_have_the_unit_that_reads_well() {
+        let shown = [0, 999, 1_536, 3 << 20, 20 << 30, 5 << 50].map(|amount: u64| bytes(amount as f64));
+        assert_eq!(shown, ["0 B", "999 B", "1.5 KiB", "3.0 MiB", "20.0 GiB", "5120.0 TiB"]);
     }
 
     #[test]

@@ -24,6 +24,7 @@ pub mod fuzzing;
 pub mod gcs;
 pub mod ids;
 pub mod labels;
+pub mod logging;
 pub mod memory;
 pub mod messages;
 pub mod node;

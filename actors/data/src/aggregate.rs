@@ -137,7 +137,7 @@ macro_rules! of_column {
 of_column! {
     /// How many values are not null.
     count_of = Count;
-    /// The sum of the values.
+    /// The sum of the values. One of whole numbers that does not fit into 64 bits is an error.
     sum = Sum;
     /// Their mean.
     mean = Mean;

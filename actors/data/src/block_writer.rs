@@ -14,7 +14,8 @@
 //!
 //! In a store the files are uploads, which nobody sees (`output_store.rs`). They have their
 //! names from the start. So one that becomes large, or ends before its block does, while its block
-//! may have others for the same directory, has a number even if there are none.
+//! may have others for the same directory, has a number even if there are none. The list of a block's
+//! files is a note beside the run's mark.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -28,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::DataError;
 use crate::file_out::{FileOut, Upload};
 use crate::file_writer::FileWriter;
-use crate::output_store::{base_of_mark, check_mark};
+use crate::output_store::{base_of_mark, check_mark, note_block};
 use crate::storage::{PendingUpload, abort, is_remote};
 use crate::write::WriteOptions;
 
@@ -98,6 +99,13 @@ impl BlockWriter {
             None => self.files.write("", batch),
             Some(partitions) => partitions.write(batch, &mut self.files),
         }
+    }
+
+    /// About how many bytes of memory its files, and the rows that wait for them, take.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        let files: u64 = self.files.open.values().map(|file| file.writer.memory_bytes()).sum();
+        files + self.partitions.as_ref().map_or(0, Partitions::waiting_bytes)
     }
 
     /// Ends the files and hands them over to the run.
@@ -288,17 +296,22 @@ impl Files {
         match &self.place {
             Place::Staging(staging) => self.hand_over_in(&staging.clone()),
             Place::Store { mark } => {
+                let storage = self.options.storage.clone().unwrap_or_default();
                 // Uploads that are there when the driver ends the run are aborted by it.
-                check_mark(mark, &self.options.storage.clone().unwrap_or_default())?;
-                let base = base_of_mark(mark).to_owned();
-                Ok(std::mem::take(&mut self.done).into_iter().filter_map(|done| self.uploaded(done, &base)).collect())
+                check_mark(mark, &storage)?;
+                let base = base_of_mark(mark);
+                let files: Vec<BlockFile> = self.done.iter().filter_map(|done| self.uploaded(done, base)).collect();
+                note_block(mark, self.ordinal, &files, &storage)?;
+                // From here on they are the run's, or that of the one which goes on with it.
+                self.done.clear();
+                Ok(files)
             }
         }
     }
 
     /// A file in a store.
-    fn uploaded(&self, done: DoneFile, base: &str) -> Option<BlockFile> {
-        let upload = done.upload?;
+    fn uploaded(&self, done: &DoneFile, base: &str) -> Option<BlockFile> {
+        let upload = done.upload.clone()?;
         let path = upload.path.strip_prefix(base)?.to_owned();
         Some(BlockFile { ordinal: self.ordinal, path, bytes: upload.size, rows: done.rows, upload: Some(upload) })
     }

@@ -22,6 +22,7 @@ use crate::pieces::Piece;
 use crate::schema::{ColumnSource, Conform};
 use crate::source_file::SourceFile;
 use crate::text::{self, CsvOptions};
+use crate::words::plain;
 
 /// The columns of a file, and their types as its first records tell them.
 pub fn infer(file: &SourceFile, options: &CsvOptions) -> Result<SchemaRef, DataError> {
@@ -106,7 +107,7 @@ impl CsvReader {
             Ok(Some(batch)) => {
                 self.rows += batch.num_rows() as u64;
                 let conformed = self.conform.apply(&batch);
-                conformed.map(Some).map_err(|cause| DataError::BadFile { path: self.file.path().into(), cause })
+                conformed.map(Some).map_err(|cause| bad_file(self.file.path(), cause))
             }
             Err(ArrowError::IoError(_, error)) => Err(text::read_error(self.file.path(), &error)),
             Err(error) => {
@@ -184,11 +185,15 @@ fn format(options: &CsvOptions) -> Result<Format, DataError> {
 }
 
 fn csv_error(path: &str, error: csv::Error) -> DataError {
-    let cause = error.to_string();
+    let cause = plain(&error);
     match error.into_kind() {
         csv::ErrorKind::Io(error) => text::read_error(path, &error),
-        _ => DataError::BadFile { path: path.into(), cause },
+        _ => bad_file(path, cause),
     }
+}
+
+fn bad_file(path: &str, cause: String) -> DataError {
+    DataError::BadFile { path: path.into(), format: "CSV".into(), cause }
 }
 
 /// A part of a file in which something is wrong.
@@ -205,7 +210,7 @@ impl Located<'_> {
     fn explain(&self, rows: u64, columns: &[(usize, String, DataType)], error: &ArrowError) -> DataError {
         self.file.error(|path| {
             let found = self.locate(rows, columns).unwrap_or_else(Some);
-            found.unwrap_or_else(|| DataError::BadFile { path, cause: error.to_string() })
+            found.unwrap_or_else(|| bad_file(&path, plain(error)))
         })
     }
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::format_error::FormatError;
 use crate::storage::error_within;
+use crate::words::Known;
 
 /// Any failure of planning or running a dataset.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
@@ -73,10 +74,12 @@ pub enum DataError {
         cause: String,
     },
     /// A file is not of its format, is truncated, or is damaged.
-    #[error("{path} is not a readable file of its format (truncated or damaged?): {cause}")]
+    #[error("{path} is not a readable {format} file (truncated or damaged?): {cause}")]
     BadFile {
         /// The file.
         path: String,
+        /// What it was read as.
+        format: String,
         /// What the reader found.
         cause: String,
     },
@@ -89,7 +92,7 @@ pub enum DataError {
         cause: String,
     },
     /// A file lacks a column that the read requires.
-    #[error("{path} has no column {column}; it has {}", Names(.available))]
+    #[error("{path} has no column {column}; it has {}", Known::beside(.column, .available))]
     MissingColumn {
         /// The file.
         path: String,
@@ -127,7 +130,7 @@ pub enum DataError {
         right_path: String,
     },
     /// An operator names a column that does not exist at its place in the plan.
-    #[error("{operator}: there is no column {column}; there are {}", Names(.available))]
+    #[error("{operator}: there is no column {column}; there are {}", Known::beside(.column, .available))]
     UnknownColumn {
         /// The operator, as the plan prints it.
         operator: String,
@@ -153,7 +156,7 @@ pub enum DataError {
         cause: String,
     },
     /// A value could not be computed or cast while the plan ran.
-    #[error("{operator} failed on {path}: {cause}")]
+    #[error("{operator} failed{}: {cause}", OnPath(.path))]
     Compute {
         /// The operator, as the plan prints it.
         operator: String,
@@ -229,6 +232,31 @@ pub enum DataError {
         /// An entry that is in the way.
         found: String,
     },
+    /// Another run has put files into the output since this one began, which replaces only what was
+    /// there before.
+    #[error(
+        "another run has written {path} while this one ran: its files are there now, {found} among them, and stay; run \
+         again to replace them, or choose another directory"
+    )]
+    OutputChanged {
+        /// The directory.
+        path: String,
+        /// One of the files.
+        found: String,
+    },
+    /// A commit to a store has ended half way, and there is no way back.
+    #[error(
+        "{path} holds some of a run's files, and may hold some that they replace: {cause}; the next run that writes \
+         there, the same or another, finishes that first, as {record} says"
+    )]
+    HalfCommitted {
+        /// The directory.
+        path: String,
+        /// The hidden object that says what is left to do.
+        record: String,
+        /// What happened.
+        cause: String,
+    },
     /// A path names nothing that could exist.
     #[error("{path} names nothing: {cause}")]
     InvalidLocation {
@@ -248,6 +276,22 @@ pub enum DataError {
         attempts: u32,
         /// What happened the last time.
         cause: String,
+    },
+    /// A store or server cannot be reached at all.
+    #[error("cannot {operation} {path}: cannot reach {host} ({cause}): {hint}{}", Tried(.attempts))]
+    Unreachable {
+        /// The file, directory or bucket.
+        path: String,
+        /// What was to be done with it: a verb.
+        operation: String,
+        /// What was asked for it, and where that should be.
+        host: String,
+        /// How often it was tried.
+        attempts: u32,
+        /// What happened the last time.
+        cause: String,
+        /// What to look at.
+        hint: String,
     },
     /// A store or server refused.
     #[error("cannot {operation} {path}: access denied: {cause}; credentials: {}", .tried.join(", "))]
@@ -289,6 +333,18 @@ impl DataError {
         }
     }
 
+    /// An error of a store, told as one of making an output ready: there is more than one path in a
+    /// run, and what is done with this one first may not be to write to it.
+    pub(crate) fn preparing_output(mut self) -> Self {
+        if let Self::Remote { operation, .. }
+        | Self::Unreachable { operation, .. }
+        | Self::AccessDenied { operation, .. } = &mut self
+        {
+            "prepare the output".clone_into(operation);
+        }
+        self
+    }
+
     /// An error of writing `path`, of the kind the system's error says. One of a store is what it
     /// is.
     #[must_use]
@@ -317,18 +373,14 @@ impl fmt::Display for InColumn<'_> {
     }
 }
 
-/// A list of names as a sentence shows it, cut where it would not be read any more.
-pub(crate) struct Names<'a>(pub(crate) &'a [String]);
+/// The file on which something failed, as a sentence goes on.
+struct OnPath<'a>(&'a str);
 
-impl fmt::Display for Names<'_> {
+impl fmt::Display for OnPath<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
-            return f.write_str("none");
-        }
-        f.write_str(&self.0[..self.0.len().min(NAMES_SHOWN)].join(", "))?;
-        match self.0.len().saturating_sub(NAMES_SHOWN) {
-            0 => Ok(()),
-            more => write!(f, " and {more} more"),
+        match self.0 {
+            "" => Ok(()),
+            path => write!(f, " on {path}"),
         }
     }
 }
@@ -344,9 +396,6 @@ impl fmt::Display for Tried<'_> {
         }
     }
 }
-
-/// How many names an error lists before it only counts the rest.
-const NAMES_SHOWN: usize = 40;
 
 #[cfg(test)]
 mod tests {
@@ -365,14 +414,34 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_has_its_own_kind() {
-        let error = std::io::Error::from(std::io::ErrorKind::StorageFull);
-        assert!(matches!(DataError::write(Path::new("/x"), &error), DataError::DiskFull { .. }));
+    fn a_column_that_is_nearly_there_is_offered() {
+        let (operator, column) = ("select fare_amout".into(), "fare_amout".into());
+        let error = DataError::UnknownColumn { operator, column, available: vec!["tip".into(), "fare_amount".into()] };
+        let told =
+            "select fare_amout: there is no column fare_amout; there are tip, fare_amount; did you mean `fare_amount`?";
+        assert_eq!(error.to_string(), told);
     }
 
     #[test]
-    fn long_lists_are_cut() {
-        let names: Vec<String> = (0..50).map(|i| format!("c{i}")).collect();
-        assert!(Names(&names).to_string().ends_with("c39 and 10 more"));
+    fn a_store_that_is_not_there_is_told_with_where_and_what_to_look_at() {
+        let error = DataError::Unreachable {
+            path: "s3://b/out/".into(),
+            operation: "list".into(),
+            host: "the store at http://127.0.0.1:9".into(),
+            attempts: 3,
+            cause: "connection refused".into(),
+            hint: "is it running, is the endpoint URL right?".into(),
+        };
+        let told = "cannot prepare the output s3://b/out/: cannot reach the store at http://127.0.0.1:9 (connection \
+                    refused): is it running, is the endpoint URL right? (tried 3 times)";
+        assert_eq!(error.preparing_output().to_string(), told);
+        let other = DataError::NotFound { path: "s3://b/x".into() };
+        assert_eq!(other.clone().preparing_output(), other);
+    }
+
+    #[test]
+    fn a_full_disk_has_its_own_kind() {
+        let error = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        assert!(matches!(DataError::write(Path::new("/x"), &error), DataError::DiskFull { .. }));
     }
 }

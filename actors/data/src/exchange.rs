@@ -19,3 +19,4 @@ pub mod keys;
 pub mod partition;
 mod quantile;
 pub mod rows;
+mod sums;

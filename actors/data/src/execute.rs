@@ -24,11 +24,14 @@ use crate::plan::Operator;
 use crate::source::FileFormat;
 use crate::stage::{BlockTask, Branch, Combine, Input, Slice, Stage, StageOperator, StageSink, WireSchema};
 use crate::storage::StorageOptions;
+use crate::words::plain;
 
 mod combine;
+mod meter;
 mod output;
 mod pipeline;
 
+use meter::{INPUT, Meter};
 use output::Output;
 use pipeline::Pipeline;
 
@@ -70,7 +73,8 @@ pub struct BlockReport {
     pub rows_in: u64,
     /// Rows that reached the sink.
     pub rows_out: u64,
-    /// What every operator did, in the order of the plan.
+    /// What its steps did: first where the rows came from, then every operator in the order of the plan,
+    /// and last the sink. Their seconds together are the task's.
     pub operators: Vec<OperatorReport>,
     /// Bytes read from files, as they lie on disk.
     pub bytes_in: u64,
@@ -86,7 +90,7 @@ pub struct BlockReport {
     pub seconds: f64,
 }
 
-/// What an operator did.
+/// What an operator did; or what reads rows, puts those of an exchange together, or is the sink.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct OperatorReport {
     /// The operator, as the plan prints it.
@@ -95,11 +99,31 @@ pub struct OperatorReport {
     pub rows_in: u64,
     /// Rows it passed on.
     pub rows_out: u64,
-    /// Bytes of the values that it passed on, as they lie in memory.
+    /// Bytes read from files, as they lie on disk: 0 for all but what reads them.
+    pub bytes_in: u64,
+    /// Bytes of the values that it passed on, as they lie in memory; of a sink, bytes put into files or
+    /// into the object store. Neighbouring filters copy rows once: what all but the last let pass is
+    /// told by the number of rows.
     pub bytes_out: u64,
-    /// How long it took, added up over all tasks. Neighbouring filters run as one: the first has the
-    /// time of all.
+    /// The most bytes that it held at once in one task: rows that it gathered, states of groups, the
+    /// side of a join, files while they are written; or else the batch that it was given and the
+    /// one that it made of it. Over several tasks, those of the one that held most.
+    pub memory_bytes: u64,
+    /// How long it took, added up over all tasks. Of neighbouring filters, which run as one, each has
+    /// the time of its condition, and the last one that of copying the rows.
     pub seconds: f64,
+}
+
+impl OperatorReport {
+    /// Adds what the same operator did in another task.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.rows_in += other.rows_in;
+        self.rows_out += other.rows_out;
+        self.bytes_in += other.bytes_in;
+        self.bytes_out += other.bytes_out;
+        self.memory_bytes = self.memory_bytes.max(other.memory_bytes);
+        self.seconds += other.seconds;
+    }
 }
 
 /// What is in an object that a task gives.
@@ -136,12 +160,16 @@ pub fn run_block(task: &BlockTask, stage: &Stage, context: &BlockContext<'_>) ->
         operator: "stage".into(),
         cause: format!("it has no branch {}", task.branch),
     })?;
+    let mut meter = Meter::new(task, branch, &stage.sink, context.clock);
+    let sink = meter.sink();
     if let StageSink::Write { staging, options, .. } = &stage.sink {
         // A run that has ended has none: nothing is read for it in vain.
+        meter.runs(sink);
         check_staging(staging, options)?;
+        meter.runs(INPUT);
     }
     let mut run = Run {
-        pipeline: Pipeline::new(branch, task, context)?,
+        pipeline: Pipeline::new(branch, task, context, meter)?,
         output: Output::new(task.ordinal, &stage.sink, context.attempt),
         context,
         rows_in: 0,
@@ -154,15 +182,24 @@ pub fn run_block(task: &BlockTask, stage: &Stage, context: &BlockContext<'_>) ->
     if stage.asks_columns && run.output.schema().is_none() && !run.output.knows_its_columns() {
         run.output.set_schema(pipeline::columns_of(branch, context.functions)?);
     }
-    let (rows_in, bytes_in, ordinal) = (run.rows_in, run.bytes_in, task.ordinal);
-    let operators = run.pipeline.into_reports();
-    let rows_out = run.output.rows();
-    let given = run.output.finish()?;
+    let Run { pipeline, output, rows_in, bytes_in, .. } = run;
+    let mut meter = pipeline.into_meter();
+    meter.runs(sink);
+    let rows_out = output.rows();
+    let given = output.finish()?;
+    let mut operators = meter.into_reports();
+    if let Some(input) = operators.first_mut() {
+        input.bytes_in = bytes_in;
+        input.rows_in = combine::rows_given(task, branch).unwrap_or(input.rows_in);
+    }
+    if let Some(sink) = operators.last_mut() {
+        sink.bytes_out = given.files.iter().map(|file| file.bytes).sum();
+    }
     let seconds = ((context.clock)().saturating_sub(start)).as_secs_f64();
     let rows_of = |batches: &Vec<RecordBatch>| batches.iter().map(|batch| batch.num_rows() as u64).sum();
     let objects = given.objects.iter().map(|batches| ObjectReport { rows: rows_of(batches), bytes: 0 }).collect();
     let report = BlockReport {
-        ordinal,
+        ordinal: task.ordinal,
         rows_in,
         rows_out,
         operators,
@@ -246,7 +283,7 @@ fn with_columns(operator: &str, expected: &SchemaRef, batch: RecordBatch) -> Res
     RecordBatch::try_new_with_options(Arc::clone(expected), columns, &options).map_err(|error| DataError::Compute {
         operator: operator.into(),
         path: String::new(),
-        cause: error.to_string(),
+        cause: plain(&error),
     })
 }
 

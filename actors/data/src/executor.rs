@@ -14,6 +14,7 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -29,6 +30,7 @@ use crate::error::DataError;
 use crate::execute::{OperatorReport, dropped_by_filter};
 use crate::optimise::optimise;
 use crate::output::Output;
+use crate::output_dir::EarlierRun;
 use crate::paths::{absolute, refuse_overlap};
 use crate::plan::{LogicalPlan, Operator, Sink};
 use crate::planner::plan_schema;
@@ -39,6 +41,7 @@ use crate::write::WriteOptions;
 
 mod crew;
 mod exchanges;
+mod leg;
 mod live;
 mod lower;
 mod needs;
@@ -51,6 +54,9 @@ mod task;
 use lower::{Lowered, blocks_of};
 use stage_run::{cluster_cpus, decode_object};
 
+/// What the node is called of a session without a cluster.
+const ONLY_NODE: &str = "local";
+
 /// Tasks under way for each CPU of the cluster: one that runs and one that is next.
 const TASKS_PER_CPU: usize = 2;
 
@@ -62,7 +68,7 @@ pub enum RunError {
     #[error(transparent)]
     Data(#[from] DataError),
     /// A block failed on a node.
-    #[error("{error} (on node {node})")]
+    #[error("{error}{}", OnNode(.node))]
     Block {
         /// The node's name.
         node: String,
@@ -72,6 +78,18 @@ pub enum RunError {
     /// A task or the cluster is.
     #[error(transparent)]
     Core(#[from] Error),
+}
+
+/// Where a block failed, as a sentence ends. Where all is one process there is no other node.
+struct OnNode<'a>(&'a str);
+
+impl fmt::Display for OnNode<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            ONLY_NODE => Ok(()),
+            node => write!(f, " (on node {node})"),
+        }
+    }
 }
 
 /// How a run goes: the stage that runs now.
@@ -132,7 +150,8 @@ pub struct RunReport {
     pub bytes_in: u64,
     /// Bytes written.
     pub bytes_out: u64,
-    /// What every operator did, over all tasks, stage by stage.
+    /// What every operator of the plan did, over all tasks, stage by stage. How rows were read, put together
+    /// and written is in the stages.
     pub operators: Vec<OperatorReport>,
     /// What every stage did, in the order in which they ran.
     pub stages: Vec<StageReport>,
@@ -149,6 +168,10 @@ pub struct RunReport {
     pub zones_dropped: Vec<String>,
     /// Blocks that an earlier run had finished, and this one did not run again.
     pub blocks_resumed: u64,
+    /// Their rows, which are among [`rows_out`](Self::rows_out) and were not read again.
+    pub rows_resumed: u64,
+    /// What a run that can be resumed found of earlier ones, where that is known.
+    pub earlier: Option<EarlierRun>,
     /// Tasks that ran on each node.
     pub tasks_by_node: BTreeMap<String, u64>,
     /// How long it took, from the first footer read to the last file in place.
@@ -176,7 +199,8 @@ pub struct StageReport {
     pub seconds: f64,
     /// How long its tasks ran, added up.
     pub task_seconds: f64,
-    /// What every operator did.
+    /// What its tasks did, step by step: how rows were read or put together, every operator, and the sink.
+    /// Their seconds are about those of the tasks.
     pub operators: Vec<OperatorReport>,
 }
 
@@ -200,28 +224,19 @@ pub fn schema(plan: &LogicalPlan) -> Result<Option<SchemaRef>, RunError> {
 /// changes after this is an error of the run.
 ///
 /// # Errors
-/// [`RunError`], naming the file.
+/// [`RunError`], naming the file, or saying how deep the plan may be.
 pub fn opened(plan: &LogicalPlan) -> Result<LogicalPlan, RunError> {
-    let open = |input: &Arc<LogicalPlan>| opened(input).map(Arc::new);
-    Ok(match plan {
-        LogicalPlan::Source(Source::Files(read)) => {
-            let mut read = read.clone();
-            read.open()?;
-            LogicalPlan::Source(Source::Files(read))
+    // Everything that looks into a plan comes by here first.
+    plan.check_levels()?;
+    let mut plan = plan.clone();
+    let mut opened = Ok(());
+    plan.each_files_mut(&mut |read| {
+        if opened.is_ok() {
+            opened = read.open().map(drop);
         }
-        LogicalPlan::Source(_) => plan.clone(),
-        LogicalPlan::Op { input, op } => LogicalPlan::Op { input: open(input)?, op: op.clone() },
-        LogicalPlan::Exchange { input, exchange } => {
-            LogicalPlan::Exchange { input: open(input)?, exchange: exchange.clone() }
-        }
-        LogicalPlan::Join { left, right, join } => {
-            LogicalPlan::Join { left: open(left)?, right: open(right)?, join: join.clone() }
-        }
-        LogicalPlan::Union { inputs } => {
-            LogicalPlan::Union { inputs: inputs.iter().map(open).collect::<Result<_, _>>()? }
-        }
-        LogicalPlan::Zip { left, right } => LogicalPlan::Zip { left: open(left)?, right: open(right)? },
-    })
+    });
+    opened?;
+    Ok(plan)
 }
 
 /// Runs `plan` into `sink` and returns when everything is in place; nothing is if it fails.
@@ -246,6 +261,7 @@ pub fn run(client: &Client, plan: &LogicalPlan, sink: &Sink, options: RunOptions
     let mut executor = Executor::new(client, options)?;
     if let (true, Some(output)) = (resume, &output) {
         executor.finished = output.finished()?;
+        executor.report.earlier = output.earlier();
     }
     let done = executor.sink(&better, sink, schema, output.as_ref());
     let (mut report, files) = match done {

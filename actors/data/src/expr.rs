@@ -16,7 +16,7 @@ use std::ops;
 
 use serde::{Deserialize, Serialize};
 
-mod agree;
+pub(crate) mod agree;
 mod bind;
 mod functions;
 mod methods;
@@ -24,6 +24,7 @@ mod print;
 #[cfg(test)]
 pub(crate) mod random;
 mod scalar;
+mod tree;
 mod types;
 
 pub(crate) use agree::Kind;
@@ -32,6 +33,7 @@ pub(crate) use functions::{
     all as all_functions, find as find_function, named as function_named, unknown as unknown_function,
 };
 pub use scalar::Scalar;
+pub(crate) use tree::balanced;
 pub use types::{TimeUnit, ValueType, Zone};
 
 /// The column `name`.
@@ -109,7 +111,7 @@ impl Branches {
 }
 
 /// An expression over the columns of a batch.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Expr {
     /// A column by name.
@@ -313,7 +315,13 @@ impl Expr {
     #[must_use]
     pub fn columns(&self) -> BTreeSet<&str> {
         let mut names = BTreeSet::new();
-        self.collect_columns(&mut names);
+        let mut waiting = vec![self];
+        while let Some(expr) = waiting.pop() {
+            if let Expr::Column(name) = expr {
+                names.insert(name.as_str());
+            }
+            waiting.extend(expr.operands());
+        }
         names
     }
 
@@ -321,75 +329,25 @@ impl Expr {
     /// rows which an earlier filter drops.
     #[must_use]
     pub fn is_infallible(&self) -> bool {
-        let itself = match self {
-            Expr::Binary { op, .. } => !op.is_arithmetic(),
-            // A pattern that is no constant may turn out not to be one.
-            Expr::Like { pattern, .. } => matches!(**pattern, Expr::Literal(_)),
-            Expr::Negative(_) | Expr::Cast(..) | Expr::MinutesSince { .. } | Expr::Function { .. } => false,
-            _ => true,
-        };
-        itself && self.operands().into_iter().all(Expr::is_infallible)
-    }
-
-    /// The expressions right below this one, from left to right.
-    #[must_use]
-    pub fn operands(&self) -> Vec<&Expr> {
-        match self {
-            Expr::Column(_) | Expr::Literal(_) => Vec::new(),
-            Expr::Binary { left: a, right: b, .. }
-            | Expr::MinutesSince { end: a, start: b }
-            | Expr::Like { expr: a, pattern: b, .. } => vec![a, b],
-            Expr::Not(e) | Expr::Negative(e) | Expr::IsNull(e) | Expr::IsNotNull(e) => vec![e],
-            Expr::Cast(e, _) | Expr::TryCast(e, _) => vec![e],
-            Expr::Function { args, .. } => args.iter().collect(),
-            Expr::InList { expr, list, .. } => std::iter::once(expr.as_ref()).chain(list).collect(),
-            Expr::Case { branches, otherwise } => {
-                let branches = branches.iter().flat_map(|(condition, value)| [condition, value]);
-                branches.chain(otherwise.as_deref()).collect()
-            }
-        }
-    }
-
-    /// How many levels the tree has. A chain of `and` or of `or` is one of them, however long.
-    pub(crate) fn levels(&self) -> usize {
-        let mut deepest = 0;
-        let mut waiting = vec![(self, 1)];
-        while let Some((expr, level)) = waiting.pop() {
-            deepest = deepest.max(level);
-            match expr {
-                Expr::Binary { op: op @ (BinaryOp::And | BinaryOp::Or), .. } => {
-                    waiting.extend(expr.chain(*op).into_iter().map(|operand| (operand, level + 1)));
-                }
-                other => waiting.extend(other.operands().into_iter().map(|operand| (operand, level + 1))),
-            }
-        }
-        deepest
-    }
-
-    /// The operands of a chain of `op`, from left to right: `a`, `b` and `c` of `a and b and c`.
-    pub(crate) fn chain(&self, op: BinaryOp) -> Vec<&Expr> {
-        let mut operands = Vec::new();
         let mut waiting = vec![self];
         while let Some(expr) = waiting.pop() {
-            match expr {
-                Expr::Binary { left, op: found, right } if *found == op => {
-                    waiting.extend([right.as_ref(), left.as_ref()])
-                }
-                other => operands.push(other),
+            let may_fail = match expr {
+                Expr::Binary { op, .. } => op.is_arithmetic(),
+                // A pattern that is no constant may turn out not to be one.
+                Expr::Like { pattern, .. } => !matches!(**pattern, Expr::Literal(_)),
+                Expr::Negative(_) | Expr::Cast(..) | Expr::MinutesSince { .. } | Expr::Function { .. } => true,
+                _ => false,
+            };
+            if may_fail {
+                return false;
             }
+            waiting.extend(expr.operands());
         }
-        operands
+        true
     }
 
     pub(crate) fn binary(self, op: BinaryOp, right: Expr) -> Expr {
         Expr::Binary { left: Box::new(self), op, right: Box::new(right) }
-    }
-
-    fn collect_columns<'a>(&'a self, names: &mut BTreeSet<&'a str>) {
-        if let Expr::Column(name) = self {
-            names.insert(name);
-        }
-        self.operands().into_iter().for_each(|e| e.collect_columns(names));
     }
 }
 

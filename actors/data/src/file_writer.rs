@@ -17,6 +17,7 @@ use zstd::stream::write::Encoder as ZstdEncoder;
 use crate::error::DataError;
 use crate::file_out::FileOut;
 use crate::parquet_write::{properties, write_error};
+use crate::words::plain;
 use crate::write::{Compression, WriteFormat, WriteOptions};
 
 /// Writes one file. Errors name it by the path it was given.
@@ -63,6 +64,14 @@ impl FileWriter {
         }
     }
 
+    /// About how many bytes of memory it holds.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        match self {
+            Self::Parquet(writer) => writer.memory_size() as u64,
+            Self::Text(writer) => writer.encoded.capacity() as u64,
+        }
+    }
+
     /// Ends the file, and gives back where it went.
     pub(crate) fn finish(self, path: &Path) -> Result<FileOut, DataError> {
         match self {
@@ -93,7 +102,7 @@ impl TextWriter {
                 builder.build::<_, LineDelimited>(&mut self.encoded).write(batch)
             }
         };
-        encoded.map_err(|e| DataError::Write { path: path.display().to_string(), cause: e.to_string() })?;
+        encoded.map_err(|e| DataError::Write { path: path.display().to_string(), cause: plain(&e) })?;
         self.out.write_all(&self.encoded).map_err(|e| DataError::write(path, &e))
     }
 }

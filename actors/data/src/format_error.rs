@@ -4,14 +4,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Names;
+use crate::words::Known;
 
 /// What does not fit between a batch and the types of a function.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum FormatError {
     /// There is no column of this name.
-    #[error("there is no column {column}; there are {}", Names(.available))]
+    #[error("there is no column {column}; there are {}", Known::beside(.column, .available))]
     MissingColumn {
         /// The column that was asked for.
         column: String,

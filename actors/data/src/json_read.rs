@@ -20,6 +20,7 @@ use crate::pieces::Piece;
 use crate::schema::{ColumnSource, Conform};
 use crate::source_file::SourceFile;
 use crate::text::{self, JsonOptions};
+use crate::words::plain;
 
 /// The columns of a file, and their types as its first lines tell them.
 pub fn infer(file: &SourceFile, options: &JsonOptions) -> Result<SchemaRef, DataError> {
@@ -34,7 +35,7 @@ pub fn infer(file: &SourceFile, options: &JsonOptions) -> Result<SchemaRef, Data
         Err(error) => {
             return Err(file.error(|path| {
                 let found = locate(file, &(0..0), true, 0, &Arc::new(Schema::empty())).unwrap_or_else(Some);
-                found.unwrap_or(DataError::BadFile { path, cause: error.to_string() })
+                found.unwrap_or_else(|| bad_file(&path, plain(&error)))
             }));
         }
     };
@@ -82,7 +83,7 @@ impl JsonReader {
         Ok(JsonReader {
             lines: text::open_lines(&file, &range)?,
             range,
-            decoder: decoder.map_err(|e| DataError::BadFile { path: file.path().into(), cause: e.to_string() })?,
+            decoder: decoder.map_err(|e| bad_file(file.path(), plain(&e)))?,
             file,
             schema: file_schema,
             conform: Conform::new(Arc::clone(schema), sources),
@@ -98,12 +99,12 @@ impl JsonReader {
             Ok(Some(batch)) => {
                 self.rows += batch.num_rows() as u64;
                 let conformed = self.conform.apply(&batch);
-                conformed.map(Some).map_err(|cause| DataError::BadFile { path: self.file.path().into(), cause })
+                conformed.map(Some).map_err(|cause| bad_file(self.file.path(), cause))
             }
             Err(ArrowError::IoError(_, error)) => Err(text::read_error(self.file.path(), &error)),
             Err(error) => Err(self.file.error(|path| {
                 let found = locate(&self.file, &self.range, false, self.rows, &self.schema).unwrap_or_else(Some);
-                found.unwrap_or_else(|| DataError::BadFile { path, cause: error.to_string() })
+                found.unwrap_or_else(|| bad_file(&path, plain(&error)))
             })),
         }
     }
@@ -125,6 +126,10 @@ impl Iterator for JsonReader {
 fn decoder(schema: &SchemaRef, batch_rows: usize) -> Result<Decoder, ArrowError> {
     // A column of numbers and texts is one of texts.
     ReaderBuilder::new(Arc::clone(schema)).with_batch_size(batch_rows).with_coerce_primitive(true).build_decoder()
+}
+
+fn bad_file(path: &str, cause: String) -> DataError {
+    DataError::BadFile { path: path.into(), format: "JSON".into(), cause }
 }
 
 /// The next batch of the lines.
@@ -177,7 +182,7 @@ fn locate(
         if let Err(error) = read {
             let cause = match error {
                 ArrowError::JsonError(cause) => cause,
-                other => other.to_string(),
+                other => plain(&other),
             };
             // The reader says which field by a path of names.
             let column = cause.split("field '").nth(1).and_then(|rest| rest.split('\'').next()).map(str::to_owned);

@@ -14,6 +14,7 @@ use crate::exchange::aggregate::AggregatePlan;
 use crate::plan::{Exchange, Join, JoinKind, LogicalPlan, Operator, Repartition};
 use crate::planner::{files_schema, plan_schema};
 use crate::source::{ReadFiles, Source};
+use crate::stack::deep;
 
 /// The plan to run instead of `plan`; `only_count` says that nobody looks at the rows.
 ///
@@ -31,13 +32,13 @@ struct DropOrder;
 
 impl DropOrder {
     fn apply(&self, plan: &LogicalPlan) -> LogicalPlan {
-        match plan {
+        deep(|| match plan {
             LogicalPlan::Exchange { input, exchange } if keeps_rows(exchange) => self.apply(input),
             LogicalPlan::Op { input, op: op @ (Operator::Filter { .. } | Operator::Select { .. }) } => {
                 self.apply(input).then(op.clone())
             }
             other => other.clone(),
-        }
+        })
     }
 }
 
@@ -54,6 +55,10 @@ struct PushFilters;
 
 impl PushFilters {
     fn apply(&self, plan: &LogicalPlan) -> Result<LogicalPlan, DataError> {
+        deep(|| self.pushed(plan))
+    }
+
+    fn pushed(&self, plan: &LogicalPlan) -> Result<LogicalPlan, DataError> {
         let LogicalPlan::Op { input, op: op @ Operator::Filter { condition } } = plan else {
             return rebuild(plan, |input| self.apply(input));
         };
@@ -92,16 +97,13 @@ struct MergeLimits;
 
 impl MergeLimits {
     fn apply(&self, plan: &LogicalPlan) -> LogicalPlan {
-        let rebuilt = rebuild(plan, |input| Ok(self.apply(input)));
-        match rebuilt.unwrap_or_else(|_| plan.clone()) {
-            LogicalPlan::Op { input, op: Operator::Limit { rows } } => match input.as_ref() {
-                LogicalPlan::Op { input, op: Operator::Limit { rows: below } } => {
-                    LogicalPlan::Op { input: Arc::clone(input), op: Operator::Limit { rows: rows.min(*below) } }
-                }
-                _ => LogicalPlan::Op { input, op: Operator::Limit { rows } },
-            },
-            other => other,
+        let rebuilt = deep(|| rebuild(plan, |input| Ok(self.apply(input)))).unwrap_or_else(|_| plan.clone());
+        if let LogicalPlan::Op { input, op: Operator::Limit { rows } } = &rebuilt
+            && let LogicalPlan::Op { input, op: Operator::Limit { rows: below } } = input.as_ref()
+        {
+            return LogicalPlan::Op { input: Arc::clone(input), op: Operator::Limit { rows: (*rows).min(*below) } };
         }
+        rebuilt
     }
 }
 
@@ -113,19 +115,20 @@ type Needed = Option<BTreeSet<String>>;
 
 impl PruneColumns {
     fn apply(&self, plan: &LogicalPlan, needed: Needed) -> Result<LogicalPlan, DataError> {
-        Ok(match plan {
-            LogicalPlan::Source(Source::Files(read)) => LogicalPlan::Source(Source::Files(pruned(read, &needed)?)),
-            LogicalPlan::Source(_) => plan.clone(),
-            LogicalPlan::Op { input, op } => self.operator(input, op, needed)?,
-            LogicalPlan::Exchange { input, exchange } => self.exchange(input, exchange, needed)?,
-            LogicalPlan::Join { left, right, join } => self.join(left, right, join, needed)?,
-            LogicalPlan::Union { inputs } => self.union(inputs, plan, needed)?,
-            LogicalPlan::Zip { .. } => rebuild(plan, |input| self.apply(input, None))?,
+        deep(|| match plan {
+            LogicalPlan::Source(Source::Files(read)) => Ok(LogicalPlan::Source(Source::Files(pruned(read, &needed)?))),
+            LogicalPlan::Source(_) => Ok(plan.clone()),
+            LogicalPlan::Op { input, op } => self.operator(input, op, needed),
+            LogicalPlan::Exchange { input, exchange } => self.exchange(input, exchange, needed),
+            LogicalPlan::Join { left, right, join } => self.join(left, right, join, needed),
+            LogicalPlan::Union { inputs } => self.union(inputs, plan, needed),
+            LogicalPlan::Zip { .. } => rebuild(plan, |input| self.apply(input, None)),
         })
     }
 
     fn operator(&self, input: &LogicalPlan, op: &Operator, mut needed: Needed) -> Result<LogicalPlan, DataError> {
-        let mut op = op.clone();
+        // It is sent to tasks, and its conditions are asked of statistics.
+        let mut op = op.balanced();
         match &mut op {
             Operator::Filter { condition } => use_columns(&mut needed, condition.columns()),
             Operator::WithColumn { name, value } => {

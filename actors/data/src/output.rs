@@ -4,7 +4,7 @@
 
 use crate::block_writer::BlockFile;
 use crate::error::DataError;
-use crate::output_dir::OutputDir;
+use crate::output_dir::{EarlierRun, OutputDir};
 use crate::output_store::OutputStore;
 use crate::storage::{PendingUpload, is_remote};
 use crate::write::WriteOptions;
@@ -26,11 +26,10 @@ impl Output {
                 OutputDir::prepare(dir, options, &run_id).map(Output::Dir)
             }
             (false, true) => OutputDir::prepare_resumable(dir, options, run_key).map(Output::Dir),
-            (true, false) => OutputStore::prepare(dir, options, run_key).map(Output::Store),
-            (true, true) => Err(DataError::InvalidPlan {
-                operator: options.name().into(),
-                cause: format!("a run that writes to {dir} cannot be resumed: write it anew, without resume"),
-            }),
+            (true, resume) => {
+                let prepared = OutputStore::prepare(dir, options, run_key, resume).map(Output::Store);
+                prepared.map_err(DataError::preparing_output)
+            }
         }
     }
 
@@ -55,7 +54,15 @@ impl Output {
     pub(crate) fn finished(&self) -> Result<Vec<BlockFile>, DataError> {
         match self {
             Output::Dir(dir) => dir.finished(),
-            Output::Store(_) => Ok(Vec::new()),
+            Output::Store(store) => Ok(store.finished()),
+        }
+    }
+
+    /// What was found of earlier runs, if this one can be resumed.
+    pub(crate) fn earlier(&self) -> Option<EarlierRun> {
+        match self {
+            Output::Dir(dir) => dir.earlier(),
+            Output::Store(store) => store.earlier(),
         }
     }
 
@@ -80,6 +87,32 @@ impl Output {
         match self {
             Output::Dir(dir) => drop(dir),
             Output::Store(store) => store.abandon(uploads),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::StorageOptions;
+
+    #[test]
+    fn an_output_in_a_store_that_is_not_there_is_named_as_one() {
+        let storage = StorageOptions {
+            // Nobody answers there.
+            endpoint_url: Some("http://127.0.0.1:9".into()),
+            access_key_id: Some("AKIATEST".into()),
+            secret_access_key: Some("secret".into()),
+            max_attempts: 1,
+            ..StorageOptions::default()
+        };
+        let options = WriteOptions { storage: Some(storage), ..WriteOptions::default() };
+        for resume in [false, true] {
+            let error = Output::prepare("s3://bucket/out", &options, "key", resume).unwrap_err().to_string();
+            assert!(error.starts_with("cannot prepare the output s3://bucket/out"), "{error}");
+            let told = "cannot reach the store at http://127.0.0.1:9 (connection refused): is it running, is the \
+                        endpoint URL right?";
+            assert!(error.ends_with(told), "{error}");
         }
     }
 }

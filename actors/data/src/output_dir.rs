@@ -7,8 +7,12 @@
 //! - in a directory that did, files are moved in one by one, and moved back if one cannot be. A
 //!   reader at that very moment sees some of them.
 //!
+//! Of two runs at once that replace what is there, the one that is done first wins: a run replaces
+//! the files that were there when it began, and fails with [`DataError::OutputChanged`] where there
+//! are others when it ends. Runs that append do not disturb each other.
+//!
 //! A run that fails or is cancelled leaves nothing, not even a directory it made. One that was
-//! killed leaves its staging directory; the next run into the same place finds that nobody
+//! killed leaves its staging directory; the next run with the same output finds that nobody
 //! holds the lock of its owner, moves back what it had moved, and removes it. Nothing is synced:
 //! what a crash of the machine leaves of a run is for that run to write again.
 //!
@@ -41,8 +45,11 @@ use crate::write::{WriteMode, WriteOptions};
 pub(crate) mod parts;
 mod staging;
 
-use parts::{check_in_the_way, parts, with_ordinal};
-use staging::{JOURNAL, Journal, OWNER, Place, REPLACED, WHOLE, lock, recover, remove_all_but, remove_staging};
+use parts::{SeenFile, check_in_the_way, check_unchanged, parts, seen, with_ordinal};
+use staging::{
+    JOURNAL, Journal, OWNER, Place, REPLACED, RESUMABLE, WHOLE, lock, recover, recover_beside, remove_all_but,
+    remove_staging, scatter,
+};
 
 /// The directory a run writes to.
 #[derive(Debug)]
@@ -58,6 +65,21 @@ pub struct OutputDir {
     leave_staging: bool,
     /// If the run ends early, the next one goes on with what is done.
     resumable: bool,
+    /// What was found of earlier runs that could be resumed.
+    earlier: EarlierRun,
+    /// The files that the run replaces: those that were there when it began.
+    replaces: BTreeSet<SeenFile>,
+}
+
+/// What a run that can be resumed found of earlier ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EarlierRun {
+    /// Nothing that could be resumed.
+    Nothing,
+    /// What one with another plan, other options or other files had done. It is removed.
+    Other,
+    /// What one that does the same had done: blocks that it had finished are taken over.
+    Same,
 }
 
 impl OutputDir {
@@ -70,7 +92,7 @@ impl OutputDir {
     /// The same for a run that can be resumed: one that does the same as an earlier one, which
     /// `run_key` tells, finds the blocks which that one has finished.
     pub fn prepare_resumable(dir: &str, options: &WriteOptions, run_key: &str) -> Result<OutputDir, DataError> {
-        Self::prepare_as(dir, options, &format!("resume-{:016x}", xxh3_64(run_key.as_bytes())), true)
+        Self::prepare_as(dir, options, &format!("{RESUMABLE}{:016x}", xxh3_64(run_key.as_bytes())), true)
     }
 
     fn prepare_as(dir: &str, options: &WriteOptions, name: &str, resumable: bool) -> Result<OutputDir, DataError> {
@@ -79,10 +101,14 @@ impl OutputDir {
         let place = Place::of(&dir)?;
         let made = MadeDirectories::make(&place.holder).map_err(failed)?;
         let lock = lock(&place.holder)?;
-        let staging = place.holder.join(format!("{}{name}", place.prefix));
-        recover(&place, &dir, resumable.then_some(staging.as_path()))?;
+        let staging = place.staging(name);
+        let resumed = resumable.then_some(staging.as_path());
+        let mut left = recover(&place, &dir, resumed)?;
+        let mut replaces = BTreeSet::new();
         if place.exists {
+            left = left.and(recover_beside(&dir, name, resumed)?);
             check_in_the_way(&dir, options)?;
+            replaces = seen(&dir)?;
         }
         let is_new = match fs::create_dir(&staging) {
             Ok(()) => true,
@@ -98,8 +124,26 @@ impl OutputDir {
             Err(error) => return Err(error),
         };
         drop(lock);
+        if left.live && options.mode == WriteMode::Overwrite {
+            tracing::warn!(path = %dir.display(), "another run is writing there now: the one that is done first wins");
+        }
+        let earlier = match (left.same, left.other) {
+            (true, _) => EarlierRun::Same,
+            (false, true) => EarlierRun::Other,
+            (false, false) => EarlierRun::Nothing,
+        };
         let options = options.clone();
-        let output = OutputDir { dir, staging, options, made, _owner: owner, leave_staging: false, resumable };
+        let output = OutputDir {
+            dir,
+            staging,
+            options,
+            made,
+            _owner: owner,
+            leave_staging: false,
+            resumable,
+            earlier,
+            replaces,
+        };
         if !is_new {
             output.keep_what_is_done()?;
         }
@@ -110,6 +154,12 @@ impl OutputDir {
     #[must_use]
     pub fn staging(&self) -> String {
         self.staging.display().to_string()
+    }
+
+    /// What was found of earlier runs, if this one can be resumed.
+    #[must_use]
+    pub fn earlier(&self) -> Option<EarlierRun> {
+        self.resumable.then_some(self.earlier)
     }
 
     /// The files of blocks that an earlier run has finished, in the order of blocks. A block
@@ -173,6 +223,9 @@ impl OutputDir {
         // A run that died since this one began must not take its files back later.
         recover(&Place::of(&self.dir)?, &self.dir, Some(&self.staging))?;
         check_in_the_way(&self.dir, &self.options)?;
+        if self.options.mode == WriteMode::Overwrite {
+            check_unchanged(&self.dir, &self.replaces)?;
+        }
         let old = parts(&self.dir)?;
         let mut journal = Journal::default();
         if self.options.mode == WriteMode::Overwrite {
@@ -252,10 +305,16 @@ impl OutputDir {
 
 impl Drop for OutputDir {
     fn drop(&mut self) {
-        let goes_on = self.resumable && read_manifests(&self.staging).is_ok_and(|blocks| !blocks.is_empty());
+        if self.leave_staging {
+            return;
+        }
+        // It may have ended when its files were gathered already.
+        let goes_on = self.resumable
+            && scatter(&self.staging).is_ok()
+            && read_manifests(&self.staging).is_ok_and(|blocks| !blocks.is_empty());
         if goes_on {
             self.made.keep();
-        } else if !self.leave_staging {
+        } else {
             remove_staging(&self.staging);
         }
     }

@@ -29,6 +29,7 @@ use crate::files::{ColumnStatistics, FileFooter, RowGroup};
 use crate::pieces::Piece;
 use crate::schema::{ColumnSource, Conform, plain_type};
 use crate::source_file::{OpenFile, SourceFile};
+use crate::words::plain;
 
 mod late;
 mod pages;
@@ -260,12 +261,12 @@ fn open(source: &SourceFile) -> Result<(OpenFile, ArrowReaderMetadata), DataErro
 /// the system is told from damage by its number.
 fn read_error(file: &SourceFile, error: &ArrowError) -> DataError {
     let cause = match error {
-        ArrowError::ParquetError(cause) => cause.clone(),
-        other => other.to_string(),
+        ArrowError::ParquetError(cause) => plain(cause),
+        other => plain(other),
     };
     file.error(|path| match cause.contains("(os error ") {
         true => DataError::Read { path, cause },
-        false => DataError::BadFile { path, cause },
+        false => bad_file(path, cause),
     })
 }
 
@@ -276,7 +277,11 @@ fn parquet_error(file: &SourceFile, error: &ParquetError) -> DataError {
     {
         return DataError::read(Path::new(file.path()), error);
     }
-    file.error(|path| DataError::BadFile { path, cause: error.to_string() })
+    file.error(|path| bad_file(path, plain(error)))
+}
+
+fn bad_file(path: String, cause: String) -> DataError {
+    DataError::BadFile { path, format: "Parquet".into(), cause }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
 use crate::error::DataError;
 use crate::storage::error_within;
+use crate::words::plain;
 use crate::write::{Compression, WriteOptions};
 
 /// Dictionaries stay on for every column: for trips they are smaller than plain values and,
@@ -46,7 +47,7 @@ pub fn write_error(path: &Path, error: &ParquetError) -> DataError {
     {
         return DataError::write(path, error);
     }
-    DataError::Write { path: path.display().to_string(), cause: error.to_string() }
+    DataError::Write { path: path.display().to_string(), cause: plain(error) }
 }
 
 /// Bytes in a row group of the output at most: the writer holds this much.

@@ -26,8 +26,12 @@ use crate::function::Parameter;
 use crate::source::{ReadFiles, Source};
 use crate::write::WriteOptions;
 
+mod tree;
+
+pub(crate) use tree::shortened;
+
 /// A tree of operators.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub enum LogicalPlan {
     /// Where rows come from.
@@ -170,6 +174,9 @@ impl Compute {
         matches!(self, Self::Actors { .. })
     }
 }
+
+/// Operators of a plan at most, one on top of the other.
+pub const MAX_LEVELS: usize = 10_000;
 
 /// Blocks of a result at most: the driver holds a task for each.
 pub const MAX_BLOCKS: u64 = 1 << 20;
@@ -368,68 +375,40 @@ impl LogicalPlan {
     pub fn join(self, right: LogicalPlan, join: Join) -> Self {
         Self::Join { left: Arc::new(self), right: Arc::new(right), join }
     }
-
-    /// The plans right below this one, in order.
-    #[must_use]
-    pub fn inputs(&self) -> Vec<&LogicalPlan> {
-        match self {
-            Self::Source(_) => Vec::new(),
-            Self::Op { input, .. } | Self::Exchange { input, .. } => vec![input],
-            Self::Join { left, right, .. } | Self::Zip { left, right } => vec![left, right],
-            Self::Union { inputs } => inputs.iter().map(AsRef::as_ref).collect(),
-        }
-    }
-
-    /// The sources at the leaves, from left to right.
-    #[must_use]
-    pub fn sources(&self) -> Vec<&Source> {
-        match self {
-            Self::Source(source) => vec![source],
-            _ => self.inputs().into_iter().flat_map(Self::sources).collect(),
-        }
-    }
-
-    /// Changes how all files of the plan are read.
-    pub fn each_files_mut(&mut self, change: &mut dyn FnMut(&mut ReadFiles)) {
-        match self {
-            Self::Source(Source::Files(read)) => change(read),
-            Self::Source(_) => {}
-            Self::Op { input, .. } | Self::Exchange { input, .. } => Arc::make_mut(input).each_files_mut(change),
-            Self::Join { left, right, .. } | Self::Zip { left, right } => {
-                Arc::make_mut(left).each_files_mut(change);
-                Arc::make_mut(right).each_files_mut(change);
-            }
-            Self::Union { inputs } => {
-                inputs.iter_mut().for_each(|input| Arc::make_mut(input).each_files_mut(change));
-            }
-        }
-    }
-
-    /// The node itself, without what is below it.
-    fn title(&self) -> String {
-        match self {
-            Self::Source(source) => source.to_string(),
-            Self::Op { op, .. } => op.to_string(),
-            Self::Exchange { exchange, .. } => exchange.to_string(),
-            Self::Join { join, .. } => join.to_string(),
-            Self::Union { .. } => "union".into(),
-            Self::Zip { .. } => "zip".into(),
-        }
-    }
-
-    fn print(&self, depth: usize, lines: &mut Vec<String>) {
-        lines.push(format!("{:width$}{}", "", self.title(), width = depth * 2));
-        for input in self.inputs() {
-            input.print(depth + 1, lines);
-        }
-    }
 }
 
-impl fmt::Display for LogicalPlan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut lines = Vec::new();
-        self.print(0, &mut lines);
-        f.write_str(&lines.join("\n"))
+impl Operator {
+    /// What it computes.
+    pub(crate) fn expressions(&self) -> Vec<&Expr> {
+        match self {
+            Self::Filter { condition } => vec![condition],
+            Self::WithColumn { value, .. } => vec![value],
+            Self::WithColumns { columns } | Self::Project { columns } => {
+                columns.iter().map(|(_, value)| value).collect()
+            }
+            Self::Select { .. }
+            | Self::Drop { .. }
+            | Self::Rename { .. }
+            | Self::Limit { .. }
+            | Self::Sample { .. }
+            | Self::MapBatches(_) => Vec::new(),
+        }
+    }
+
+    pub(crate) fn expressions_mut(&mut self) -> Vec<&mut Expr> {
+        match self {
+            Self::Filter { condition } => vec![condition],
+            Self::WithColumn { value, .. } => vec![value],
+            Self::WithColumns { columns } | Self::Project { columns } => {
+                columns.iter_mut().map(|(_, value)| value).collect()
+            }
+            Self::Select { .. }
+            | Self::Drop { .. }
+            | Self::Rename { .. }
+            | Self::Limit { .. }
+            | Self::Sample { .. }
+            | Self::MapBatches(_) => Vec::new(),
+        }
     }
 }
 

@@ -20,6 +20,8 @@ use crate::plan::{
     Compute, Exchange, LogicalPlan, MAX_ACTORS, MAX_BLOCKS, MAX_PARTS, MapBatches, Operator, Repartition,
 };
 use crate::source::{ReadFiles, Source};
+use crate::stack::deep;
+use crate::words::plain;
 
 /// The columns of the rows of `plan`. None where only running a function tells.
 ///
@@ -27,7 +29,7 @@ use crate::source::{ReadFiles, Source};
 /// [`DataError`], naming operator and column. What comes after a function is checked as far as it
 /// can be.
 pub fn plan_schema(plan: &LogicalPlan) -> Result<Option<SchemaRef>, DataError> {
-    match plan {
+    deep(|| match plan {
         LogicalPlan::Source(source) => source_schema(source).map(Some),
         LogicalPlan::Op { input, op } => match plan_schema(input)? {
             Some(schema) => schema_after(op, &schema),
@@ -43,7 +45,7 @@ pub fn plan_schema(plan: &LogicalPlan) -> Result<Option<SchemaRef>, DataError> {
             (Some(left), Some(right)) => Ok(Some(zip_schema(&left, &right))),
             _ => Ok(None),
         },
-    }
+    })
 }
 
 fn source_schema(source: &Source) -> Result<SchemaRef, DataError> {
@@ -316,7 +318,7 @@ pub(crate) fn renamed(schema: &Schema, names: &[(String, String)], operator: &st
 }
 
 fn project(schema: &Schema, indices: &[usize], operator: &str) -> Result<SchemaRef, DataError> {
-    schema.project(indices).map(Arc::new).map_err(|error| invalid(operator, error.to_string()))
+    schema.project(indices).map(Arc::new).map_err(|error| invalid(operator, plain(&error)))
 }
 
 fn invalid(operator: &str, cause: String) -> DataError {

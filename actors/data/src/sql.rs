@@ -27,9 +27,13 @@ use datafusion_sql::sqlparser::parser::{Parser, ParserError};
 use datafusion_sql::sqlparser::tokenizer::{Token, Tokenizer};
 
 use crate::error::DataError;
+use crate::expr::Kind;
 use crate::plan::LogicalPlan;
+use crate::storage::error_within;
+use crate::words::plain;
 
 mod aggregate;
+mod careful;
 mod context;
 mod expr;
 mod join;
@@ -93,15 +97,19 @@ fn plan_here(
     let mut query = parse(query, dialect)?;
     names::settle(&mut query, tables)?;
     syntax::tidy(&mut query)?;
-    let context = Context::new(tables);
     let options = ParserOptions::new()
         .with_enable_ident_normalization(false)
         // Texts have one type here, and it is not this one.
         .with_map_string_types_to_utf8view(false)
         .with_default_null_ordering(NullOrdering::NullsLast);
-    let planner = SqlToRel::new_with_options(&context, options);
     let statement = Statement::Query(Box::new(query));
-    let plan = planner.sql_statement_to_plan(statement).map_err(|e| planning_error(&e))?;
+    let planned =
+        |context: &Context| SqlToRel::new_with_options(context, options).sql_statement_to_plan(statement.clone());
+    let plan = planned(&Context::new(tables)).map_err(|error| {
+        // Where types do not fit, it is told with the names of what they are the types of.
+        let careful = planned(&Context::careful(tables)).err();
+        careful.and_then(|careful| error_within(&careful)).unwrap_or_else(|| planning_error(&error))
+    })?;
     Converter::new(tables).query(&plan)
 }
 
@@ -168,9 +176,15 @@ fn planning_error(error: &DataFusionError) -> DataError {
             _ => {}
         }
     }
-    let text = error.find_root().strip_backtrace();
-    let text = PREFIXES.iter().fold(text.as_str(), |text, prefix| text.strip_prefix(prefix).unwrap_or(text));
-    invalid(text)
+    let text = plain(error.find_root());
+    invalid(no_condition(&text).unwrap_or(text))
+}
+
+/// What DataFusion says of a condition that is not true or false, in our words.
+fn no_condition(text: &str) -> Option<String> {
+    let (condition, data_type) = text.strip_prefix(NO_CONDITION)?.rsplit_once("' returning ")?;
+    let kind = Kind::of(&data_type.parse().ok()?);
+    Some(format!("{condition} is {} where true or false is needed", kind.describe()))
 }
 
 /// A column as a query may name it.
@@ -205,6 +219,5 @@ const OPERATORS: usize = 2000;
 /// what is used is taken.
 const STACK_BYTES: usize = 256 << 20;
 
-/// What DataFusion puts before an error, and users need not know.
-const PREFIXES: [&str; 4] =
-    ["Error during planning: ", "This feature is not implemented: ", "Schema error: ", "SQL error: "];
+/// How DataFusion begins to say that a condition is none.
+const NO_CONDITION: &str = "Cannot create filter with non-boolean predicate '";

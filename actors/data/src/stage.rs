@@ -218,6 +218,26 @@ pub struct Slice {
     pub rows: u64,
 }
 
+impl Stage {
+    /// What people see: `read_parquet>filter>with_column>write_parquet`.
+    #[must_use]
+    pub fn title(&self) -> String {
+        let first_word = |text: String| text.split(' ').next().unwrap_or_default().to_owned();
+        let mut names: Vec<String> = Vec::new();
+        if let Some(branch) = self.branches.first() {
+            names.push(match &branch.combine {
+                Combine::Stream => "read".to_owned(),
+                combine => combine.title().map(first_word).unwrap_or_default(),
+            });
+            names.extend(branch.operators.iter().map(|operator| first_word(operator.title())));
+        }
+        if !matches!(self.sink, StageSink::Blocks) {
+            names.push(self.sink.name().to_owned());
+        }
+        names.join(">")
+    }
+}
+
 impl StageSink {
     /// How many objects a task gives.
     pub(crate) fn objects(&self) -> u32 {

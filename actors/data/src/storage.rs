@@ -8,7 +8,7 @@
 //! - [`list`] finds what a path, a directory or a pattern means.
 //! - [`RemoteWriter`] uploads an object that nobody sees; what it leaves is a [`PendingUpload`],
 //!   and [`complete`] makes many of them visible; [`abort`] gives them up. [`uploads_under`] finds
-//!   what dead runs left.
+//!   what dead runs left, and [`upload_states`] what can still be made of it.
 //! - [`delete`], [`put_small`] and [`exists`] are what a commit needs beside that.
 //! - [`check_identity`] says in words why a store cannot be used.
 //!
@@ -46,13 +46,14 @@ mod window;
 
 pub use chunks::RemoteRead;
 pub(crate) use commit::abort_listed;
-pub use commit::{abort, complete, uploads_under};
+pub use commit::{Incomplete, UploadState, abort, complete, upload_states, uploads_under};
 pub use credentials::check_identity;
 pub use failure::error_within;
 pub use file::{Remote, RemoteFile};
 pub(crate) use list::may_mean;
 pub use list::{RemoteEntry, list};
 pub use location::{Location, is_remote, shown};
+pub(crate) use objects::read_small;
 pub use objects::{delete, exists, put_small};
 pub use options::StorageOptions;
 pub use upload::{PendingUpload, RemoteWriter};

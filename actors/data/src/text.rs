@@ -171,10 +171,13 @@ pub(crate) fn read_error(path: &str, error: &io::Error) -> DataError {
     if let Some(error) = error_within(error) {
         return error;
     }
+    let bad_file = |format: &str| {
+        let (path, format) = (path.into(), format.into());
+        DataError::BadFile { path, format, cause: error.to_string() }
+    };
     match (error.raw_os_error(), TextCompression::of(path)) {
-        (None, TextCompression::Gzip | TextCompression::Zstd) => {
-            DataError::BadFile { path: path.into(), cause: error.to_string() }
-        }
+        (None, TextCompression::Gzip) => bad_file("gzip"),
+        (None, TextCompression::Zstd) => bad_file("zstd"),
         _ => DataError::read(Path::new(path), error),
     }
 }

@@ -79,7 +79,8 @@ pub enum WriteMode {
     ErrorIfExists,
     /// The `part-` files of earlier runs are replaced, when this one succeeds, in the
     /// directories of values as well. Another file of the format in one of these directories is
-    /// an error: a reader would mix it with the result.
+    /// an error: a reader would mix it with the result. On a file system so is what another run
+    /// has written there since this one began: the one that is done first wins.
     Overwrite,
     /// This run's files are added after those of earlier runs.
     Append,

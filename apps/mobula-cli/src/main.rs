@@ -30,6 +30,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use mobula_core::logging::OF_PROGRAMS;
 use tracing_subscriber::EnvFilter;
 
 use crate::error::CliError;
@@ -101,7 +102,7 @@ fn run(command: &Command) -> Result<(), CliError> {
 
 /// Warnings and errors of the actors, or what `MOBULA_LOG` asks for (`MOBULA_LOG=mobula_core=debug`).
 fn log_to_stderr() {
-    let filter = EnvFilter::try_from_env("MOBULA_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    let filter = EnvFilter::try_from_env("MOBULA_LOG").unwrap_or_else(|_| EnvFilter::new(OF_PROGRAMS));
     let colours = std::io::stderr().is_terminal();
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
     // Nobody may read it any more, or its disk be full: that is no reason to panic.

@@ -5,7 +5,7 @@
 //! fare or distance is as bad as a small one, and counted with it.
 
 use arrow::datatypes::Schema;
-use mobula::{DataError, Dataset, Paths, ValueType, col, lit, read_parquet};
+use mobula::{DataError, Dataset, Expr, Paths, ValueType, col, lit, read_parquet};
 use serde::{Deserialize, Serialize};
 
 use crate::columns;
@@ -39,10 +39,20 @@ pub fn clean(trips: Dataset, schema: &Schema, limits: &Limits) -> Result<Dataset
             available: schema.fields().iter().map(|f| f.name().clone()).collect(),
         });
     };
-    Ok(trips
-        .filter(col("fare_amount").gt_eq(lit(limits.min_fare)))
-        .filter(col("trip_distance").gt(lit(limits.distance_above)))
-        .with_column(DURATION, col(dropoff).minutes_since(col(pickup))))
+    let kept = rules(limits).into_iter().fold(trips, Dataset::filter);
+    Ok(kept.with_column(DURATION, col(dropoff).minutes_since(col(pickup))))
+}
+
+/// What [`clean`] asks of a trip, in this order.
+#[must_use]
+pub fn rules(limits: &Limits) -> Vec<Expr> {
+    vec![col("fare_amount").gt_eq(lit(limits.min_fare)), col("trip_distance").gt(lit(limits.distance_above))]
+}
+
+/// What [`prepare_for_model`] asks of a trip after that.
+#[must_use]
+pub fn model_rules() -> Vec<Expr> {
+    vec![col("fare_amount").lt_eq(lit(MAX_FARE)), col("trip_distance").lt_eq(lit(MAX_DISTANCE))]
 }
 
 /// The features of a model of fares, and the fare itself: eight columns and the target, of the
@@ -50,9 +60,10 @@ pub fn clean(trips: Dataset, schema: &Schema, limits: &Limits) -> Result<Dataset
 /// which is 0. What is null in the input stays null.
 pub fn prepare_for_model(trips: Dataset, schema: &Schema, limits: &Limits) -> Result<Dataset, DataError> {
     let pickup = columns::times(schema).map(|(pickup, _)| pickup).unwrap_or_default();
-    let mut prepared = clean(trips, schema, limits)?
-        .filter(col("fare_amount").lt_eq(lit(MAX_FARE)))
-        .filter(col("trip_distance").lt_eq(lit(MAX_DISTANCE)))
+    let cleaned = clean(trips, schema, limits)?;
+    let mut prepared = model_rules()
+        .into_iter()
+        .fold(cleaned, Dataset::filter)
         .with_column("pickup_hour", col(pickup).hour())
         .with_column("pickup_dow", col(pickup).day_of_week())
         .select(FEATURES.into_iter().chain([TARGET]).collect::<Vec<_>>());

@@ -10,11 +10,13 @@
 //! - times are wall-clock times in microseconds without a zone;
 //! - a column that only some files have is null for the others.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use mobula_data::expr::ValueType;
-use mobula_data::schema::{ColumnName, Matching};
+use mobula_data::schema::{ColumnName, ColumnSource, Matching};
+use mobula_data::source::OpenedFiles;
 
 /// The names of the pickup and the dropoff time, in runs over both kinds and in either kind.
 const PICKUP: [&str; 3] = ["pickup_datetime", "tpep_pickup_datetime", "lpep_pickup_datetime"];
@@ -42,6 +44,22 @@ pub fn matching() -> Matching {
 pub fn times(schema: &Schema) -> Option<(&'static str, &'static str)> {
     let find = |names: [&'static str; 3]| names.into_iter().find(|name| schema.index_of(name).is_ok());
     Some((find(PICKUP)?, find(DROPOFF)?))
+}
+
+/// Columns that have another name than in some file, case aside, with their names there.
+#[must_use]
+pub fn renamed(opened: &OpenedFiles) -> BTreeMap<String, BTreeSet<String>> {
+    let mut renamed: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (file, places) in opened.files.iter().zip(&opened.unified.columns) {
+        for (field, place) in opened.unified.schema.fields().iter().zip(places) {
+            let ColumnSource::File(index) = place else { continue };
+            let Some(found) = file.schema.fields().get(*index as usize) else { continue };
+            if !found.name().eq_ignore_ascii_case(field.name()) {
+                renamed.entry(field.name().clone()).or_default().insert(found.name().clone());
+            }
+        }
+    }
+    renamed
 }
 
 /// The schema of a yellow file as the TLC published it in January 2023.

@@ -8,14 +8,14 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use mobula::print::{grouped, print, table};
-use mobula::{Config, DataError};
+use mobula::print::{bytes, grouped, print, table};
+use mobula::{Config, DEFAULT_LOG, DataError};
 use mobula_data::planner::MAX_BATCH_ROWS;
 use taxi_etl::calendar::Month;
 use taxi_etl::clean::{Limits, read};
 use taxi_etl::generate::{Generate, Generated, generate};
 use taxi_etl::interrupt::Interrupt;
-use taxi_etl::report::{bar, size};
+use taxi_etl::report::bar;
 use taxi_etl::run::Run;
 use taxi_etl::s3::S3Args;
 use tracing_subscriber::EnvFilter;
@@ -31,7 +31,7 @@ const DEMO_ROWS: u64 = 3_000_000;
 ///
 /// Without any argument it makes up a month of trips, cleans it and shows the result.
 #[derive(Debug, Parser)]
-#[command(name = "taxi-etl", version, args_conflicts_with_subcommands = true)]
+#[command(name = "taxi-etl", version, args_conflicts_with_subcommands = true, after_long_help = COLUMNS_HELP)]
 struct Cli {
     #[command(flatten)]
     clean: CleanArgs,
@@ -47,6 +47,11 @@ struct CleanArgs {
     input: Vec<PathBuf>,
     /// The directory of the result, here or at s3://…, which may not lie in the input. The files of an earlier run
     /// there, part-*.parquet, are replaced; another Parquet file there is an error.
+    ///
+    /// Nothing is seen there before the run is done: until then its files wait in a hidden directory, DIR/.mobula-… or,
+    /// where there is no DIR yet, .DIR.mobula-… beside it. A run that was killed leaves that; the next one with the
+    /// same output removes it. Of two runs at once into one directory here the one that is done first wins: the other
+    /// ends with an error and replaces nothing.
     #[arg(long, requires = "input")]
     output: Option<PathBuf>,
     /// A running cluster; without it the work is done in this process.
@@ -62,25 +67,32 @@ struct CleanArgs {
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=MAX_BATCH_ROWS as u64))]
     batch_size: Option<u64>,
     /// About so many bytes of input, before compression, per file of the result; row groups are
-    /// never split. 16 MiB
-    /// unless given.
+    /// never split. 16 MiB unless given.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     block_bytes: Option<u64>,
     /// Which columns the result has.
     #[arg(long, value_enum, default_value_t = Columns::All)]
     columns: Columns,
     /// A query over the cleaned trips, which it calls trips; its rows are written instead.
+    ///
+    /// There are select with expressions, distinct, where, group by, having, order by, limit, joins by equal keys,
+    /// union all, and queries in from, with and in. What there is not is refused by its name: window functions
+    /// (over), correlated queries, exists, queries as values, intersect and except, grouping sets, offset. Rows that
+    /// its conditions drop are told apart from those that the cleaning drops.
     #[arg(long, value_name = "QUERY")]
     sql: Option<String>,
-    /// Show the plan, and run nothing.
+    /// Show the plan, and run nothing: what is written where, what is read, and where stages end. As it is written,
+    /// too, if it will run otherwise.
     #[arg(long)]
     explain: bool,
-    /// Tell what every stage and operator did.
+    /// Tell what every stage and operator did; in JSON that is always told.
     #[arg(long)]
     stats: bool,
     /// Go on where a run of the same plan over the same files was killed, which must have been given
-    /// `--resume` too; begin anew where there is none. Rows and bytes read, and dropped rows, are
-    /// those of this run; what is written is the whole result. Not for an output in S3
+    /// `--resume` too; begin anew, and say why, where there is none. Rows and bytes read, and dropped
+    /// rows, are those of this run; what is written is the whole result, of which `rows_resumed` and
+    /// `blocks_resumed` are an earlier run's. In S3 what a killed run has uploaded takes room, unseen,
+    /// until the same command is given again, or a day has passed and any other writes there
     #[arg(long)]
     resume: bool,
     #[command(flatten)]
@@ -98,6 +110,19 @@ enum Columns {
     /// 60 miles.
     Model,
 }
+
+/// Which columns of files are taken for which.
+const COLUMNS_HELP: &str = "\
+Columns:
+  Names are compared without their case, and have that of the TLC in the result.
+  Where all files are of one kind, yellow or green, their times keep their names. Where both
+  are read together,
+    tpep_pickup_datetime and lpep_pickup_datetime    are called pickup_datetime,
+    tpep_dropoff_datetime and lpep_dropoff_datetime  are called dropoff_datetime,
+  in the result and to --sql, and the summary says so.
+  A column that a file lacks is null for its trips: ehail_fee and trip_type for yellow ones,
+  airport_fee for green ones.
+  Every file must have fare_amount, trip_distance and both times. trip_duration_min is added.";
 
 /// More trips than New York will see in a thousand years; the plan of so many still fits into memory.
 const MAX_ROWS: u64 = 1_000_000_000_000;
@@ -134,7 +159,7 @@ struct GenerateArgs {
 enum Format {
     /// A progress bar and a table.
     Human,
-    /// One JSON object; the paths in `files` are absolute.
+    /// One JSON object and nothing else on stdout; the paths in `files` are absolute.
     Json,
 }
 
@@ -175,7 +200,7 @@ fn main() -> ExitCode {
 
 /// Warnings and errors, or what `MOBULA_LOG` asks for (`MOBULA_LOG=mobula_core=debug`).
 fn log_to_stderr() {
-    let filter = EnvFilter::try_from_env("MOBULA_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    let filter = EnvFilter::try_from_env("MOBULA_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG));
     let colours = std::io::stderr().is_terminal();
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
     // Nobody may read it any more, or its disk be full: that is no reason to panic.
@@ -211,7 +236,8 @@ fn run_clean(arguments: CleanArgs, interrupt: &Interrupt) -> Result<(), Box<dyn 
         resume: arguments.resume,
     };
     if arguments.explain {
-        print(&run.explain()?)?;
+        let explained = run.explain()?;
+        print(&if quiet { serde_json::to_string_pretty(&explained)? } else { explained.to_string() })?;
         session.shutdown();
         return Ok(());
     }
@@ -302,7 +328,7 @@ fn run_generate(arguments: GenerateArgs, interrupt: &Interrupt) -> Result<(), Bo
     }
     let mut table = table(&["file", ">rows", ">bytes"]);
     for file in &files {
-        table.add_row([file.path.display().to_string(), grouped(file.rows), size(file.bytes)]);
+        table.add_row([file.path.display().to_string(), grouped(file.rows), bytes(file.bytes as f64)]);
     }
     print(&format!("{table}\n{seconds:.2} s, {} rows/s", grouped(per_second as u64)))?;
     Ok(())

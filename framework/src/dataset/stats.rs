@@ -11,7 +11,7 @@ use mobula_data::plan::Sink;
 use super::Dataset;
 use crate::print::{Table, bytes, grouped, table};
 
-/// What every stage and operator of a run did; made by [`Dataset::stats`], or of the report of any
+/// What every stage of a run did, step by step; made by [`Dataset::stats`], or of the report of any
 /// sink. It derefs to the report and prints as a table.
 ///
 /// ```no_run
@@ -73,9 +73,10 @@ impl Dataset {
 }
 
 impl DatasetStats {
-    /// A line for each stage, and below it one for each of its operators. What a stage gives on are the
-    /// bytes that it stored or wrote; of an operator, those of the values that it passed on. An operator's
-    /// seconds are those of all tasks together.
+    /// A line for each stage, and below it one for each of its steps: how rows were read or put together,
+    /// every operator, and the sink. What a stage or a sink gives on are the bytes that it stored or
+    /// wrote; of an operator, those of the values that it passed on. A step's seconds are those of
+    /// all tasks together, its memory is the most that it held at once in one task.
     #[must_use]
     pub fn to_table(&self) -> Table {
         let mut table = table(&[
@@ -86,6 +87,7 @@ impl DatasetStats {
             ">read",
             ">given on",
             ">spilled",
+            ">memory",
             ">seconds",
             ">seconds of tasks",
         ]);
@@ -97,9 +99,10 @@ impl DatasetStats {
                     String::new(),
                     grouped(operator.rows_in),
                     grouped(operator.rows_out),
-                    String::new(),
+                    if operator.bytes_in > 0 { bytes(operator.bytes_in as f64) } else { String::new() },
                     bytes(operator.bytes_out as f64),
                     String::new(),
+                    bytes(operator.memory_bytes as f64),
                     String::new(),
                     format!("{:.2}", operator.seconds),
                 ]);
@@ -109,7 +112,7 @@ impl DatasetStats {
     }
 }
 
-fn line(number: u64, stage: &StageReport) -> [String; 9] {
+fn line(number: u64, stage: &StageReport) -> [String; 10] {
     [
         format!("{number:>2}  {}", shortened(&stage.name)),
         grouped(stage.tasks),
@@ -118,6 +121,7 @@ fn line(number: u64, stage: &StageReport) -> [String; 9] {
         bytes(stage.bytes_in as f64),
         bytes(stage.bytes_out as f64),
         bytes(stage.spilled_bytes as f64),
+        String::new(),
         format!("{:.2}", stage.seconds),
         format!("{:.2}", stage.task_seconds),
     ]
@@ -171,12 +175,22 @@ mod tests {
 
     #[test]
     fn a_run_prints_as_stages_and_operators() {
-        let operator = OperatorReport {
-            name: "filter fare > 2.5".to_owned(),
+        let read = OperatorReport {
+            name: "read_parquet".to_owned(),
             rows_in: 1_000,
+            rows_out: 1_000,
+            bytes_in: 1 << 20,
+            bytes_out: 3 << 20,
+            memory_bytes: 512 << 10,
+            seconds: 0.5,
+        };
+        let filter = OperatorReport {
+            name: "filter fare > 2.5".to_owned(),
             rows_out: 900,
+            bytes_in: 0,
             bytes_out: 2_048,
             seconds: 0.75,
+            ..read.clone()
         };
         let stage = StageReport {
             name: "read_parquet>filter".to_owned(),
@@ -188,7 +202,7 @@ mod tests {
             spilled_bytes: 3 << 20,
             seconds: 0.5,
             task_seconds: 1.25,
-            operators: vec![operator],
+            operators: vec![read, filter],
         };
         let long = StageReport { name: "x".repeat(99), ..StageReport::default() };
         let stages = vec![stage, long];
@@ -199,10 +213,11 @@ mod tests {
             text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
         let expected = [
             "1 read_parquet>filter 4 1,000 900 1.0 MiB 512 B 3.0 MiB 0.50 1.25".to_owned(),
-            "filter fare > 2.5 1,000 900 2.0 KiB 0.75".to_owned(),
+            "read_parquet 1,000 1,000 1.0 MiB 3.0 MiB 512.0 KiB 0.50".to_owned(),
+            "filter fare > 2.5 1,000 900 2.0 KiB 512.0 KiB 0.75".to_owned(),
             format!("2 {}… 0 0 0 0 B 0 B 0 B 0.00 0.00", "x".repeat(NAME_CHARS)),
         ];
-        assert!(lines.windows(3).any(|lines| lines == expected), "{text}");
+        assert!(lines.windows(4).any(|lines| lines == expected), "{text}");
         assert_eq!(lines.last().map(String::as_str), Some("900 rows of 1,000 in 0.75 s"));
         stats.disk = Some(StoreDisk { spilled_bytes: 3 << 30, restored_bytes: 0 });
         assert!(stats.to_string().ends_with("stores wrote 3.0 GiB to disk and read 0 B back"));

@@ -6,6 +6,7 @@
 mod aggregator;
 mod data_support;
 mod dataset;
+mod deep;
 mod exchanges;
 mod expansion;
 mod golden;

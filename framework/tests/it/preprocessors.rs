@@ -291,7 +291,7 @@ fn errors_name_preprocessor_and_column() {
     let encoded = "OneHotEncoder: a_b is one of the columns that are encoded, and would be one of values: rename it";
     let names = dataset().with_columns([("a", lit("b")), ("a_b", lit("c"))]);
     assert_eq!(OneHotEncoder::new(["a", "a_b"]).fit(&names).unwrap_err().to_string(), encoded);
-    let no_number = "mean(species): species is Utf8, which is no number";
+    let no_number = "mean(species): species is a text, not a number; cast it to one";
     assert_eq!(error(&StandardScaler::new("species")), format!("StandardScaler: {no_number}"));
     assert_eq!(error(&SimpleImputer::new("species", Fill::Mean)), format!("SimpleImputer: {no_number}"));
     let no_number = "MinMaxScaler: column species is Utf8, which is no number";

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
-use mobula::{Dataset, RunError, range_in_blocks, read_parquet, remote};
+use mobula::{Dataset, EarlierRun, RunError, range_in_blocks, read_parquet, remote};
 
 use crate::data_support::{numbers, session};
 
@@ -36,6 +36,8 @@ fn resumed(first: &Dataset, second: &Dataset) -> u64 {
     let report = second.write_parquet(&out).unwrap();
     assert_eq!(numbers(&read_parquet(&out), "id"), (0..1000).collect::<Vec<_>>());
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing hidden is left");
+    assert_eq!((report.rows_out, report.rows_resumed), (1000, report.blocks_resumed * 50));
+    assert_eq!(report.earlier, Some(if report.blocks_resumed > 0 { EarlierRun::Same } else { EarlierRun::Other }));
     report.blocks_resumed
 }
 

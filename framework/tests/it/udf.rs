@@ -205,6 +205,55 @@ fn what_needs_something_else_runs_in_tasks_of_its_own() {
     assert_eq!(stages(own), ["read>filter", "read>map_batches>map_batches", "read>map_batches"]);
 }
 
+static PRESSED: AtomicBool = AtomicBool::new(false);
+
+#[remote]
+fn pressed(batch: RecordBatch) -> RecordBatch {
+    PRESSED.store(true, Ordering::SeqCst);
+    batch
+}
+
+/// Gives the last row away only when the function behind it has seen others.
+#[remote]
+fn last_waits(rows: Rows<Number>) -> Result<Rows<Number>, String> {
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while rows.iter().any(|row| row.id == 19) && !PRESSED.load(Ordering::SeqCst) {
+        if std::time::Instant::now() > deadline {
+            return Err("the second function waits for the end of the first".to_owned());
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(rows)
+}
+
+#[test]
+fn what_needs_something_else_takes_blocks_as_soon_as_they_are_there() {
+    let session = session();
+    let _entered = session.enter();
+    let waits = || blocks(20, 10).map_batches(last_waits);
+    let two_legs = waits().map_batches_with(pressed, MapOptions::default().resource("press", 1));
+    let ids = |rows: Vec<Number>| rows.into_iter().map(|row| row.id).collect::<Vec<_>>();
+    assert_eq!(ids(two_legs.to_rows().unwrap()), (0..20).collect::<Vec<_>>());
+    assert_eq!(ids(two_legs.limit(5).to_rows().unwrap()), (0..5).collect::<Vec<_>>());
+    // A single object sees the rows in their order, however they come.
+    let one = MapOptions::default().concurrency(1).resource("press", 1);
+    let seen: Vec<Seen> = waits().map_batches_with(Witness::with(0), one.clone()).to_rows().unwrap();
+    assert!(seen.iter().enumerate().all(|(place, seen)| seen.id == place as i64 && seen.before == place as u64));
+    // What comes after the second leg is told apart from what is before it.
+    let sorted = waits().map_batches_with(Witness::with(0), one).sort(mobula::SortKey::descending("before"));
+    let sorted: Vec<Seen> = sorted.map_batches(press).to_rows().unwrap();
+    assert!(sorted.iter().rev().enumerate().all(|(place, seen)| seen.before == place as u64));
+    // A union of one is that one, with both its legs.
+    let filtered = waits().filter(mobula::col("id").lt(mobula::lit(7)));
+    let united = filtered.map_batches_with(pressed, MapOptions::default().resource("press", 1)).union([]);
+    assert_eq!(ids(united.to_rows().unwrap()), (0..7).collect::<Vec<_>>());
+    // Without a row there are columns all the same.
+    let none = waits().filter(mobula::col("id").lt(mobula::lit(0)));
+    let none = none.map_batches_with(pressed, MapOptions::default().resource("press", 1)).map_batches(press);
+    assert_eq!(none.schema().unwrap().field(0).name(), "id");
+    assert_eq!(none.count().unwrap(), 0);
+}
+
 #[test]
 fn options_that_make_no_sense_are_errors_of_the_sink() {
     let session = session();

@@ -13,12 +13,10 @@ use parking_lot::Mutex;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::logging::OF_WORKERS;
 use crate::messages::WorkerKind;
 use crate::printed::Mark;
 use crate::registry::RemoteFunction;
-
-/// What is logged when `MOBULA_LOG` does not say: what users say, and Mobula's own warnings.
-const LOGGED: &str = "info,mobula=warn,mobula_core=warn,mobula_data=warn,mobula_transport=warn";
 
 /// The name under which a task or an actor is shown.
 #[derive(Clone, Debug)]
@@ -110,7 +108,7 @@ impl Drop for Printing {
 
 /// Prints what this process logs, so that it reaches the driver with its task's name.
 pub(crate) fn log_to_driver() {
-    let filter = EnvFilter::try_from_env("MOBULA_LOG").unwrap_or_else(|_| EnvFilter::new(LOGGED));
+    let filter = EnvFilter::try_from_env("MOBULA_LOG").unwrap_or_else(|_| EnvFilter::new(OF_WORKERS));
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Logged).with_ansi(false);
     // A stream that nobody reads is no reason to panic.
     let subscriber = subscriber.log_internal_errors(false);

@@ -12,6 +12,7 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use super::Files;
 use crate::error::DataError;
 use crate::hive::directory;
+use crate::words::plain;
 
 /// Rows that wait to be written, by the directory they belong to. They are held back so that a
 /// directory gets few files of many rows, not many of few: most blocks are written at their end,
@@ -42,15 +43,15 @@ impl Partitions {
     pub(super) fn new(columns: &[String], schema: &Schema, operator: &'static str) -> Result<Self, DataError> {
         let failed = |cause: String| DataError::InvalidPlan { operator: operator.into(), cause };
         let places: Result<Vec<usize>, _> = columns.iter().map(|column| schema.index_of(column)).collect();
-        let places = places.map_err(|e| failed(e.to_string()))?;
+        let places = places.map_err(|e| failed(plain(&e)))?;
         let kept: Vec<usize> = (0..schema.fields().len()).filter(|i| !places.contains(i)).collect();
         let fields = places.iter().map(|i| SortField::new(schema.field(*i).data_type().clone())).collect();
         Ok(Self {
             operator,
             keys: columns.iter().cloned().zip(places).collect(),
-            file_schema: schema.project(&kept).map_err(|e| failed(e.to_string()))?.into(),
+            file_schema: schema.project(&kept).map_err(|e| failed(plain(&e)))?.into(),
             kept,
-            converter: RowConverter::new(fields).map_err(|e| failed(e.to_string()))?,
+            converter: RowConverter::new(fields).map_err(|e| failed(plain(&e)))?,
             known: HashMap::new(),
             directories: Vec::new(),
             waiting: Vec::new(),
@@ -62,12 +63,17 @@ impl Partitions {
         SchemaRef::clone(&self.file_schema)
     }
 
+    /// Bytes of the rows that wait.
+    pub(super) fn waiting_bytes(&self) -> u64 {
+        self.waiting_bytes as u64
+    }
+
     /// Adds the rows of a batch.
     pub(super) fn write(&mut self, batch: &RecordBatch, files: &mut Files) -> Result<(), DataError> {
         let operator = self.operator;
         let failed = |cause: String| DataError::Compute { operator: operator.into(), path: String::new(), cause };
         let keys: Vec<ArrayRef> = self.keys.iter().map(|(_, i)| ArrayRef::clone(batch.column(*i))).collect();
-        let rows = self.converter.convert_columns(&keys).map_err(|e| failed(e.to_string()))?;
+        let rows = self.converter.convert_columns(&keys).map_err(|e| failed(plain(&e)))?;
         let texts = Texts::of(&keys).map_err(failed)?;
         for (index, row) in rows.iter().enumerate() {
             let place = match self.known.get(row.as_ref()) {
@@ -89,7 +95,7 @@ impl Partitions {
             };
             self.directories[place].rows.push((self.waiting.len(), index));
         }
-        let kept = batch.project(&self.kept).map_err(|e| failed(e.to_string()))?;
+        let kept = batch.project(&self.kept).map_err(|e| failed(plain(&e)))?;
         // A slice of a batch holds all of it.
         self.waiting_bytes += kept.get_array_memory_size();
         self.waiting.push(kept);
@@ -104,7 +110,7 @@ impl Partitions {
                 let batch = interleave_record_batch(&waiting, rows).map_err(|e| DataError::Compute {
                     operator: self.operator.into(),
                     path: String::new(),
-                    cause: e.to_string(),
+                    cause: plain(&e),
                 })?;
                 files.write(&directory.path, &batch)?;
             }
@@ -125,7 +131,7 @@ impl<'a> Texts<'a> {
     fn of(columns: &'a [ArrayRef]) -> Result<Self, String> {
         let text = |column: &'a ArrayRef| Ok((column, ArrayFormatter::try_new(column.as_ref(), &FORMAT)?));
         let columns: Result<_, arrow::error::ArrowError> = columns.iter().map(text).collect();
-        Ok(Self { columns: columns.map_err(|e| e.to_string())? })
+        Ok(Self { columns: columns.map_err(|e| plain(&e))? })
     }
 
     /// The directories for a row, one in the other.

@@ -29,6 +29,8 @@ use crate::exchange::flow::{Feed, Flow, flow_error};
 use crate::exchange::keys::{Keys, failed, find, normalised};
 use crate::exchange::quantile::quantiles;
 use crate::exchange::rows::Gathered;
+use crate::exchange::sums::{from_wide, to_wide, wide_type};
+use crate::expr::agree;
 use crate::plan::SortKey;
 use crate::schema;
 
@@ -114,7 +116,7 @@ impl AggregatePlan {
         };
         let index = find(&self.input, column, &self.operator)?;
         let found = self.input.field(index).data_type();
-        let no_number = || self.invalid(format!("{aggregate}: {column} is {found}, which is no number"));
+        let no_number = || self.invalid(agree::no_number(aggregate, column, found));
         let wanted = match aggregate.function {
             AggregateFunction::Sum => match found {
                 DataType::Boolean | DataType::Null => DataType::Int64,
@@ -140,11 +142,23 @@ impl AggregatePlan {
         Ok(Some((index, wanted)))
     }
 
-    /// The type of the floats of which an aggregate gives one, if it is computed of what stands for
-    /// them.
-    fn input_floats(&self, aggregate: &Aggregate) -> Option<DataType> {
+    /// The type that an aggregate gives, if it is computed of what stands for its values.
+    fn stood_for(&self, aggregate: &Aggregate) -> Option<DataType> {
         let (_, data_type) = self.argument(aggregate).ok()??;
-        as_whole(aggregate, &data_type).map(|_| data_type)
+        stand_in(aggregate, &data_type).map(|_| data_type)
+    }
+
+    /// The result of an aggregate in its own type, where it was computed of what stands for values of
+    /// this type.
+    fn own_result(&self, aggregate: &Aggregate, result: &ArrayRef, own: &DataType) -> Result<ArrayRef, DataError> {
+        if aggregate.function != AggregateFunction::Sum {
+            return Ok(from_whole(result, own));
+        }
+        from_wide(result, own).ok_or_else(|| {
+            let column = aggregate.column.as_deref().unwrap_or_default();
+            let cause = format!("sum({column}) overflows 64 bits: cast {column} to float64 or a decimal first");
+            DataError::Compute { operator: self.operator.clone(), path: String::new(), cause }
+        })
     }
 
     /// The columns that DataFusion sees: the keys, then one for each aggregate.
@@ -156,7 +170,7 @@ impl AggregatePlan {
         }
         for (place, aggregate) in self.aggregates.iter().enumerate() {
             let data_type = self.argument(aggregate)?.map_or(DataType::Boolean, |(_, data_type)| data_type);
-            let data_type = as_whole(aggregate, &data_type).unwrap_or(data_type);
+            let data_type = stand_in(aggregate, &data_type).unwrap_or(data_type);
             fields.push(Field::new(format!("a{place}"), data_type, true));
         }
         Ok(Arc::new(Schema::new(fields)))
@@ -227,10 +241,14 @@ impl AggregatePlan {
     }
 }
 
-/// The type of the whole numbers in whose place an aggregate is given floats, if it is.
-fn as_whole(aggregate: &Aggregate, data_type: &DataType) -> Option<DataType> {
-    let orders = matches!(aggregate.function, AggregateFunction::Min | AggregateFunction::Max);
-    whole_type(data_type).filter(|_| orders)
+/// The type of the values that an aggregate is given in place of those of this type, if it is given
+/// others: whole numbers for floats that are put in order, and wide ones for those that are added.
+fn stand_in(aggregate: &Aggregate, data_type: &DataType) -> Option<DataType> {
+    match aggregate.function {
+        AggregateFunction::Min | AggregateFunction::Max => whole_type(data_type),
+        AggregateFunction::Sum => wide_type(data_type),
+        _ => None,
+    }
 }
 
 /// How a function is changed.
@@ -302,6 +320,12 @@ impl Partial {
         self.flow.rest()
     }
 
+    /// The most bytes that it has held at once.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.flow.memory_bytes()
+    }
+
     fn prepare(&self, batch: &RecordBatch) -> Result<RecordBatch, DataError> {
         let plan = &self.plan;
         let fail = |e: arrow::error::ArrowError| failed(&plan.operator, &e);
@@ -315,7 +339,11 @@ impl Partial {
                 (Some((_, wanted)), Some(name)) => {
                     let column = batch.column(find(batch.schema_ref(), name, &plan.operator)?);
                     let column = cast_with_options(column, &wanted, &strict).map_err(fail)?;
-                    if as_whole(aggregate, &wanted).is_some() { to_whole(&column) } else { column }
+                    match (stand_in(aggregate, &wanted), aggregate.function) {
+                        (None, _) => column,
+                        (Some(_), AggregateFunction::Sum) => to_wide(&column),
+                        (Some(_), _) => to_whole(&column),
+                    }
                 }
                 _ => new_null_array(&DataType::Boolean, batch.num_rows()),
             });
@@ -377,7 +405,7 @@ impl Final {
             let given = given.field(plan.keys.len() + place).data_type().clone();
             let data_type = match aggregate.function {
                 AggregateFunction::Quantile(_) => DataType::Float64,
-                _ => plan.input_floats(aggregate).unwrap_or(given),
+                _ => plan.stood_for(aggregate).unwrap_or(given),
             };
             let sure = counts(aggregate) && !plan.strict().contains(&place);
             Field::new(aggregate.output(), data_type, !sure)
@@ -386,8 +414,14 @@ impl Final {
         Arc::new(Schema::new(keys.chain(plan.aggregates.iter().enumerate().map(result)).collect::<Vec<_>>()))
     }
 
+    /// The most bytes that it has held at once.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.flow.memory_bytes()
+    }
+
     /// The groups, in the order of their keys.
-    pub fn finish(mut self) -> Result<Option<RecordBatch>, DataError> {
+    pub fn finish(&mut self) -> Result<Option<RecordBatch>, DataError> {
         self.feed.end();
         let mut given = Vec::new();
         while let Some(batch) = self.flow.rest()? {
@@ -415,8 +449,8 @@ impl Final {
         for (column, aggregate) in columns[keys..].iter_mut().zip(&self.plan.aggregates) {
             if let AggregateFunction::Quantile(q) = aggregate.function {
                 *column = quantiles(column, q);
-            } else if let Some(floats) = self.plan.input_floats(aggregate) {
-                *column = from_whole(column, &floats);
+            } else if let Some(own) = self.plan.stood_for(aggregate) {
+                *column = self.plan.own_result(aggregate, column, &own)?;
             }
         }
         RecordBatch::try_new(schema, columns).map(Some).map_err(fail)

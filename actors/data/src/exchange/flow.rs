@@ -2,17 +2,21 @@
 //!
 //! Entry type: [`Flow`]. DataFusion's operators pull; those of a stage are pushed. A flow is a
 //! plan over [`Feed`]s: what is pushed waits there until the plan asks for it, and the plan is
-//! asked for what it has to give after every push. All of it runs in the thread that pushes.
+//! asked for what it has to give after every push. All of it runs in the thread that pushes. Its
+//! operators say what they hold; it is counted, and nothing is refused.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use datafusion_common::DataFusionError;
+use datafusion_execution::memory_pool::{MemoryLimit, MemoryPool, MemoryReservation};
+use datafusion_execution::runtime_env::RuntimeEnvBuilder;
 use datafusion_execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
 use datafusion_physical_plan::ExecutionPlan;
 use datafusion_physical_plan::streaming::{PartitionStream, StreamingTableExec};
@@ -20,6 +24,7 @@ use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
 
 use crate::error::DataError;
+use crate::words::plain;
 
 /// Where batches wait to be pulled.
 #[derive(Clone)]
@@ -104,14 +109,26 @@ impl RecordBatchStream for Feed {
 /// A plan that runs as batches are pushed into its feeds.
 pub struct Flow {
     stream: SendableRecordBatchStream,
+    memory: Arc<Memory>,
     operator: String,
 }
 
 impl Flow {
     /// Starts `plan`, whose leaves are feeds; `operator` is named in errors.
     pub fn start(plan: &Arc<dyn ExecutionPlan>, operator: &str) -> Result<Self, DataError> {
-        let stream = plan.execute(0, Arc::new(TaskContext::default())).map_err(|e| flow_error(operator, &e))?;
-        Ok(Self { stream, operator: operator.into() })
+        let fail = |e: DataFusionError| flow_error(operator, &e);
+        let memory = Arc::new(Memory::default());
+        let pool = Arc::clone(&memory) as Arc<dyn MemoryPool>;
+        let runtime = RuntimeEnvBuilder::new().with_memory_pool(pool).build_arc().map_err(fail)?;
+        let context = TaskContext::default().with_runtime(runtime);
+        let stream = plan.execute(0, Arc::new(context)).map_err(fail)?;
+        Ok(Self { stream, memory, operator: operator.into() })
+    }
+
+    /// The most bytes that its operators have held at once.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.memory.most.load(Ordering::Relaxed) as u64
     }
 
     /// The columns of what it gives.
@@ -137,7 +154,48 @@ impl Flow {
     }
 }
 
+/// What the operators of a flow hold, by their own account.
+#[derive(Debug, Default)]
+struct Memory {
+    now: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl MemoryPool for Memory {
+    fn name(&self) -> &str {
+        "counted"
+    }
+
+    fn grow(&self, _reservation: &MemoryReservation, additional: usize) {
+        let now = self.now.fetch_add(additional, Ordering::Relaxed) + additional;
+        self.most.fetch_max(now, Ordering::Relaxed);
+    }
+
+    fn shrink(&self, _reservation: &MemoryReservation, shrink: usize) {
+        self.now.fetch_sub(shrink, Ordering::Relaxed);
+    }
+
+    fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<(), DataFusionError> {
+        self.grow(reservation, additional);
+        Ok(())
+    }
+
+    fn reserved(&self) -> usize {
+        self.now.load(Ordering::Relaxed)
+    }
+
+    fn memory_limit(&self) -> MemoryLimit {
+        MemoryLimit::Infinite
+    }
+}
+
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({} bytes)", self.name(), self.reserved())
+    }
+}
+
 /// An error of DataFusion while `operator` ran or was made ready.
 pub fn flow_error(operator: &str, error: &DataFusionError) -> DataError {
-    DataError::Compute { operator: operator.into(), path: String::new(), cause: error.strip_backtrace() }
+    DataError::Compute { operator: operator.into(), path: String::new(), cause: plain(error) }
 }

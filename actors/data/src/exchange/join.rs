@@ -215,6 +215,12 @@ impl Joiner {
         batch.map(|batch| self.shape(&batch)).transpose()
     }
 
+    /// The most bytes that it has held at once: the right side and its hash table, mostly.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.flow.memory_bytes()
+    }
+
     fn keyed(&self, batch: &RecordBatch, keys: &[String], schema: &SchemaRef) -> Result<RecordBatch, DataError> {
         let fail = |e: arrow::error::ArrowError| failed(&self.operator, &e);
         let mut columns = batch.columns().to_vec();

@@ -15,6 +15,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::error::DataError;
 use crate::plan::SortKey;
+use crate::words::plain;
 
 /// The key columns of batches of one schema.
 pub struct Keys {
@@ -85,7 +86,7 @@ pub fn find(schema: &Schema, column: &str, operator: &str) -> Result<usize, Data
 
 /// An error of a kernel while `operator` ran.
 pub fn failed(operator: &str, error: &dyn std::fmt::Display) -> DataError {
-    DataError::Compute { operator: operator.into(), path: String::new(), cause: error.to_string() }
+    DataError::Compute { operator: operator.into(), path: String::new(), cause: plain(error) }
 }
 
 /// The same columns, any of which may be null: what one batch happens not to hold, the next may.

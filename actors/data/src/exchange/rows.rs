@@ -3,6 +3,7 @@
 //! Entry type: [`Gathered`]: batches that stay where they are, and the order in which their rows
 //! are handed on. Rows are copied once, a batch at a time, when they are.
 
+use arrow::array::{Array, ArrayRef};
 use arrow::compute::interleave_record_batch;
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use arrow::row::Rows;
@@ -17,6 +18,8 @@ pub struct Gathered<'a> {
     batches: Vec<RecordBatch>,
     order: Vec<(u32, u32)>,
     operator: &'a str,
+    held_bytes: u64,
+    most_bytes: u64,
 }
 
 impl<'a> Gathered<'a> {
@@ -24,8 +27,21 @@ impl<'a> Gathered<'a> {
     #[must_use]
     pub fn new(batches: Vec<RecordBatch>, operator: &'a str) -> Self {
         let rows = |(index, batch): (u32, &RecordBatch)| (0..batch.num_rows() as u32).map(move |row| (index, row));
-        let order = (0..).zip(&batches).flat_map(rows).collect();
-        Self { batches, order, operator }
+        let order: Vec<(u32, u32)> = (0..).zip(&batches).flat_map(rows).collect();
+        let held_bytes = batches.iter().map(values_bytes).sum::<u64>() + size_of_val(order.as_slice()) as u64;
+        Self { batches, order, operator, held_bytes, most_bytes: held_bytes }
+    }
+
+    /// Bytes of the rows and of their order.
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        self.held_bytes
+    }
+
+    /// The most bytes that it has held at once: the keys of a sort are as large as their columns.
+    #[must_use]
+    pub fn most_bytes(&self) -> u64 {
+        self.most_bytes
     }
 
     /// Rows in the order of `keys`; those whose keys are equal keep theirs.
@@ -38,6 +54,8 @@ impl<'a> Gathered<'a> {
         // The first bytes decide nearly always, and lie beside each other.
         let mut order: Vec<(u128, (u32, u32))> =
             self.order.iter().map(|place| (prefix(key(*place).as_ref()), *place)).collect();
+        let keys_bytes = rows.iter().map(Rows::size).sum::<usize>() + size_of_val(order.as_slice());
+        self.most_bytes = self.most_bytes.max(self.held_bytes + keys_bytes as u64);
         order.sort_unstable_by(|(a_prefix, a), (b_prefix, b)| {
             a_prefix.cmp(b_prefix).then_with(|| key(*a).cmp(&key(*b))).then(a.cmp(b))
         });
@@ -97,6 +115,12 @@ impl<'a> Gathered<'a> {
         let keys = Keys::sorted(keys, first.schema_ref(), self.operator)?;
         self.batches.iter().map(|batch| keys.rows(batch)).collect()
     }
+}
+
+/// Bytes of the values of a batch: not of what else lies in the buffers that it is a part of.
+pub(crate) fn values_bytes(batch: &RecordBatch) -> u64 {
+    let bytes = |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or_default() as u64;
+    batch.columns().iter().map(bytes).sum()
 }
 
 /// As many rows of no column: arrow's kernels do not know how many there are.

@@ -27,17 +27,21 @@ pub(super) fn feed(task: &BlockTask, branch: &Branch, run: &mut Run<'_>) -> Resu
                 Combine::Sort { keys } => {
                     let mut rows = Gathered::new(gather(slices, LEFT, run.context)?, &title);
                     rows.sort(keys)?;
+                    keep(&rows, run);
                     hand_on(&rows, branch, run)
                 }
                 Combine::Shuffle { seed } => {
                     let mut rows = Gathered::new(gather(slices, LEFT, run.context)?, &title);
                     rows.shuffle(*seed, task.ordinal);
+                    keep(&rows, run);
                     hand_on(&rows, branch, run)
                 }
                 Combine::Aggregate(plan) => {
                     let mut groups = Final::new(plan)?;
                     each(slices, LEFT, run.context, &mut |states| groups.push(states).map(|()| true))?;
-                    match groups.finish()? {
+                    let all = groups.finish()?;
+                    run.pipeline.input_keeps(groups.memory_bytes());
+                    match all {
                         Some(batch) => chunks(&batch, branch, run).map(drop),
                         None => Ok(()),
                     }
@@ -48,13 +52,16 @@ pub(super) fn feed(task: &BlockTask, branch: &Branch, run: &mut Run<'_>) -> Resu
                     each(slices, RIGHT, run.context, &mut |batch| joiner.push_right(&batch).map(|()| true))?;
                     joiner.end_right();
                     for batch in parts_of(slices, LEFT, branch.batch_rows, run.context) {
-                        for joined in joiner.push_left(&batch?)? {
+                        let given = joiner.push_left(&batch?)?;
+                        run.pipeline.input_keeps(joiner.memory_bytes());
+                        for joined in given {
                             if !run.push(joined)? {
                                 return Ok(());
                             }
                         }
                     }
                     while let Some(joined) = joiner.rest()? {
+                        run.pipeline.input_keeps(joiner.memory_bytes());
                         if !run.push(joined)? {
                             break;
                         }
@@ -63,6 +70,16 @@ pub(super) fn feed(task: &BlockTask, branch: &Branch, run: &mut Run<'_>) -> Resu
                 }
                 Combine::Zip { schema, .. } => zip(slices, schema, branch, run),
             }
+        }
+    }
+}
+
+/// The rows that are put together, where the input does more than to hand them on.
+pub(super) fn rows_given(task: &BlockTask, branch: &Branch) -> Option<u64> {
+    match (&task.input, &branch.combine) {
+        (Input::Objects(_), Combine::Stream) | (Input::Files { .. } | Input::Range { .. }, _) => None,
+        (Input::Objects(slices), _) => {
+            Some(slices.iter().filter(|slice| slice.side <= RIGHT).map(|slice| slice.rows).sum())
         }
     }
 }
@@ -117,6 +134,12 @@ fn stream(slices: &[Slice], branch: &Branch, run: &mut Run<'_>) -> Result<(), Da
     Ok(())
 }
 
+/// The rows are held until all have been handed on; putting them into their order took more.
+fn keep(rows: &Gathered<'_>, run: &mut Run<'_>) {
+    run.pipeline.input_keeps(rows.most_bytes());
+    run.pipeline.input_keeps(rows.held_bytes());
+}
+
 fn hand_on(rows: &Gathered<'_>, branch: &Branch, run: &mut Run<'_>) -> Result<(), DataError> {
     for start in (0..rows.len()).step_by(branch.batch_rows) {
         let end = rows.len().min(start + branch.batch_rows);
@@ -137,6 +160,7 @@ fn groups(
     let mut rows = Gathered::new(gather(slices, LEFT, run.context)?, title);
     let keys: Vec<SortKey> = keys.iter().map(SortKey::ascending).collect();
     let starts = rows.group(&keys)?;
+    keep(&rows, run);
     let ends = starts.iter().skip(1).copied().chain([rows.len()]);
     for (start, end) in starts.iter().copied().zip(ends) {
         let group = rows.batch(start, end)?;

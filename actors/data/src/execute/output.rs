@@ -23,6 +23,8 @@ pub(super) struct Output<'a> {
     partitioner: Option<Partitioner<'a>>,
     sampler: Option<Sampler<'a>>,
     objects: Vec<Vec<RecordBatch>>,
+    /// Bytes of the rows in `objects`.
+    object_bytes: u64,
 }
 
 /// What was made of the rows.
@@ -45,6 +47,7 @@ impl<'a> Output<'a> {
             partitioner: None,
             sampler: None,
             objects: Vec::new(),
+            object_bytes: 0,
         };
         match sink {
             StageSink::Blocks => output.objects = vec![Vec::new()],
@@ -75,7 +78,13 @@ impl<'a> Output<'a> {
         matches!(self.sink, StageSink::Write { schema: Some(_), .. } | StageSink::Count | StageSink::KeySample { .. })
     }
 
-    pub(super) fn take(&mut self, batch: RecordBatch) -> Result<(), DataError> {
+    /// About how many bytes it holds: of the rows of objects, or of files that are being written.
+    pub(super) fn held_bytes(&self) -> u64 {
+        self.object_bytes + self.writer.as_ref().map_or(0, BlockWriter::memory_bytes)
+    }
+
+    /// Takes a batch whose values are so many bytes.
+    pub(super) fn take(&mut self, batch: RecordBatch, bytes: u64) -> Result<(), DataError> {
         if batch.num_rows() == 0 {
             return Ok(());
         }
@@ -86,6 +95,9 @@ impl<'a> Output<'a> {
         let batch = self.check(batch)?;
         if let Some(sampler) = &mut self.sampler {
             return sampler.add(&batch);
+        }
+        if !self.objects.is_empty() {
+            self.object_bytes += bytes;
         }
         if let Some(partitioner) = &mut self.partitioner {
             for (part, rows) in partitioner.split(&batch)? {

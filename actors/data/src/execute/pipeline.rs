@@ -3,69 +3,81 @@
 //! Neighbouring filters run as one.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use arrow::array::{Array, ArrayRef, BooleanArray};
+use arrow::array::BooleanArray;
 use arrow::compute::{and, concat_batches, filter_record_batch};
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use rand::RngExt;
 
 use super::combine::each;
+use super::meter::{INPUT, Meter};
 use super::output::Output;
-use super::{BatchFunctions, BlockContext, OperatorReport, with_columns};
+use super::{BatchFunctions, BlockContext, with_columns};
 use crate::error::DataError;
 use crate::exchange::aggregate::{Final, Partial};
 use crate::exchange::join::Joiner;
 use crate::exchange::keys::nullable;
 use crate::exchange::partition::{Chance, generator};
-use crate::exchange::rows::Gathered;
+use crate::exchange::rows::{Gathered, values_bytes};
 use crate::expr::{BoundExpr, Expr};
 use crate::plan::{MapBatches, Operator, SortKey};
 use crate::planner::{all_columns, drop_indices, renamed, schema_after, select_indices};
+use crate::stack::deep;
 use crate::stage::{BlockTask, Branch, Combine, StageOperator};
+use crate::words::plain;
 
 /// The operators of a branch, and what they have done.
 pub(super) struct Pipeline<'a> {
     steps: Vec<Step>,
-    reports: Vec<OperatorReport>,
+    meter: Meter<'a>,
     functions: &'a dyn BatchFunctions,
-    clock: &'a dyn Fn() -> Duration,
-    /// The step that runs now, and since when.
-    running: Option<usize>,
-    since: Duration,
     /// The file being read, for errors.
     path: String,
 }
 
-/// One or more operators that run together.
+/// One or more operators that run together, with the place of their line, or of their first one's.
 enum Step {
-    /// Conditions of neighbouring filters; the index is that of the first one's report.
-    Filters { report: usize, conditions: Vec<(Expr, String)>, bound: Option<Vec<BoundExpr>> },
+    /// Conditions of neighbouring filters.
+    Filters { line: usize, conditions: Vec<(Expr, String)>, bound: Option<Vec<BoundExpr>> },
     /// Adds or replaces a column.
-    WithColumn { report: usize, operator: Operator, bound: Option<(BoundExpr, SchemaRef, usize)> },
+    WithColumn { line: usize, operator: Operator, bound: Option<(BoundExpr, SchemaRef, usize)> },
     /// Keeps, drops or renames columns.
-    Columns { report: usize, operator: Operator, bound: Option<(SchemaRef, Vec<usize>)> },
+    Columns { line: usize, operator: Operator, bound: Option<(SchemaRef, Vec<usize>)> },
     /// Computes columns, all of the rows as they were.
-    Project { report: usize, operator: Operator, bound: Option<(SchemaRef, Vec<BoundExpr>)> },
+    Project { line: usize, operator: Operator, bound: Option<(SchemaRef, Vec<BoundExpr>)> },
     /// Passes on the first rows.
-    Limit { report: usize, left: u64 },
+    Limit { line: usize, left: u64 },
     /// Passes on rows by chance.
-    Sample { report: usize, fraction: f64, chance: Chance },
+    Sample { line: usize, fraction: f64, chance: Chance },
     /// Calls a function, with batches of its size.
-    Map { report: usize, map: MapBatches, schema: Option<SchemaRef>, waiting: Vec<RecordBatch>, waiting_rows: usize },
+    Map { line: usize, map: MapBatches, schema: Option<SchemaRef>, waiting: Waiting },
     /// Makes states of groups.
-    Partial { report: usize, partial: Partial },
+    Partial { line: usize, partial: Partial },
     /// Holds the first rows in an order.
-    Top { report: usize, keys: Vec<SortKey>, rows: usize, held: Vec<RecordBatch>, held_rows: usize },
+    Top { line: usize, keys: Vec<SortKey>, rows: usize, held: Waiting },
     /// Joins rows with a side that it has whole.
-    Join { report: usize, joiner: Joiner },
+    Join { line: usize, joiner: Joiner },
+}
+
+/// Batches that wait for more.
+#[derive(Default)]
+struct Waiting {
+    batches: Vec<RecordBatch>,
+    rows: usize,
+    bytes: u64,
 }
 
 impl<'a> Pipeline<'a> {
-    pub(super) fn new(branch: &Branch, task: &BlockTask, context: &BlockContext<'a>) -> Result<Self, DataError> {
+    /// The steps of `branch`, whose lines are those of `meter`.
+    pub(super) fn new(
+        branch: &Branch,
+        task: &BlockTask,
+        context: &BlockContext<'a>,
+        mut meter: Meter<'a>,
+    ) -> Result<Self, DataError> {
         let mut steps: Vec<Step> = Vec::with_capacity(branch.operators.len());
-        for (report, operator) in branch.operators.iter().enumerate() {
+        for (line, operator) in (INPUT + 1..).zip(&branch.operators) {
             if let StageOperator::Row(Operator::Filter { condition }) = operator
                 && let Some(Step::Filters { conditions, .. }) = steps.last_mut()
                 && condition.is_infallible()
@@ -75,12 +87,12 @@ impl<'a> Pipeline<'a> {
                 conditions.push((condition.clone(), operator.title()));
                 continue;
             }
-            steps.push(Step::new(report, operator, task, context)?);
+            // A join takes its right side.
+            meter.runs(line);
+            steps.push(Step::new(line, operator, task, context)?);
         }
-        let report = |op: &StageOperator| OperatorReport { name: shortened(op.title()), ..OperatorReport::default() };
-        let reports = branch.operators.iter().map(report).collect();
-        let (functions, clock) = (context.functions, context.clock);
-        Ok(Self { steps, reports, functions, clock, running: None, since: Duration::ZERO, path: String::new() })
+        meter.runs(INPUT);
+        Ok(Self { steps, meter, functions: context.functions, path: String::new() })
     }
 
     /// Names the file whose rows come next.
@@ -88,68 +100,72 @@ impl<'a> Pipeline<'a> {
         path.clone_into(&mut self.path);
     }
 
+    /// What the input holds from now on, besides the batch that it hands on.
+    pub(super) fn input_keeps(&mut self, bytes: u64) {
+        self.meter.keeps(INPUT, bytes);
+    }
+
     /// Whether a limit has let all its rows pass, so that no more need be read.
     pub(super) fn is_full(&self) -> bool {
         self.steps.iter().any(|step| matches!(step, Step::Limit { left: 0, .. }))
     }
 
-    pub(super) fn into_reports(self) -> Vec<OperatorReport> {
-        self.reports
+    pub(super) fn into_meter(self) -> Meter<'a> {
+        self.meter
     }
 
     /// Takes a batch through all steps.
     pub(super) fn push(&mut self, batch: RecordBatch, output: &mut Output<'_>) -> Result<(), DataError> {
+        let rows = batch.num_rows();
+        self.meter.count(INPUT, rows, rows);
         self.push_from(0, batch, output)
     }
 
     /// Takes a batch through the steps from `index` on.
     fn push_from(&mut self, index: usize, batch: RecordBatch, output: &mut Output<'_>) -> Result<(), DataError> {
-        if let Some(report) = index.checked_sub(1).and_then(|before| self.steps.get(before)).map(Step::last_report) {
-            self.reports[report].bytes_out += values_bytes(&batch);
-        }
-        let before = self.runs((index < self.steps.len()).then_some(index));
-        let result = self.step(index, batch, output);
-        self.runs(before);
+        let bytes = values_bytes(&batch);
+        let giver = index.checked_sub(1).and_then(|before| self.steps.get(before)).map_or(INPUT, Step::last_line);
+        let taker = self.steps.get(index).map_or(self.meter.sink(), Step::line);
+        self.meter.gives(giver, bytes);
+        self.meter.takes(taker, bytes);
+        let before = self.meter.runs(taker);
+        // A stage has as many steps as its plan has operators.
+        let result = deep(|| self.step(index, batch, bytes, output));
+        self.meter.runs(before);
         result
     }
 
-    /// From here on the time is that of another step, or of none; the one it was.
-    fn runs(&mut self, step: Option<usize>) -> Option<usize> {
-        let now = (self.clock)();
-        if let Some(report) = self.running.and_then(|step| self.steps.get(step)).map(Step::report) {
-            self.reports[report].seconds += now.saturating_sub(self.since).as_secs_f64();
-        }
-        self.since = now;
-        std::mem::replace(&mut self.running, step)
-    }
-
-    /// What the step at `index`, and those behind it, do with a batch.
-    fn step(&mut self, index: usize, batch: RecordBatch, output: &mut Output<'_>) -> Result<(), DataError> {
-        let Some(step) = self.steps.get_mut(index) else {
-            return output.take(batch);
-        };
+    /// What the step at `index`, and those behind it, do with a batch of so many bytes.
+    fn step(&mut self, index: usize, batch: RecordBatch, bytes: u64, output: &mut Output<'_>) -> Result<(), DataError> {
         let rows = batch.num_rows();
+        let meter = &mut self.meter;
+        let Some(step) = self.steps.get_mut(index) else {
+            let sink = meter.sink();
+            meter.count(sink, rows, rows);
+            output.take(batch, bytes)?;
+            meter.keeps(sink, output.held_bytes());
+            return Ok(());
+        };
         if rows == 0 {
             return Ok(());
         }
         if let Step::Map { .. } = step {
-            return self.map(index, batch, output);
+            return self.map(index, batch, bytes, output);
         }
         let path = &self.path;
         let failed =
             |operator: &str, cause: String| DataError::Compute { operator: operator.into(), path: path.clone(), cause };
-        let reports = &mut self.reports;
         match step {
-            Step::Filters { report, conditions, bound } => {
-                let batch = filter(*report, conditions, bound, reports, batch, &failed)?;
+            Step::Filters { line, conditions, bound } => {
+                let batch = filter(*line, conditions, bound, meter, batch, bytes, &failed)?;
                 self.push_from(index + 1, batch, output)
             }
-            Step::WithColumn { report, operator, bound } => {
+            Step::WithColumn { line, operator, bound } => {
                 let (expr, schema, position) = match bound {
                     Some(bound) => bound,
                     None => bound.insert(bind_column(operator, &batch.schema())?),
                 };
-                let name = &reports[*report].name;
+                let name = meter.name(*line);
                 let value = expr.evaluate(&batch).map_err(|e| failed(name, e))?;
                 let mut columns = batch.columns().to_vec();
                 match columns.get_mut(*position) {
@@ -157,63 +173,68 @@ impl<'a> Pipeline<'a> {
                     None => columns.push(value),
                 }
                 let batch = RecordBatch::try_new(Arc::clone(schema), columns);
-                let batch = batch.map_err(|e| failed(name, e.to_string()))?;
-                reports[*report].count(rows, rows);
+                let batch = batch.map_err(|e| failed(name, plain(&e)))?;
+                meter.count(*line, rows, rows);
                 self.push_from(index + 1, batch, output)
             }
-            Step::Columns { report, operator, bound } => {
+            Step::Columns { line, operator, bound } => {
                 let (schema, indices) = match bound {
                     Some(bound) => bound,
                     None => bound.insert(bind_columns(operator, &batch.schema())?),
                 };
                 let columns = indices.iter().map(|index| Arc::clone(batch.column(*index))).collect();
-                let batch = rebuilt(schema, columns, rows).map_err(|e| failed(&reports[*report].name, e))?;
-                reports[*report].count(rows, rows);
+                let batch = rebuilt(schema, columns, rows).map_err(|e| failed(meter.name(*line), e))?;
+                meter.count(*line, rows, rows);
                 self.push_from(index + 1, batch, output)
             }
-            Step::Project { report, operator, bound } => {
+            Step::Project { line, operator, bound } => {
                 let (schema, exprs) = match bound {
                     Some(bound) => bound,
                     None => bound.insert(bind_project(operator, &batch.schema())?),
                 };
-                let name = &reports[*report].name;
+                let name = meter.name(*line);
                 let columns = exprs.iter().map(|expr| expr.evaluate(&batch).map_err(|e| failed(name, e)));
                 let columns = columns.collect::<Result<_, _>>()?;
                 let batch = rebuilt(schema, columns, rows).map_err(|e| failed(name, e))?;
-                reports[*report].count(rows, rows);
+                meter.count(*line, rows, rows);
                 self.push_from(index + 1, batch, output)
             }
-            Step::Limit { report, left } => {
+            Step::Limit { line, left } => {
                 let pass = rows.min(usize::try_from(*left).unwrap_or(usize::MAX));
                 *left -= pass as u64;
-                reports[*report].count(rows, pass);
+                meter.count(*line, rows, pass);
                 self.push_from(index + 1, batch.slice(0, pass), output)
             }
-            Step::Sample { report, fraction, chance } => {
+            Step::Sample { line, fraction, chance } => {
                 let kept: BooleanArray = (0..rows).map(|_| Some(chance.random::<f64>() < *fraction)).collect();
-                reports[*report].count(rows, kept.true_count());
-                let name = &reports[*report].name;
-                let batch = filter_record_batch(&batch, &kept).map_err(|e| failed(name, e.to_string()))?;
+                meter.count(*line, rows, kept.true_count());
+                let name = meter.name(*line);
+                let batch = filter_record_batch(&batch, &kept).map_err(|e| failed(name, plain(&e)))?;
                 self.push_from(index + 1, batch, output)
             }
-            Step::Partial { report, partial } => {
+            Step::Partial { line, partial } => {
                 let given = partial.push(&batch)?;
-                reports[*report].count(rows, rows_of(&given));
+                meter.keeps(*line, partial.memory_bytes());
+                meter.count(*line, rows, rows_of(&given));
                 given.into_iter().try_for_each(|states| self.push_from(index + 1, states, output))
             }
-            Step::Top { report, keys, rows: limit, held, held_rows } => {
-                reports[*report].count(rows, 0);
-                held.push(batch);
-                *held_rows += rows;
-                if *held_rows > limit.saturating_mul(4).max(TOP_ROWS_HELD) {
-                    *held = vec![top(std::mem::take(held), keys, *limit)?];
-                    *held_rows = rows_of(held);
+            Step::Top { line, keys, rows: limit, held } => {
+                meter.count(*line, rows, 0);
+                held.push(batch, bytes);
+                meter.keeps(*line, held.bytes);
+                if held.rows > limit.saturating_mul(4).max(TOP_ROWS_HELD) {
+                    let (first, most_bytes) = top(std::mem::take(held).batches, keys, *limit)?;
+                    meter.keeps(*line, most_bytes);
+                    let bytes = values_bytes(&first);
+                    held.push(first, bytes);
+                    meter.keeps(*line, held.bytes);
                 }
                 Ok(())
             }
-            Step::Join { report, joiner } => {
+            Step::Join { line, joiner } => {
                 let given = joiner.push_left(&batch)?;
-                reports[*report].count(rows, rows_of(&given));
+                meter.keeps(*line, joiner.memory_bytes());
+                meter.count(*line, rows, rows_of(&given));
                 given.into_iter().try_for_each(|joined| self.push_from(index + 1, joined, output))
             }
             Step::Map { .. } => Ok(()),
@@ -221,185 +242,190 @@ impl<'a> Pipeline<'a> {
     }
 
     /// Calls a function as soon as there are as many rows as it wants at a time.
-    fn map(&mut self, index: usize, batch: RecordBatch, output: &mut Output<'_>) -> Result<(), DataError> {
-        let rows = batch.num_rows();
-        let Some(Step::Map { map, waiting, waiting_rows, .. }) = self.steps.get_mut(index) else {
+    fn map(&mut self, index: usize, batch: RecordBatch, bytes: u64, output: &mut Output<'_>) -> Result<(), DataError> {
+        let Some(Step::Map { line, map, waiting, .. }) = self.steps.get_mut(index) else {
             return Ok(());
         };
         let Some(size) = map.batch_rows else {
             return self.call(index, batch, output);
         };
-        waiting.push(batch);
-        *waiting_rows += rows;
-        if *waiting_rows < size {
+        let line = *line;
+        waiting.push(batch, bytes);
+        self.meter.keeps(line, waiting.bytes);
+        if waiting.rows < size {
             return Ok(());
         }
-        let together = gather(waiting).map_err(|cause| DataError::Compute {
+        let held_bytes = waiting.bytes;
+        let together = waiting.gather().map_err(|cause| DataError::Compute {
             operator: map.name.clone(),
             path: self.path.clone(),
             cause,
         })?;
         let whole = together.num_rows() / size * size;
-        *waiting_rows = together.num_rows() - whole;
-        if *waiting_rows > 0 {
-            waiting.push(together.slice(whole, *waiting_rows));
+        let left = together.num_rows() - whole;
+        let left_bytes = share(held_bytes, left, together.num_rows());
+        if left > 0 {
+            waiting.push(together.slice(whole, left), left_bytes);
         }
         for start in (0..whole).step_by(size) {
             self.call(index, together.slice(start, size), output)?;
         }
+        self.meter.keeps(line, left_bytes);
         Ok(())
     }
 
     /// Calls the function of a map step and takes what it gives further.
     fn call(&mut self, index: usize, batch: RecordBatch, output: &mut Output<'_>) -> Result<(), DataError> {
-        let Some(Step::Map { report, map, schema, .. }) = self.steps.get_mut(index) else {
+        let Some(Step::Map { line, map, schema, .. }) = self.steps.get_mut(index) else {
             return Ok(());
         };
         let rows = batch.num_rows();
         let result = self.functions.call(&map.function, &map.params, batch)?;
-        self.reports[*report].count(rows, result.num_rows());
+        self.meter.count(*line, rows, result.num_rows());
         if result.num_rows() == 0 {
             return Ok(());
         }
         // The steps behind are bound to the columns of the first batch.
         let schema = schema.get_or_insert_with(|| nullable(&result.schema()));
-        let result = with_columns(&self.reports[*report].name, schema, result)?;
+        let result = with_columns(self.meter.name(*line), schema, result)?;
         self.push_from(index + 1, result, output)
     }
 
     /// Hands on what steps hold back, from the first to the last.
     pub(super) fn finish(&mut self, output: &mut Output<'_>) -> Result<(), DataError> {
         for index in 0..self.steps.len() {
-            self.runs(Some(index));
             let Some(step) = self.steps.get_mut(index) else {
                 continue;
             };
+            self.meter.runs(step.line());
             match step {
-                Step::Map { map, waiting, waiting_rows, .. } if !waiting.is_empty() => {
-                    *waiting_rows = 0;
-                    let batch = gather(waiting).map_err(|cause| DataError::Compute {
+                Step::Map { map, waiting, .. } if waiting.rows > 0 => {
+                    let batch = waiting.gather().map_err(|cause| DataError::Compute {
                         operator: map.name.clone(),
                         path: self.path.clone(),
                         cause,
                     })?;
                     self.call(index, batch, output)?;
                 }
-                Step::Top { report, keys, rows, held, .. } if !held.is_empty() => {
-                    let batch = top(std::mem::take(held), keys, *rows)?;
-                    self.reports[*report].count(0, batch.num_rows());
-                    self.push_from(index + 1, batch, output)?;
+                Step::Top { line, keys, rows, held } if held.rows > 0 => {
+                    let (first, most_bytes) = top(std::mem::take(held).batches, keys, *rows)?;
+                    self.meter.keeps(*line, most_bytes);
+                    self.meter.count(*line, 0, first.num_rows());
+                    self.push_from(index + 1, first, output)?;
                 }
                 _ => self.flow_out(index, output)?,
             }
         }
-        self.runs(None);
+        self.meter.runs(INPUT);
         Ok(())
     }
 
     /// Hands on what DataFusion's operators still hold.
     fn flow_out(&mut self, index: usize, output: &mut Output<'_>) -> Result<(), DataError> {
         loop {
-            let (report, next) = match self.steps.get_mut(index) {
-                Some(Step::Partial { report, partial }) => (*report, partial.rest()?),
-                Some(Step::Join { report, joiner }) => (*report, joiner.rest()?),
+            let (line, next, held_bytes) = match self.steps.get_mut(index) {
+                Some(Step::Partial { line, partial }) => (*line, partial.rest()?, partial.memory_bytes()),
+                Some(Step::Join { line, joiner }) => (*line, joiner.rest()?, joiner.memory_bytes()),
                 _ => return Ok(()),
             };
+            self.meter.keeps(line, held_bytes);
             let Some(batch) = next else {
                 return Ok(());
             };
-            self.reports[report].count(0, batch.num_rows());
+            self.meter.count(line, 0, batch.num_rows());
             self.push_from(index + 1, batch, output)?;
         }
     }
 }
 
+impl Waiting {
+    fn push(&mut self, batch: RecordBatch, bytes: u64) {
+        self.rows += batch.num_rows();
+        self.bytes += bytes;
+        self.batches.push(batch);
+    }
+
+    /// The batches as one; none waits then.
+    fn gather(&mut self) -> Result<RecordBatch, String> {
+        let batches = std::mem::take(self).batches;
+        match batches.as_slice() {
+            [one] => Ok(one.clone()),
+            [] => Err("no batch to gather".into()),
+            [first, ..] => concat_batches(&first.schema(), &batches).map_err(|e| plain(&e)),
+        }
+    }
+}
+
 impl Step {
-    /// The place of its report, and of the first one's if it is several operators.
-    fn report(&self) -> usize {
+    /// Its line, and that of the first one if it is several operators.
+    fn line(&self) -> usize {
         match self {
-            Self::Filters { report, .. }
-            | Self::WithColumn { report, .. }
-            | Self::Columns { report, .. }
-            | Self::Project { report, .. }
-            | Self::Limit { report, .. }
-            | Self::Sample { report, .. }
-            | Self::Map { report, .. }
-            | Self::Partial { report, .. }
-            | Self::Top { report, .. }
-            | Self::Join { report, .. } => *report,
+            Self::Filters { line, .. }
+            | Self::WithColumn { line, .. }
+            | Self::Columns { line, .. }
+            | Self::Project { line, .. }
+            | Self::Limit { line, .. }
+            | Self::Sample { line, .. }
+            | Self::Map { line, .. }
+            | Self::Partial { line, .. }
+            | Self::Top { line, .. }
+            | Self::Join { line, .. } => *line,
         }
     }
 
-    /// The place of the report of the operator that passes rows on.
-    fn last_report(&self) -> usize {
+    /// The line of the operator that passes rows on.
+    fn last_line(&self) -> usize {
         match self {
-            Self::Filters { report, conditions, .. } => report + conditions.len() - 1,
-            step => step.report(),
+            Self::Filters { line, conditions, .. } => line + conditions.len() - 1,
+            step => step.line(),
         }
     }
 
     fn new(
-        report: usize,
+        line: usize,
         operator: &StageOperator,
         task: &BlockTask,
         context: &BlockContext<'_>,
     ) -> Result<Self, DataError> {
         let operator = match operator {
-            StageOperator::PartialAggregate(plan) => return Ok(Self::Partial { report, partial: Partial::new(plan)? }),
+            StageOperator::PartialAggregate(plan) => return Ok(Self::Partial { line, partial: Partial::new(plan)? }),
             StageOperator::TopRows { keys, rows } => {
                 let rows = usize::try_from(*rows).unwrap_or(usize::MAX);
-                return Ok(Self::Top { report, keys: keys.clone(), rows, held: Vec::new(), held_rows: 0 });
+                return Ok(Self::Top { line, keys: keys.clone(), rows, held: Waiting::default() });
             }
             StageOperator::Join { plan, side } => {
                 let mut joiner = Joiner::new(plan)?;
                 each(task.input.slices(), *side, context, &mut |batch| joiner.push_right(&batch).map(|()| true))?;
                 joiner.end_right();
-                return Ok(Self::Join { report, joiner });
+                return Ok(Self::Join { line, joiner });
             }
             StageOperator::Row(operator) => operator,
         };
         Ok(match operator {
             Operator::Filter { condition } => {
-                Self::Filters { report, conditions: vec![(condition.clone(), operator.to_string())], bound: None }
+                Self::Filters { line, conditions: vec![(condition.clone(), operator.to_string())], bound: None }
             }
-            Operator::WithColumn { .. } => Self::WithColumn { report, operator: operator.clone(), bound: None },
+            Operator::WithColumn { .. } => Self::WithColumn { line, operator: operator.clone(), bound: None },
             Operator::Select { .. } | Operator::Drop { .. } | Operator::Rename { .. } => {
-                Self::Columns { report, operator: operator.clone(), bound: None }
+                Self::Columns { line, operator: operator.clone(), bound: None }
             }
             Operator::WithColumns { .. } | Operator::Project { .. } => {
-                Self::Project { report, operator: operator.clone(), bound: None }
+                Self::Project { line, operator: operator.clone(), bound: None }
             }
-            Operator::Limit { rows } => Self::Limit { report, left: *rows },
+            Operator::Limit { rows } => Self::Limit { line, left: *rows },
             Operator::Sample { fraction, seed } => {
-                Self::Sample { report, fraction: *fraction, chance: generator(*seed, task.ordinal) }
+                Self::Sample { line, fraction: *fraction, chance: generator(*seed, task.ordinal) }
             }
             Operator::MapBatches(map) => {
-                Self::Map { report, map: map.clone(), schema: None, waiting: Vec::new(), waiting_rows: 0 }
+                Self::Map { line, map: map.clone(), schema: None, waiting: Waiting::default() }
             }
         })
     }
 }
 
-impl OperatorReport {
-    fn count(&mut self, rows_in: usize, rows_out: usize) {
-        self.rows_in += rows_in as u64;
-        self.rows_out += rows_out as u64;
-    }
-}
-
-/// Bytes of the values of a batch: not of what else lies in the buffers that it is a part of.
-fn values_bytes(batch: &RecordBatch) -> u64 {
-    let bytes = |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or_default() as u64;
-    batch.columns().iter().map(bytes).sum()
-}
-
-/// As much of a name as is worth sending with every report.
-fn shortened(mut name: String) -> String {
-    if let Some((end, _)) = name.char_indices().nth(NAME_CHARS) {
-        name.truncate(end);
-        name.push('…');
-    }
-    name
+/// The bytes of some rows out of those of more.
+fn share(bytes: u64, rows: usize, of: usize) -> u64 {
+    (u128::from(bytes) * rows as u128 / of.max(1) as u128) as u64
 }
 
 /// The columns after a branch; functions are called with no rows to learn theirs.
@@ -435,13 +461,15 @@ pub(super) fn columns_of(branch: &Branch, functions: &dyn BatchFunctions) -> Res
     Ok(schema)
 }
 
-/// The rows for which all conditions are true.
+/// The rows for which all conditions are true. Each has the time of its own mask; the last one that
+/// of copying the rows. About how many bytes it would have let pass is told by their number.
 fn filter(
-    report: usize,
+    first_line: usize,
     conditions: &[(Expr, String)],
     bound: &mut Option<Vec<BoundExpr>>,
-    reports: &mut [OperatorReport],
+    meter: &mut Meter<'_>,
     batch: RecordBatch,
+    bytes: u64,
     failed: &dyn Fn(&str, String) -> DataError,
 ) -> Result<RecordBatch, DataError> {
     let bound = match bound {
@@ -452,19 +480,25 @@ fn filter(
             bound.insert(conditions.iter().map(bind).collect::<Result<_, _>>()?)
         }
     };
+    let rows = batch.num_rows();
     let mut kept: Option<BooleanArray> = None;
-    for (i, (condition, (_, name))) in bound.iter().zip(conditions).enumerate() {
+    for (line, (condition, (_, name))) in (first_line..).zip(bound.iter().zip(conditions)) {
+        let before = kept.as_ref().map_or(rows, BooleanArray::true_count);
+        if line > first_line {
+            meter.lets_pass(line - 1, share(bytes, before, rows));
+            meter.takes(line, bytes);
+            meter.runs(line);
+        }
         let mask = condition.evaluate_mask(&batch).map_err(|e| failed(name, e))?;
-        let before = kept.as_ref().map_or(batch.num_rows(), BooleanArray::true_count);
         let mask = match kept {
-            Some(kept) => and(&kept, &mask).map_err(|e| failed(name, e.to_string()))?,
+            Some(kept) => and(&kept, &mask).map_err(|e| failed(name, plain(&e)))?,
             None => mask,
         };
-        reports[report + i].count(before, mask.true_count());
+        meter.count(line, before, mask.true_count());
         kept = Some(mask);
     }
     match kept.filter(|mask| mask.true_count() < mask.len()) {
-        Some(mask) => filter_record_batch(&batch, &mask).map_err(|e| failed(&conditions[0].1, e.to_string())),
+        Some(mask) => filter_record_batch(&batch, &mask).map_err(|e| failed(&conditions[0].1, plain(&e))),
         None => Ok(batch),
     }
 }
@@ -489,7 +523,7 @@ fn bind_columns(operator: &Operator, before: &Schema) -> Result<(SchemaRef, Vec<
         Operator::Rename { columns } => return Ok((renamed(before, columns, &title)?, all)),
         _ => return Err(no_such_step(title)),
     };
-    let schema = before.project(&indices).map_err(|e| DataError::InvalidPlan { operator: title, cause: e.to_string() });
+    let schema = before.project(&indices).map_err(|e| DataError::InvalidPlan { operator: title, cause: plain(&e) });
     Ok((Arc::new(schema?), indices))
 }
 
@@ -516,39 +550,19 @@ fn no_such_step(operator: String) -> DataError {
 /// A batch of `columns`, which may be none.
 fn rebuilt(schema: &SchemaRef, columns: Vec<arrow::array::ArrayRef>, rows: usize) -> Result<RecordBatch, String> {
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
-    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).map_err(|e| e.to_string())
+    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).map_err(|e| plain(&e))
 }
 
-/// The first `rows` rows of the batches by `keys`, as one batch.
-fn top(batches: Vec<RecordBatch>, keys: &[SortKey], rows: usize) -> Result<RecordBatch, DataError> {
+/// The first `rows` rows of the batches by `keys`, as one batch, and what finding them took.
+fn top(batches: Vec<RecordBatch>, keys: &[SortKey], rows: usize) -> Result<(RecordBatch, u64), DataError> {
     let mut gathered = Gathered::new(batches, "sort");
     gathered.sort(keys)?;
-    gathered.batch(0, rows.min(gathered.len()))
+    Ok((gathered.batch(0, rows.min(gathered.len()))?, gathered.most_bytes()))
 }
 
 fn rows_of(batches: &[RecordBatch]) -> usize {
     batches.iter().map(RecordBatch::num_rows).sum()
 }
-
-/// The batches as one; they are taken out of the list.
-fn gather(waiting: &mut Vec<RecordBatch>) -> Result<RecordBatch, String> {
-    match waiting.as_slice() {
-        [one] => {
-            let one = one.clone();
-            waiting.clear();
-            Ok(one)
-        }
-        [] => Err("no batch to gather".into()),
-        [first, ..] => {
-            let all = concat_batches(&first.schema(), waiting.iter()).map_err(|e| e.to_string())?;
-            waiting.clear();
-            Ok(all)
-        }
-    }
-}
-
-/// An operator whose expressions are longer than this is cut in reports.
-const NAME_CHARS: usize = 1_000;
 
 /// How many rows a search for the first ones may hold before it looks which they are.
 const TOP_ROWS_HELD: usize = 1 << 16;

@@ -1,8 +1,9 @@
-//! Who runs the blocks of a stage: tasks, or a pool of actors.
+//! Who runs the blocks of a leg of a stage: tasks, or a pool of actors.
 //!
 //! Entry type: [`Crew`]. Tasks are submitted as they come. Actors are made and given blocks as
 //! [`Pool`] decides; a block whose actor was lost with its worker or node runs again on another
-//! one, whose state is new. The actors of a stage end with it.
+//! one, whose state is new. The actors of a leg end with the stage, or before, when they have nothing
+//! to do and may be in the way of another leg.
 //!
 //! ```text
 //!   block ─▶ tasks:  submit ────────────────────────────────▶ under way
@@ -31,7 +32,7 @@ pub(super) struct UnderWay {
     member: Member,
 }
 
-/// Who runs the blocks of a stage.
+/// Who runs the blocks of a leg.
 pub(super) struct Crew {
     /// What all of them are told.
     order: Value,
@@ -45,7 +46,7 @@ enum Kind {
     Actors(Box<Actors>),
 }
 
-/// The actors of a stage.
+/// The actors of a leg.
 struct Actors {
     client: Client,
     pool: Pool,
@@ -82,11 +83,18 @@ impl Crew {
         matches!(self.kind, Kind::Actors(_))
     }
 
-    /// Whether some of these blocks are in a worker's hands.
-    pub(super) fn works(&self, client: &Client, under_way: &[UnderWay]) -> bool {
-        match self.kind {
-            Kind::Tasks { .. } => under_way.iter().any(|block| client.is_handed_out(&block.report)),
-            Kind::Actors(_) => !under_way.is_empty(),
+    /// Whether this block of its is in a worker's hands.
+    pub(super) fn works_on(&self, client: &Client, block: &UnderWay) -> bool {
+        matches!(self.kind, Kind::Actors(_)) || client.is_handed_out(&block.report)
+    }
+
+    /// Lets actors go that have nothing to do: somebody else may wait for their room. They are made
+    /// again when there are blocks for them.
+    pub(super) fn make_room(&mut self) {
+        if let Kind::Actors(actors) = &mut self.kind {
+            for member in actors.pool.rest() {
+                actors.handles.remove(&member);
+            }
         }
     }
 

@@ -17,6 +17,7 @@ use crate::exchange::join::JoinPlan;
 use crate::exchange::partition::{KeySample, Partitioning, bounds, generator, shuffle};
 use crate::plan::{Exchange, Join, LogicalPlan, MAX_BLOCKS, MAX_PARTS, MapBatches, Operator, Repartition, SortKey};
 use crate::source::{Block, FileFormat, Source, slice_rows};
+use crate::stack::deep;
 use crate::stage::{Combine, LEFT, RIGHT, StageOperator, StageSink, WireSchema};
 
 /// A side of a join that is not larger than this is given whole to every task of the other side.
@@ -238,6 +239,7 @@ impl Executor<'_, '_> {
             // It was a guess until now.
             let bytes: u64 = blocks.iter().map(|block| block.bytes).sum();
             if bytes <= BROADCAST_BYTES.min(self.options.part_bytes) {
+                left = self.in_one_leg(left)?;
                 let side = left.next_side();
                 for task in &mut left.tasks {
                     let bytes = task.bytes;
@@ -282,7 +284,7 @@ impl Executor<'_, '_> {
 /// Whether reading the input of a sort twice costs little and gives the same rows: its sources are
 /// read again, and no function is called.
 fn reads_again(plan: &LogicalPlan) -> bool {
-    match plan {
+    deep(|| match plan {
         // Of text, all columns would be read twice.
         LogicalPlan::Source(Source::Files(read)) => read.format == FileFormat::Parquet,
         LogicalPlan::Source(source) => !matches!(source, Source::Batches { .. }),
@@ -290,7 +292,7 @@ fn reads_again(plan: &LogicalPlan) -> bool {
         LogicalPlan::Op { input, .. } => reads_again(input),
         LogicalPlan::Union { inputs } => inputs.iter().all(|input| reads_again(input)),
         LogicalPlan::Exchange { .. } | LogicalPlan::Join { .. } | LogicalPlan::Zip { .. } => false,
-    }
+    })
 }
 
 /// The types in which the keys of a join are compared, as columns.

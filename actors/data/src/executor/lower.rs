@@ -8,24 +8,30 @@ use arrow::record_batch::RecordBatch;
 use mobula_core::client::ObjectHandle;
 use mobula_core::value::Encoding;
 
-use super::needs::Needs;
-use super::stage_run::Ran;
+use super::needs::{Needs, side_by_side};
+use super::stage_run::{Ran, node_totals};
 use super::{Executor, RunError};
 use crate::error::DataError;
 use crate::exchange::keys::nullable;
-use crate::expr::Expr;
+use crate::expr::{BinaryOp, Expr, balanced};
 use crate::ipc;
 use crate::pieces::{ColumnSource, Piece, cut, group, pieces};
 use crate::plan::{Exchange, LogicalPlan, MAX_BLOCKS, Operator};
 use crate::planner::{files_schema, plan_schema, range_schema, schema_after, select_indices, zip_schema};
 use crate::source::{Block, DEFAULT_BATCH_ROWS, DEFAULT_BLOCK_BYTES, FileFormat, ReadFiles, Source, slice_rows};
-use crate::stage::{Branch, Combine, Input, LEFT, RIGHT, Slice, StageOperator};
+use crate::stack::deep;
+use crate::stage::{Branch, Combine, Input, LEFT, RIGHT, Slice, Stage, StageOperator, StageSink};
 use crate::storage::StorageOptions;
 
 /// The tasks of a stage, without what becomes of their rows.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Lowered {
+    /// The legs before the last one, which need something else: what the n-th task of a leg gives is
+    /// what the n-th of the next one is given.
+    pub(super) earlier: Vec<Vec<Branch>>,
+    /// What the last leg does, or the only one.
     pub(super) branches: Vec<Branch>,
+    /// Those of the first leg.
     pub(super) tasks: Vec<Todo>,
     /// The columns of its rows, where they are known.
     pub(super) schema: Option<SchemaRef>,
@@ -34,6 +40,7 @@ pub(super) struct Lowered {
 /// A task that is to be run.
 #[derive(Debug, Clone)]
 pub(super) struct Todo {
+    /// Its branch in the first leg; the others have one.
     pub(super) branch: u32,
     pub(super) input: Input,
     /// The objects of its slices.
@@ -49,16 +56,22 @@ pub(super) struct Todo {
 impl Lowered {
     /// Tasks of one branch.
     pub(super) fn one(combine: Combine, schema: SchemaRef, result: Option<SchemaRef>, tasks: Vec<Todo>) -> Self {
-        let branch = Branch {
-            schema,
-            combine,
-            format: FileFormat::Parquet,
-            storage: StorageOptions::default(),
-            filter: None,
-            batch_rows: DEFAULT_BATCH_ROWS,
-            operators: Vec::new(),
-        };
-        Self { branches: vec![branch], tasks, schema: result }
+        Self { earlier: Vec::new(), branches: vec![branch(combine, schema)], tasks, schema: result }
+    }
+
+    /// What follows is done in a leg of its own, by tasks or actors that need something else.
+    fn next_leg(&mut self) {
+        // The columns of its rows are read off the rows; where there are none, the leg before is asked.
+        let schema = self.schema.clone().unwrap_or_else(|| Arc::new(Schema::empty()));
+        let before = std::mem::replace(&mut self.branches, vec![branch(Combine::Stream, schema)]);
+        self.earlier.push(before);
+    }
+
+    /// What each leg does, in order; the last one with `sink`.
+    pub(super) fn legs(&self, sink: StageSink) -> Vec<Stage> {
+        let leg = |branches: &Vec<Branch>, sink| Stage { branches: branches.clone(), sink, asks_columns: false };
+        let earlier = self.earlier.iter().map(|branches| leg(branches, StageSink::Blocks));
+        earlier.chain([leg(&self.branches, sink)]).collect()
     }
 
     /// The rows of blocks, a task each.
@@ -87,7 +100,9 @@ impl Lowered {
     /// About how many bytes the first `rows` rows of each task take together.
     pub(super) fn top_bytes(&self, rows: u64) -> u64 {
         let width = self.width_bytes().max(1);
-        let top = |task: &Todo| task.rows.unwrap_or(u64::MAX).min(rows).saturating_mul(width);
+        // How many rows a function makes of those that are read is not known.
+        let certain = !self.may_grow();
+        let top = |task: &Todo| task.rows.filter(|_| certain).unwrap_or(u64::MAX).min(rows).saturating_mul(width);
         self.tasks.iter().map(top).fold(0, u64::saturating_add)
     }
 
@@ -172,9 +187,27 @@ impl Lowered {
         self.branches.iter().all(plain) && self.tasks.iter().all(|task| matches!(task.input, Input::Objects(_)))
     }
 
-    /// What its tasks need.
-    pub(super) fn needs(&self) -> Result<Needs, DataError> {
+    /// What the tasks of its last leg need.
+    fn needs(&self) -> Result<Needs, DataError> {
         Needs::of(&self.branches)
+    }
+
+    /// Whether all that its tasks need is a CPU.
+    fn is_plain(&self) -> Result<bool, DataError> {
+        Ok(self.earlier.is_empty() && self.needs()? == Needs::default())
+    }
+}
+
+/// A branch without operators.
+fn branch(combine: Combine, schema: SchemaRef) -> Branch {
+    Branch {
+        schema,
+        combine,
+        format: FileFormat::Parquet,
+        storage: StorageOptions::default(),
+        filter: None,
+        batch_rows: DEFAULT_BATCH_ROWS,
+        operators: Vec::new(),
     }
 }
 
@@ -250,6 +283,10 @@ impl Todo {
 impl Executor<'_, '_> {
     /// The last stage of `plan`; what is below its exchanges has run.
     pub(super) fn lower(&mut self, plan: &LogicalPlan) -> Result<Lowered, RunError> {
+        deep(|| self.lower_node(plan))
+    }
+
+    fn lower_node(&mut self, plan: &LogicalPlan) -> Result<Lowered, RunError> {
         match plan {
             LogicalPlan::Source(source) => self.source(source, None),
             LogicalPlan::Op { input, op: Operator::Limit { rows } } => {
@@ -267,10 +304,13 @@ impl Executor<'_, '_> {
                     return self.filtered(source, &filters);
                 }
                 let mut lowered = self.lower(input)?;
-                if let Operator::MapBatches(map) = op
-                    && !Needs::of_function(map)?.fuse_with(&lowered.needs()?)
-                {
-                    lowered = self.ended(lowered)?;
+                if let Operator::MapBatches(map) = op {
+                    let needs = Needs::of_function(map)?;
+                    lowered = if needs.fuse_with(&lowered.needs()?) {
+                        self.in_same_leg(lowered, needs)?
+                    } else {
+                        self.in_next_leg(lowered, needs)?
+                    };
                 }
                 lowered.schema = match &lowered.schema {
                     Some(schema) => schema_after(op, schema)?,
@@ -298,7 +338,7 @@ impl Executor<'_, '_> {
 
     /// The operators still filter: the reader only leaves out what it can tell cheaply.
     fn filtered(&mut self, source: &Source, filters: &[&Expr]) -> Result<Lowered, RunError> {
-        let all = filters.iter().map(|filter| (*filter).clone()).reduce(Expr::and);
+        let all = balanced(filters.iter().map(|filter| (*filter).clone()).collect(), BinaryOp::And);
         let mut lowered = self.source(source, all.as_ref())?;
         for condition in filters {
             lowered.push(&StageOperator::Row(Operator::Filter { condition: (*condition).clone() }));
@@ -335,10 +375,13 @@ impl Executor<'_, '_> {
     }
 
     fn union(&mut self, inputs: &[Arc<LogicalPlan>], plan: &LogicalPlan) -> Result<Lowered, RunError> {
+        if let [one] = inputs {
+            return self.lower(one);
+        }
         let mut all = Lowered { schema: plan_schema(plan)?, ..Lowered::default() };
         for input in inputs {
             let mut lowered = self.lower(input)?;
-            if inputs.len() > 1 && lowered.needs()? != Needs::default() {
+            if !lowered.is_plain()? {
                 // The tasks of a stage all need the same.
                 lowered = self.ended(lowered)?;
             }
@@ -376,6 +419,39 @@ impl Executor<'_, '_> {
         Ok(Lowered::one(combine, left_schema, Some(schema), tasks))
     }
 
+    /// What follows needs something else. Where there is room for both, it takes each block as soon as
+    /// it is there; else it begins when the stage has ended.
+    fn in_next_leg(&mut self, mut lowered: Lowered, needs: Needs) -> Result<Lowered, RunError> {
+        let before = lowered.earlier.iter().chain([&lowered.branches]);
+        let mut legs = before.map(|branches| Needs::of(branches)).collect::<Result<Vec<_>, _>>()?;
+        legs.push(needs);
+        if !self.have_room(legs)? {
+            return self.ended(lowered);
+        }
+        lowered.next_leg();
+        Ok(lowered)
+    }
+
+    /// What follows joins the last leg, if there is room for what that needs then beside those before it.
+    fn in_same_leg(&mut self, lowered: Lowered, needs: Needs) -> Result<Lowered, RunError> {
+        if lowered.earlier.is_empty() {
+            return Ok(lowered);
+        }
+        let mut legs = lowered.earlier.iter().map(|branches| Needs::of(branches)).collect::<Result<Vec<_>, _>>()?;
+        legs.push(lowered.needs()?.and(needs));
+        if self.have_room(legs)? { Ok(lowered) } else { self.ended(lowered) }
+    }
+
+    /// Whether the cluster has room for legs that need this.
+    fn have_room(&self, legs: Vec<Needs>) -> Result<bool, RunError> {
+        Ok(side_by_side(legs, node_totals(self.client)?).is_some())
+    }
+
+    /// Its tasks as those of one leg, which can be given more objects.
+    pub(super) fn in_one_leg(&mut self, lowered: Lowered) -> Result<Lowered, RunError> {
+        if lowered.earlier.is_empty() { Ok(lowered) } else { self.ended(lowered) }
+    }
+
     /// Runs a stage; what follows begins with its rows.
     pub(super) fn ended(&mut self, lowered: Lowered) -> Result<Lowered, RunError> {
         let (blocks, schema) = self.blocks(lowered, None)?;
@@ -398,7 +474,7 @@ impl Executor<'_, '_> {
             let blocks = lowered.tasks.iter().flat_map(blocks_of_task).collect();
             return Ok((blocks, Arc::clone(schema)));
         }
-        let ran = self.run_stage(&mut lowered, crate::stage::StageSink::Blocks, limit)?;
+        let ran = self.run_stage(&mut lowered, StageSink::Blocks, limit)?;
         let schema = self.schema_of(&lowered, &ran)?;
         Ok((blocks_of(ran, limit), schema))
     }
@@ -409,7 +485,7 @@ impl Executor<'_, '_> {
         let found = match found {
             Some(schema) => schema,
             None => {
-                let columns = self.columns(lowered, crate::stage::StageSink::Blocks)?;
+                let columns = self.columns(lowered, StageSink::Blocks)?;
                 columns.schema.unwrap_or_else(|| Arc::new(Schema::empty()))
             }
         };
@@ -418,15 +494,20 @@ impl Executor<'_, '_> {
 }
 
 /// The source under nothing but filters, and these, the lowest first.
-fn filtered_source(plan: &LogicalPlan) -> Option<(&Source, Vec<&Expr>)> {
-    match plan {
-        LogicalPlan::Source(source) => Some((source, Vec::new())),
-        LogicalPlan::Op { input, op: Operator::Filter { condition } } => {
-            let (source, mut filters) = filtered_source(input)?;
-            filters.push(condition);
-            Some((source, filters))
+fn filtered_source(mut plan: &LogicalPlan) -> Option<(&Source, Vec<&Expr>)> {
+    let mut filters = Vec::new();
+    loop {
+        match plan {
+            LogicalPlan::Source(source) => {
+                filters.reverse();
+                return Some((source, filters));
+            }
+            LogicalPlan::Op { input, op: Operator::Filter { condition } } => {
+                filters.push(condition);
+                plan = input;
+            }
+            _ => return None,
         }
-        _ => None,
     }
 }
 

@@ -1,8 +1,9 @@
 //! What the tasks of a stage need, and who runs them.
 //!
 //! Entry type: [`Needs`], read off the operators of a stage. What a task needs is that of the
-//! functions in it: a stage ends before one that needs something else ([`Needs::fuse_with`]), so
-//! that reading holds no GPU.
+//! functions in it: what needs something else ([`Needs::fuse_with`]) is done in a leg of its own, so
+//! that reading holds no GPU. The legs of a stage run side by side where there is room for
+//! all of them ([`side_by_side`]).
 
 use mobula_core::resources::{CPU, FRACTIONS_PER_UNIT, Resources};
 
@@ -65,7 +66,7 @@ impl Needs {
     }
 
     /// What both need together.
-    fn and(self, other: Self) -> Self {
+    pub(super) fn and(self, other: Self) -> Self {
         let mut demand = self.demand;
         for (name, fractions) in other.demand.iter() {
             demand.set(name, fractions.max(demand.fractions(name)));
@@ -73,6 +74,32 @@ impl Needs {
         let at_once = [self.at_once, other.at_once].into_iter().flatten().min();
         Self { demand, at_once, actors: self.actors.or(other.actors) }
     }
+}
+
+/// Whether legs with these needs can run at the same time on nodes with these resources: a task of
+/// each of those that run tasks, and the fewest actors of the others. They then need no more actors
+/// than leave room for the others: an actor keeps what it has.
+pub(super) fn side_by_side(mut legs: Vec<Needs>, mut nodes: Vec<Resources>) -> Option<Vec<Needs>> {
+    let mut place = |demand: &Resources| {
+        let node = nodes.iter_mut().find(|node| node.covers(demand))?;
+        node.subtract(demand);
+        Some(())
+    };
+    for leg in &legs {
+        let fewest = leg.actors.map_or(1, |(min, _)| min);
+        (0..fewest).try_for_each(|_| place(&leg.demand))?;
+    }
+    let pools = legs.iter_mut().filter_map(|leg| Some((&leg.demand, leg.actors.as_mut()?)));
+    let mut growing: Vec<_> = pools.map(|(demand, (min, max))| (demand, std::mem::replace(max, *min), max)).collect();
+    // One more for each in turn.
+    while !growing.is_empty() {
+        growing.retain_mut(|(demand, most, has)| {
+            let grows = **has < *most && place(demand).is_some();
+            **has += usize::from(grows);
+            grows
+        });
+    }
+    Some(legs)
 }
 
 /// The functions that branches call, in order.
@@ -115,6 +142,37 @@ mod tests {
         assert!(plain.fuse_with(&stage) && actors.fuse_with(&stage) && !gpu.fuse_with(&stage));
         assert!(gpu.fuse_with(&gpu) && !plain.fuse_with(&gpu));
         assert!(plain.fuse_with(&actors) && !actors.fuse_with(&actors), "one kind of actors in a stage");
+    }
+
+    #[test]
+    fn legs_run_side_by_side_where_there_is_room_for_each() {
+        let nodes = |cpus: &[i64]| -> Vec<Resources> {
+            let node = |cpus: &i64| {
+                let mut node = Resources::new();
+                node.set(CPU, cpus * FRACTIONS_PER_UNIT);
+                node.set("GPU", FRACTIONS_PER_UNIT);
+                node
+            };
+            cpus.iter().map(node).collect()
+        };
+        let pools = |legs: Option<Vec<Needs>>| legs.map(|legs| legs.iter().filter_map(|leg| leg.actors).collect());
+        let read = Needs::default();
+        let gpu = needs(Compute::Actors { min: 1, max: 4 }, &[("GPU", 1.0)]);
+        let legs = || vec![read.clone(), gpu.clone()];
+        // A function that asks for a GPU also takes a CPU unless it says otherwise.
+        let cpus = gpu.demand.units(CPU);
+        assert_eq!(pools(side_by_side(legs(), nodes(&[1]))), (cpus == 0.0).then(|| vec![(1, 1)]));
+        assert_eq!(pools(side_by_side(legs(), nodes(&[2]))), Some(vec![(1, 1)]));
+        assert_eq!(pools(side_by_side(legs(), nodes(&[2, 2, 2]))), Some(vec![(1, 3)]));
+        let (many, few) = (Compute::Actors { min: 2, max: 9 }, Compute::Actors { min: 1, max: 2 });
+        let two = || vec![read.clone(), needs(many, &[]), needs(few, &[])];
+        assert_eq!(pools(side_by_side(two(), nodes(&[3]))), None);
+        assert_eq!(pools(side_by_side(two(), nodes(&[4]))), Some(vec![(2, 2), (1, 1)]));
+        assert_eq!(pools(side_by_side(two(), nodes(&[4, 3]))), Some(vec![(2, 4), (1, 2)]));
+        // What needs two CPUs of one node finds none in parts.
+        let wide = needs(Compute::Tasks, &[("CPU", 2.0)]);
+        assert!(side_by_side(vec![read.clone(), wide.clone()], nodes(&[1, 1])).is_none());
+        assert!(side_by_side(vec![read.clone(), wide], nodes(&[1, 2])).is_some());
     }
 
     #[test]

@@ -105,6 +105,21 @@ impl Pool {
         }
     }
 
+    /// The actors that have nothing to do are no more, and there need not be any from here on; these
+    /// they are. None rests while blocks wait.
+    pub(super) fn rest(&mut self) -> Vec<Member> {
+        if !self.waiting.is_empty() {
+            return Vec::new();
+        }
+        self.min = 0;
+        let idle: Vec<Member> =
+            self.members.iter().filter(|(_, state)| **state == State::Has(0)).map(|(member, _)| *member).collect();
+        for member in &idle {
+            self.members.remove(member);
+        }
+        idle
+    }
+
     /// The actors that have blocks.
     pub(super) fn busy(&self) -> impl Iterator<Item = Member> {
         self.members.iter().filter(|(_, state)| matches!(state, State::Has(1..))).map(|(member, _)| *member)
@@ -172,6 +187,25 @@ mod tests {
         assert_eq!(pool.step(), Some(Step::Hand(1, 0)));
     }
 
+    #[test]
+    fn who_has_nothing_to_do_makes_room_and_comes_back() {
+        let mut pool = Pool::new(2, 2);
+        pool.want(0);
+        assert_eq!([pool.step(), pool.step()], [Some(Step::Make(0)), Some(Step::Make(1))]);
+        pool.made(0);
+        pool.made(1);
+        assert!(pool.rest().is_empty(), "a block waits");
+        assert_eq!((pool.step(), pool.step()), (Some(Step::Hand(0, 0)), None));
+        assert_eq!(pool.rest(), [1]);
+        assert_eq!(pool.step(), None, "though there are fewer than were asked for at first");
+        pool.ended(0);
+        assert_eq!(pool.rest(), [0]);
+        pool.want(1);
+        assert_eq!(pool.step(), Some(Step::Make(2)));
+        pool.made(2);
+        assert_eq!(pool.step(), Some(Step::Hand(2, 1)));
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
         #[test]
@@ -202,6 +236,10 @@ mod tests {
                 let makes = !making.is_empty() && alive.len() < room;
                 prop_assert!(makes || !under_way.is_empty(), "nothing moves: {pool:?}");
                 let (pick, fate) = picks.next().unwrap().unwrap_or((0, 9));
+                if fate == 4 {
+                    let resting = pool.rest();
+                    alive.retain(|one| !resting.contains(one));
+                }
                 if makes && (under_way.is_empty() || fate < 3) {
                     let member = making.remove(pick % making.len());
                     pool.made(member);

@@ -115,12 +115,20 @@ fn run_here(
     };
     let output = run_block(task, &order.stage, &context)?;
     let mut report = output.report;
+    let ran = started.elapsed();
     let mut values = Vec::with_capacity(output.objects.len());
     for (batches, told) in output.objects.into_iter().zip(&mut report.objects) {
         // One after the other: the rows of a part go when their bytes are there.
         let value = encode_batches(&batches).map_err(|error| unreadable(values.len(), &error))?;
         told.bytes = value.len() as u64;
         values.push(value);
+    }
+    // Encoding them is the sink's work, too.
+    let encoding = (started.elapsed() - ran).as_secs_f64();
+    report.seconds += encoding;
+    if let Some(sink) = report.operators.last_mut() {
+        sink.bytes_out += report.objects.iter().map(|object| object.bytes).sum::<u64>();
+        sink.seconds += encoding;
     }
     Ok((report, values))
 }

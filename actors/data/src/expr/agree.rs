@@ -1,13 +1,17 @@
 //! Which values may be put together at all.
 //!
-//! Entry types: [`Kind`], and [`compare`] and [`calculate`], which refuse what DataFusion would
-//! quietly make something of: a number compared with a text is compared as a number there, so
-//! that a query fails on the first row that is none, or finds nothing. Whoever means that says so
-//! with a cast. Only a constant text may stand for a date, a time or a span: `at > "2024-02-29"`.
+//! Entry types: [`Kind`], and [`put_together`], which refuses what DataFusion would quietly make
+//! something of: a number compared with a text is compared as a number there, so that a query fails
+//! on the first row that is none, or finds nothing. Whoever means that says so with a cast. Only a
+//! constant text may stand for a date, a time or a span: `at > "2024-02-29"`. What DataFusion refuses,
+//! too, is told here, since it does not know what the values are called.
+
+use std::fmt;
 
 use arrow::datatypes::DataType;
+use datafusion_expr::type_coercion::binary::BinaryTypeCoercer;
 
-use crate::expr::Expr;
+use crate::expr::{BinaryOp, Expr};
 use crate::schema::plain_type;
 
 /// What a value is, as far as putting it together with another one goes.
@@ -52,7 +56,7 @@ impl Kind {
         matches!(self, Self::Instant | Self::TimeOfDay | Self::Span)
     }
 
-    fn describe(self) -> &'static str {
+    pub(crate) fn describe(self) -> &'static str {
         match self {
             Self::Null => "null",
             Self::Truth => "true or false",
@@ -67,9 +71,57 @@ impl Kind {
     }
 }
 
+/// An expression, and the type of its values.
+pub(crate) type Operand<'a> = (&'a Expr, &'a DataType);
+
+/// Refuses two values of kinds between which `op` cannot stand. `what` is the expression in which they
+/// meet.
+pub(crate) fn put_together(what: &Expr, op: BinaryOp, left: Operand<'_>, right: Operand<'_>) -> Result<(), String> {
+    match op {
+        BinaryOp::And | BinaryOp::Or => truth(left.0, left.1).and_then(|()| truth(right.0, right.1)),
+        BinaryOp::Concat => Ok(()),
+        op if op.is_arithmetic() => calculate(what, left).and_then(|()| calculate(what, right)),
+        _ => compare(what, left, right),
+    }
+}
+
+/// Refuses two values for which there is no type in which `op` is done. Constant texts have been read
+/// as what they stand for.
+pub(crate) fn meet(what: &Expr, op: BinaryOp, left: Operand<'_>, right: Operand<'_>) -> Result<(), String> {
+    match BinaryTypeCoercer::new(left.1, &op.to_datafusion(), right.1).get_input_types() {
+        Ok(_) => Ok(()),
+        Err(_) => {
+            Err(format!("{what}: {}, between which there is no {}; cast one of them", are(&[left, right]), op.symbol()))
+        }
+    }
+}
+
+/// Says of values what they are: `x is a number and y is a text`.
+pub(crate) fn are<D: fmt::Display>(operands: &[(D, &DataType)]) -> String {
+    let is: Vec<String> = operands
+        .iter()
+        .map(|(operand, data_type)| format!("{operand} is {}", Kind::of(data_type).describe()))
+        .collect();
+    match is.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, others)) => format!("{} and {last}", others.join(", ")),
+        None => String::new(),
+    }
+}
+
+/// Says that a function does not take its arguments, of which `are` says what they are.
+pub(crate) fn not_taken(what: &dyn fmt::Display, function: &str, are: &str) -> String {
+    match are {
+        "" => format!("{what}: {function} needs an argument"),
+        are => {
+            format!("{what}: {are}, which {function} does not take; cast what is wrong, or give it as many as it needs")
+        }
+    }
+}
+
 /// Refuses two values that cannot be compared, or be values of one column. `what` is the
 /// expression in which they meet.
-pub(crate) fn compare(what: &Expr, left: (&Expr, &DataType), right: (&Expr, &DataType)) -> Result<(), String> {
+pub(crate) fn compare(what: &Expr, left: Operand<'_>, right: Operand<'_>) -> Result<(), String> {
     let (one, other) = (Kind::of(left.1), Kind::of(right.1));
     let reads = |text: &Expr, kind: Kind, other: Kind| {
         matches!(text, Expr::Literal(_)) && kind == Kind::Text && other.is_read_from_text()
@@ -77,19 +129,17 @@ pub(crate) fn compare(what: &Expr, left: (&Expr, &DataType), right: (&Expr, &Dat
     if one.agrees(other) || reads(left.0, one, other) || reads(right.0, other, one) {
         return Ok(());
     }
-    Err(format!("{what}: {} is {} and {} is {}; cast one of them", left.0, one.describe(), right.0, other.describe()))
+    Err(format!("{what}: {}; cast one of them", are(&[left, right])))
 }
 
-/// Refuses values that nothing can be computed of.
-pub(crate) fn calculate(what: &Expr, operands: [(&Expr, &DataType); 2]) -> Result<(), String> {
-    for (operand, data_type) in operands {
-        let kind = Kind::of(data_type);
-        if matches!(kind, Kind::Text | Kind::Truth | Kind::Bytes) {
-            return Err(format!(
-                "{what}: {operand} is {}, and only numbers and times can be computed with; cast it to a number",
-                kind.describe()
-            ));
-        }
+/// Refuses a value that nothing can be computed of.
+pub(crate) fn calculate(what: &Expr, (operand, data_type): Operand<'_>) -> Result<(), String> {
+    let kind = Kind::of(data_type);
+    if matches!(kind, Kind::Text | Kind::Truth | Kind::Bytes) {
+        return Err(format!(
+            "{what}: {operand} is {}, and only numbers and times can be computed with; cast it to a number",
+            kind.describe()
+        ));
     }
     Ok(())
 }
@@ -98,7 +148,15 @@ pub(crate) fn calculate(what: &Expr, operands: [(&Expr, &DataType); 2]) -> Resul
 pub(crate) fn number(what: &Expr, operand: &Expr, data_type: &DataType) -> Result<(), String> {
     match Kind::of(data_type) {
         Kind::Number | Kind::Null => Ok(()),
-        other => Err(format!("{what}: {operand} is {}, not a number; cast it to one", other.describe())),
+        _ => Err(no_number(what, operand, data_type)),
+    }
+}
+
+/// Says that a value is not a number where one is needed, or not one that is known there.
+pub(crate) fn no_number(what: &dyn fmt::Display, operand: &dyn fmt::Display, data_type: &DataType) -> String {
+    match Kind::of(data_type) {
+        Kind::Number => format!("{what}: {operand} is {data_type}, which cannot be used here; cast it to float64"),
+        other => format!("{what}: {operand} is {}, not a number; cast it to one", other.describe()),
     }
 }
 

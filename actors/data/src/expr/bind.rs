@@ -19,7 +19,9 @@ use datafusion_physical_expr::expressions as physical;
 
 use crate::error::DataError;
 use crate::expr::agree::{self, Kind};
-use crate::expr::{BinaryOp, Expr, LEVELS};
+use crate::expr::{BinaryOp, Expr};
+use crate::stack::deep;
+use crate::words::plain;
 
 mod calls;
 mod coalesce;
@@ -40,12 +42,7 @@ pub struct BoundExpr {
 impl BoundExpr {
     /// Binds `expr` to the columns of `schema`. `operator` is named in errors.
     pub fn bind(expr: &Expr, schema: &Schema, operator: &str) -> Result<BoundExpr, DataError> {
-        let levels = expr.levels();
-        if levels > LEVELS {
-            let cause =
-                format!("an expression of {levels} levels, where {LEVELS} can be used: make a column of a part");
-            return Err(DataError::Expression { operator: operator.into(), cause });
-        }
+        expr.check_levels(|| operator.into())?;
         let expr = Binder { schema, operator }.bind(expr)?;
         let fail = |e: DataFusionError| expression_error(operator, &e);
         let data_type = expr.data_type(schema).map_err(fail)?;
@@ -58,10 +55,11 @@ impl BoundExpr {
         let bound = Self::bind(expr, schema, operator)?;
         match bound.data_type {
             DataType::Boolean => Ok(bound),
-            ref other => Err(DataError::Expression {
-                operator: operator.into(),
-                cause: format!("a condition must be true or false, this is {other}"),
-            }),
+            ref other => {
+                let no_value = || format!("{expr} is null where true or false is needed");
+                let cause = agree::truth(expr, other).err().unwrap_or_else(no_value);
+                Err(DataError::Expression { operator: operator.into(), cause })
+            }
         }
     }
 
@@ -80,7 +78,7 @@ impl BoundExpr {
     /// The value for every row of `batch`. The cause of a failure is returned as text: the
     /// caller knows operator and file.
     pub fn evaluate(&self, batch: &RecordBatch) -> Result<ArrayRef, String> {
-        self.expr.evaluate(batch).and_then(|value| value.into_array(batch.num_rows())).map_err(|e| e.strip_backtrace())
+        self.expr.evaluate(batch).and_then(|value| value.into_array(batch.num_rows())).map_err(|e| plain(&e))
     }
 
     /// The rows of `batch` for which a condition is true; null counts as false.
@@ -105,21 +103,23 @@ struct Binder<'a> {
 
 impl Binder<'_> {
     fn bind(&self, expr: &Expr) -> Result<Arc<dyn PhysicalExpr>, DataError> {
-        Ok(match expr {
-            Expr::Column(name) => self.column(name)?,
-            Expr::Literal(value) => literal(value.to_datafusion()),
-            Expr::Binary { left, op, right } => self.binary(expr, left, *op, right)?,
-            Expr::Not(e) => physical::not(self.condition(e)?).map_err(|e| self.error(&e))?,
-            Expr::Negative(e) => physical::negative(self.bind(e)?, self.schema).map_err(|e| self.error(&e))?,
-            Expr::IsNull(e) => physical::is_null(self.bind(e)?).map_err(|e| self.error(&e))?,
-            Expr::IsNotNull(e) => physical::is_not_null(self.bind(e)?).map_err(|e| self.error(&e))?,
-            Expr::Cast(e, to) => self.cast(self.bind(e)?, &to.to_arrow())?,
-            Expr::TryCast(e, to) => self.try_cast(self.bind(e)?, &to.to_arrow())?,
-            Expr::MinutesSince { end, start } => self.minutes(end, start)?,
-            Expr::Function { name, args } => self.function(expr, name, args)?,
-            Expr::Case { branches, otherwise } => self.case(expr, branches, otherwise.as_deref())?,
-            Expr::InList { expr: member, list, negated } => self.in_list(expr, member, list, *negated)?,
-            Expr::Like { .. } => self.like(expr)?,
+        deep(|| {
+            Ok(match expr {
+                Expr::Column(name) => self.column(name)?,
+                Expr::Literal(value) => literal(value.to_datafusion()),
+                Expr::Binary { left, op, right } => self.binary(expr, left, *op, right)?,
+                Expr::Not(e) => physical::not(self.condition(e)?).map_err(|e| self.error(&e))?,
+                Expr::Negative(e) => self.negative(expr, e)?,
+                Expr::IsNull(e) => physical::is_null(self.bind(e)?).map_err(|e| self.error(&e))?,
+                Expr::IsNotNull(e) => physical::is_not_null(self.bind(e)?).map_err(|e| self.error(&e))?,
+                Expr::Cast(e, to) => self.cast(self.bind(e)?, &to.to_arrow())?,
+                Expr::TryCast(e, to) => self.try_cast(self.bind(e)?, &to.to_arrow())?,
+                Expr::MinutesSince { end, start } => self.minutes(end, start)?,
+                Expr::Function { name, args } => self.function(expr, name, args)?,
+                Expr::Case { branches, otherwise } => self.case(expr, branches, otherwise.as_deref())?,
+                Expr::InList { expr: member, list, negated } => self.in_list(expr, member, list, *negated)?,
+                Expr::Like { .. } => self.like(expr)?,
+            })
         })
     }
 
@@ -162,16 +162,21 @@ impl Binder<'_> {
             return self.chain(whole.chain(op), op);
         }
         let (mut one, mut other) = (self.typed(left)?, self.typed(right)?);
-        if op.is_arithmetic() {
-            agree::calculate(whole, [(left, &one.data_type), (right, &other.data_type)])
-                .map_err(|cause| self.refuse(cause))?;
-        } else if op != BinaryOp::Concat {
-            agree::compare(whole, (left, &one.data_type), (right, &other.data_type))
-                .map_err(|cause| self.refuse(cause))?;
+        agree::put_together(whole, op, (left, &one.data_type), (right, &other.data_type))
+            .map_err(|cause| self.refuse(cause))?;
+        if !op.is_arithmetic() && op != BinaryOp::Concat {
             self.read_text(&mut one, &other.data_type)?;
             self.read_text(&mut other, &one.data_type)?;
         }
+        agree::meet(whole, op, (left, &one.data_type), (right, &other.data_type))
+            .map_err(|cause| self.refuse(cause))?;
         self.operate(one.expr, op.to_datafusion(), other.expr)
+    }
+
+    fn negative(&self, whole: &Expr, operand: &Expr) -> Result<Arc<dyn PhysicalExpr>, DataError> {
+        let bound = self.typed(operand)?;
+        agree::calculate(whole, (operand, &bound.data_type)).map_err(|cause| self.refuse(cause))?;
+        physical::negative(bound.expr, self.schema).map_err(|e| self.error(&e))
     }
 
     /// `and` or `or` between all conditions, as a tree that is no deeper than it need be.
@@ -267,7 +272,7 @@ impl Binder<'_> {
 }
 
 impl BinaryOp {
-    fn to_datafusion(self) -> Operator {
+    pub(crate) fn to_datafusion(self) -> Operator {
         match self {
             Self::Eq => Operator::Eq,
             Self::NotEq => Operator::NotEq,
@@ -294,7 +299,7 @@ fn literal(value: ScalarValue) -> Arc<dyn PhysicalExpr> {
 }
 
 fn expression_error(operator: &str, error: &DataFusionError) -> DataError {
-    DataError::Expression { operator: operator.into(), cause: error.strip_backtrace() }
+    DataError::Expression { operator: operator.into(), cause: plain(error) }
 }
 
 /// Microseconds in a minute.

@@ -8,10 +8,11 @@
 use std::fmt;
 
 use super::{BinaryOp, Expr};
+use crate::stack::deep;
 
 impl fmt::Display for Expr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
+        deep(|| match self {
             Expr::Column(name) => Name(name).fmt(f),
             Expr::Literal(value) => write!(f, "{value}"),
             Expr::Binary { left, op, right } => {
@@ -62,7 +63,7 @@ impl fmt::Display for Expr {
                 f.write_str(if *ignore_case { "ilike " } else { "like " })?;
                 operand(f, pattern, COMPARE + 1)
             }
-        }
+        })
     }
 }
 

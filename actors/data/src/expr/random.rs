@@ -100,9 +100,10 @@ fn condition_of(depth: u32) -> BoxedStrategy<Expr> {
     .boxed()
 }
 
-fn negated(like: Expr) -> Expr {
-    let Expr::Like { expr, pattern, ignore_case, .. } = like else { unreachable!("made by like") };
-    Expr::Like { expr, pattern, negated: true, ignore_case }
+fn negated(mut like: Expr) -> Expr {
+    let Expr::Like { negated, .. } = &mut like else { unreachable!("made by like") };
+    *negated = true;
+    like
 }
 
 /// Numbers in a list: null among them.

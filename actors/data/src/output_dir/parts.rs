@@ -1,7 +1,9 @@
 //! The files of earlier runs in an output, and what stands in the way of another run.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::block_writer::part_name;
@@ -28,6 +30,34 @@ pub(super) fn parts(dir: &Path) -> Result<Vec<Part>, DataError> {
         Some(Part { path, ordinal })
     };
     Ok(files.into_iter().filter_map(part).collect())
+}
+
+/// A file of a run, told apart from any that has its name later.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct SeenFile {
+    path: String,
+    inode: u64,
+    bytes: u64,
+    modified: (i64, i64),
+}
+
+/// The files of runs that are there now.
+pub(super) fn seen(dir: &Path) -> Result<BTreeSet<SeenFile>, DataError> {
+    let seen = |Part { path, .. }: Part| {
+        // One that is gone meanwhile is not there.
+        let metadata = fs::symlink_metadata(dir.join(&path)).ok()?;
+        let modified = (metadata.mtime(), metadata.mtime_nsec());
+        Some(SeenFile { path, inode: metadata.ino(), bytes: metadata.len(), modified })
+    };
+    Ok(parts(dir)?.into_iter().filter_map(seen).collect())
+}
+
+/// Refuses an output into which another run has put files since it was seen.
+pub(super) fn check_unchanged(dir: &Path, before: &BTreeSet<SeenFile>) -> Result<(), DataError> {
+    match seen(dir)?.into_iter().find(|file| !before.contains(file)) {
+        Some(file) => Err(DataError::OutputChanged { path: dir.display().to_string(), found: file.path }),
+        None => Ok(()),
+    }
 }
 
 /// Refuses an output that holds what this run may neither leave nor replace.

@@ -11,6 +11,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::block_writer::read_manifests;
 use crate::error::DataError;
 use crate::moves::rename_new;
 
@@ -29,11 +30,38 @@ impl Place {
         if dir.is_dir() {
             return Ok(Place { holder: dir.to_path_buf(), prefix: STAGING_PREFIX.into(), exists: true });
         }
-        let (false, Some(parent), Some(name)) = (dir.exists(), dir.parent(), dir.file_name()) else {
-            return Err(DataError::write(dir, &io::Error::from(io::ErrorKind::NotADirectory)));
-        };
-        let prefix = format!(".{}{STAGING_PREFIX}", name.to_string_lossy());
-        Ok(Place { holder: parent.to_path_buf(), prefix, exists: false })
+        match Self::beside(dir) {
+            Some(place) if !dir.exists() => Ok(place),
+            _ => Err(DataError::write(dir, &io::Error::from(io::ErrorKind::NotADirectory))),
+        }
+    }
+
+    /// Where they are of runs that began before the output existed.
+    fn beside(dir: &Path) -> Option<Place> {
+        let prefix = format!(".{}{STAGING_PREFIX}", dir.file_name()?.to_string_lossy());
+        Some(Place { holder: dir.parent()?.to_path_buf(), prefix, exists: false })
+    }
+
+    /// The staging directory of the run of this name.
+    pub(super) fn staging(&self, run: &str) -> PathBuf {
+        self.holder.join(format!("{}{run}", self.prefix))
+    }
+}
+
+/// What was found of other runs in a place.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Left {
+    /// The run that is resumed, dead.
+    pub(super) same: bool,
+    /// A dead one that could have been resumed, with blocks that were done: it is removed.
+    pub(super) other: bool,
+    /// Some that go on.
+    pub(super) live: bool,
+}
+
+impl Left {
+    pub(super) fn and(self, more: Left) -> Left {
+        Left { same: self.same || more.same, other: self.other || more.other, live: self.live || more.live }
     }
 }
 
@@ -91,16 +119,22 @@ impl Journal {
 
 /// Takes back what runs that died in `place` had begun to move, and removes what they left, but
 /// for what is in `resumed`.
-pub(super) fn recover(place: &Place, dir: &Path, resumed: Option<&Path>) -> Result<(), DataError> {
+pub(super) fn recover(place: &Place, dir: &Path, resumed: Option<&Path>) -> Result<Left, DataError> {
     let failed = |e: io::Error| DataError::write(dir, &e);
+    let mut left = Left::default();
     for entry in fs::read_dir(&place.holder).map_err(failed)? {
         let staging = entry.map_err(failed)?.path();
         let named = staging.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&place.prefix));
         let Some(owner) = named.then(|| File::open(staging.join(OWNER)).ok()).flatten() else {
             continue;
         };
-        if flock(&owner, FlockOperation::NonBlockingLockExclusive).is_err() {
-            continue;
+        match flock(&owner, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => {
+                left.live = true;
+                continue;
+            }
+            Err(_) => continue,
         }
         let journal = staging.join(JOURNAL);
         if journal.exists() {
@@ -109,16 +143,43 @@ pub(super) fn recover(place: &Place, dir: &Path, resumed: Option<&Path>) -> Resu
         }
         if resumed == Some(staging.as_path()) {
             scatter(&staging).map_err(failed)?;
+            left.same = true;
             continue;
         }
+        left.other |= staging.to_string_lossy().starts_with(&*place.staging(RESUMABLE).to_string_lossy())
+            && read_manifests(&staging).is_ok_and(|blocks| !blocks.is_empty());
         tracing::info!(path = %staging.display(), "removed what a run that was killed left");
         remove_staging(&staging);
     }
-    Ok(())
+    Ok(left)
+}
+
+/// The same for runs that died before the output existed: it does now, and what they left is beside
+/// it. What the run `name` had done is moved to `resumed`.
+pub(super) fn recover_beside(dir: &Path, name: &str, resumed: Option<&Path>) -> Result<Left, DataError> {
+    let Some(place) = Place::beside(dir) else { return Ok(Left::default()) };
+    let is_staging = |entry: io::Result<fs::DirEntry>| {
+        entry.is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with(&place.prefix))
+    };
+    // Who may not look there has left nothing there, and who finds nothing need not hold others off.
+    if !fs::read_dir(&place.holder).is_ok_and(|mut entries| entries.any(is_staging)) {
+        return Ok(Left::default());
+    }
+    let _lock = lock(&place.holder)?;
+    let beside = place.staging(name);
+    let mut left = recover(&place, dir, resumed.map(|_| beside.as_path()))?;
+    if let (true, Some(resumed)) = (left.same, resumed)
+        && let Err(error) = rename_new(&beside, resumed)
+    {
+        tracing::warn!(path = %beside.display(), %error, "what is done of a run cannot be taken over");
+        remove_staging(&beside);
+        left.same = false;
+    }
+    Ok(left)
 }
 
 /// Moves what was gathered to become the output back to where the tasks had put it.
-fn scatter(staging: &Path) -> io::Result<()> {
+pub(super) fn scatter(staging: &Path) -> io::Result<()> {
     let whole = staging.join(WHOLE);
     if !whole.exists() {
         return Ok(());
@@ -172,6 +233,8 @@ pub(super) fn remove_staging(staging: &Path) {
 
 /// What the name of a run's hidden directory begins with, after that of its output.
 const STAGING_PREFIX: &str = ".mobula-";
+/// What the name of a run that can be resumed begins with.
+pub(super) const RESUMABLE: &str = "resume-";
 /// In a staging directory, the file that its run keeps locked.
 pub(super) const OWNER: &str = "owner";
 /// In a staging directory, the moves under way.

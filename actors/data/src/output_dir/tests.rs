@@ -3,6 +3,7 @@ use super::*;
 use crate::block_writer::{BlockWriter, part_name};
 use arrow::array::{ArrayRef, Int64Array};
 use arrow::record_batch::RecordBatch;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 fn batch(values: std::ops::Range<i64>) -> RecordBatch {
@@ -110,17 +111,104 @@ fn of_two_runs_at_once_one_succeeds_and_the_other_is_told() {
         assert!(matches!(error, DataError::OutputExists { .. }), "{error}");
         assert_eq!(names(&dir), ["part-00000.parquet", "part-00001.parquet"]);
     }
-    // Of two that overwrite, the result is that of the last, and of two that append, both.
-    let dir = root.path().join("over");
-    let runs = ["one", "other"].map(|run| prepare_as(&dir, WriteMode::Overwrite, run));
-    let files = [vec![write(&runs[0], 0, "x"), write(&runs[0], 1, "x")], vec![write(&runs[1], 0, "x")]];
-    runs.into_iter().zip(&files).for_each(|(run, files)| drop(run.commit(files).unwrap()));
-    assert_eq!(names(&dir), ["part-00000.parquet"]);
+    // Of two that append, the result is both.
     let dir = root.path().join("append");
     let runs = ["one", "other"].map(|run| prepare_as(&dir, WriteMode::Append, run));
     let files = runs.each_ref().map(|run| [write(run, 0, "x")]);
     runs.into_iter().zip(&files).for_each(|(run, files)| drop(run.commit(files).unwrap()));
     assert_eq!(names(&dir), ["part-00000.parquet", "part-00001.parquet"]);
+}
+
+#[test]
+fn of_two_runs_that_overwrite_the_first_one_wins() {
+    let root = tempfile::tempdir().unwrap();
+    for (name, old) in [("new", 0), ("old", 1), ("older", 2)] {
+        let dir = root.path().join(name);
+        for _ in 0..old {
+            let before = prepare_as(&dir, WriteMode::Overwrite, "before");
+            let files = [write(&before, 0, "x")];
+            before.commit(&files).unwrap();
+        }
+        let runs = ["one", "other"].map(|run| prepare_as(&dir, WriteMode::Overwrite, run));
+        let files = runs.each_ref().map(|run| [write(run, 0, "x")]);
+        let [one, other] = runs;
+        one.commit(&files[0]).unwrap();
+        let winner = fs::metadata(dir.join("part-00000.parquet")).unwrap();
+        let error = other.commit(&files[1]).unwrap_err();
+        let DataError::OutputChanged { path, found } = &error else { panic!("{error}") };
+        assert_eq!((Path::new(path), found.as_str()), (dir.as_path(), "part-00000.parquet"));
+        let there = fs::metadata(dir.join("part-00000.parquet")).unwrap();
+        assert_eq!((there.ino(), there.modified().unwrap()), (winner.ino(), winner.modified().unwrap()));
+        assert_eq!(names(&dir), ["part-00000.parquet"]);
+        // One that begins now knows of it.
+        let next = prepare_as(&dir, WriteMode::Overwrite, "next");
+        let files = [write(&next, 0, "x"), write(&next, 1, "x")];
+        next.commit(&files).unwrap();
+        assert_eq!(names(&dir).len(), 2);
+    }
+    assert_eq!(names(root.path()), ["new", "old", "older"]);
+}
+
+#[test]
+fn only_what_another_run_has_put_there_is_in_the_way_of_an_overwrite() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path();
+    let old = prepare(dir, WriteMode::Overwrite).unwrap();
+    let files = [write(&old, 0, "x"), write(&old, 1, "x")];
+    old.commit(&files).unwrap();
+    let output = prepare(dir, WriteMode::Overwrite).unwrap();
+    let files = [write(&output, 0, "x")];
+    // Removed by hand, and other people's files: neither is another run's.
+    fs::remove_file(dir.join("part-00001.parquet")).unwrap();
+    fs::write(dir.join("notes.txt"), "").unwrap();
+    output.commit(&files).unwrap();
+    assert_eq!(names(dir), ["notes.txt", "part-00000.parquet"]);
+    // What was added meanwhile would be lost.
+    let output = prepare_as(dir, WriteMode::Overwrite, "over");
+    let files = [write(&output, 0, "x")];
+    let added = prepare_as(dir, WriteMode::Append, "added");
+    let more = [write(&added, 0, "x")];
+    added.commit(&more).unwrap();
+    let error = output.commit(&files).unwrap_err();
+    assert!(matches!(&error, DataError::OutputChanged { found, .. } if found == "part-00001.parquet"), "{error}");
+    assert_eq!(names(dir), ["notes.txt", "part-00000.parquet", "part-00001.parquet"]);
+}
+
+#[test]
+fn a_resumable_run_that_came_too_late_keeps_what_it_has_done() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("out");
+    let options = partitioned(WriteMode::Overwrite);
+    let late = resume(&dir, "late").unwrap();
+    let done = write_zones(&late, 0, &[1, 2], &options);
+    let quick = prepare_as(&dir, WriteMode::Overwrite, "quick");
+    let files = [write(&quick, 0, "x")];
+    quick.commit(&files).unwrap();
+    assert!(matches!(late.commit(&done), Err(DataError::OutputChanged { .. })));
+    assert_eq!(names(&dir), ["part-00000.parquet"]);
+    // What it has done lies beside the output, which was not there when it began.
+    let again = resume(&dir, "late").unwrap();
+    assert_eq!(again.earlier(), Some(EarlierRun::Same));
+    assert_eq!(again.finished().unwrap(), done);
+    again.commit(&done).unwrap();
+    assert_eq!(tree(&dir), ["zone=1/part-00000.parquet", "zone=2/part-00000.parquet"]);
+    assert_eq!(names(root.path()), ["out"]);
+}
+
+#[test]
+fn what_a_killed_run_left_beside_an_output_that_exists_now_is_removed() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("out");
+    let killed = prepare_as(&dir, WriteMode::Overwrite, "killed");
+    write(&killed, 0, "x");
+    let alive = prepare_as(&dir, WriteMode::Overwrite, "alive");
+    write(&alive, 0, "x");
+    die(killed);
+    fs::create_dir(&dir).unwrap();
+    drop(prepare_as(&dir, WriteMode::Overwrite, "next"));
+    assert_eq!(names(root.path()), [".out.mobula-alive", "out"]);
+    drop(alive);
+    assert_eq!(names(root.path()), ["out"]);
 }
 
 #[test]
@@ -332,6 +420,7 @@ fn a_run_goes_on_where_the_same_one_ended() {
         die(first);
 
         let second = resume(&dir, "key").unwrap();
+        assert_eq!(second.earlier(), Some(EarlierRun::Same));
         assert_eq!(second.finished().unwrap(), done);
         let staging = PathBuf::from(second.staging());
         let left: Vec<_> = done.iter().map(|file| file.path.clone()).collect();
@@ -360,18 +449,22 @@ fn what_cannot_be_resumed_is_removed() {
     let options = partitioned(WriteMode::Overwrite);
     let end_early = || {
         let output = resume(&dir, "one").unwrap();
+        assert_eq!(output.earlier(), Some(EarlierRun::Nothing));
         write_zones(&output, 0, &[1], &options);
         drop(output);
         assert_eq!(names(root.path()).len(), 1);
     };
     end_early();
     let other = resume(&dir, "other").unwrap();
+    assert_eq!(other.earlier(), Some(EarlierRun::Other));
     assert!(other.finished().unwrap().is_empty() && names(root.path()).len() == 1);
     // With nothing done there is nothing to keep.
     drop(other);
     assert!(names(root.path()).is_empty());
     end_early();
-    drop(prepare(&dir, WriteMode::Overwrite).unwrap());
+    let plain = prepare(&dir, WriteMode::Overwrite).unwrap();
+    assert_eq!(plain.earlier(), None);
+    drop(plain);
     assert!(names(root.path()).is_empty());
 }
 

@@ -13,6 +13,7 @@ use chrono::{Offset, TimeZone};
 
 use super::{ColumnSource, local_timestamp};
 use crate::hive;
+use crate::words::plain;
 
 /// Turns the batches that one file gives into batches of the unified schema.
 #[derive(Debug, Clone)]
@@ -38,16 +39,16 @@ impl Conform {
             .zip(&self.sources)
             .map(|(field, source)| match source {
                 ColumnSource::File(index) => conform_array(batch.column(*index as usize), field.data_type())
-                    .map_err(|e| format!("column {}: {e}", field.name())),
+                    .map_err(|e| format!("column {}: {}", field.name(), plain(&e))),
                 ColumnSource::Missing | ColumnSource::Named(_) => {
                     Ok(new_null_array(field.data_type(), batch.num_rows()))
                 }
                 ColumnSource::Value(value) => hive::value_array(value, field.data_type(), batch.num_rows())
-                    .map_err(|e| format!("column {}: {e}", field.name())),
+                    .map_err(|e| format!("column {}: {}", field.name(), plain(&e))),
             })
             .collect::<Result<Vec<_>, _>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-        RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options).map_err(|e| e.to_string())
+        RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options).map_err(|e| plain(&e))
     }
 }
 

@@ -19,17 +19,29 @@ use datafusion_functions_aggregate::all_default_aggregate_functions;
 use datafusion_functions_aggregate::planner::AggregateFunctionPlanner;
 use datafusion_sql::sqlparser::ast::{DataType as SqlType, TimezoneInfo};
 
+use super::careful::{self, Operands};
 use crate::expr::{self, ValueType};
 use crate::plan::LogicalPlan;
+use crate::words::Known;
 
 /// The tables, functions and types that a query may use.
 pub(super) struct Context {
     tables: BTreeMap<String, Arc<dyn TableSource>>,
     planners: Vec<Arc<dyn ExprPlanner>>,
     options: ConfigOptions,
+    /// Types are looked at before DataFusion does.
+    careful: bool,
 }
 
 impl Context {
+    /// The same, which says in our words which types do not fit.
+    pub(super) fn careful(tables: &[(&str, LogicalPlan, SchemaRef)]) -> Self {
+        let mut context = Self::new(tables);
+        context.planners.insert(0, Arc::new(Operands::new()));
+        context.careful = true;
+        context
+    }
+
     pub(super) fn new(tables: &[(&str, LogicalPlan, SchemaRef)]) -> Self {
         let source = |schema: &SchemaRef| Arc::new(LogicalTableSource::new(Arc::clone(schema))) as Arc<dyn TableSource>;
         Self {
@@ -41,6 +53,7 @@ impl Context {
                 Arc::new(AggregateFunctionPlanner),
             ],
             options: ConfigOptions::default(),
+            careful: false,
         }
     }
 }
@@ -48,9 +61,8 @@ impl Context {
 impl ContextProvider for Context {
     fn get_table_source(&self, name: TableReference) -> Result<Arc<dyn TableSource>> {
         self.tables.get(&name.to_string()).cloned().ok_or_else(|| {
-            let known: Vec<_> = self.tables.keys().map(String::as_str).collect();
-            let known = if known.is_empty() { "none".into() } else { known.join(", ") };
-            DataFusionError::Plan(format!("there is no table {name}; there are {known}"))
+            let (name, known) = (name.to_string(), self.tables.keys().cloned().collect::<Vec<_>>());
+            DataFusionError::Plan(format!("there is no table {name}; there are {}", Known::beside(&name, &known)))
         })
     }
 
@@ -63,7 +75,8 @@ impl ContextProvider for Context {
     }
 
     fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
-        expr::function_named(name)
+        let found = expr::function_named(name);
+        if self.careful { found.map(careful::function) } else { found }
     }
 
     fn get_higher_order_meta(&self, _name: &str) -> Option<Arc<HigherOrderUDF>> {
@@ -71,7 +84,8 @@ impl ContextProvider for Context {
     }
 
     fn get_aggregate_meta(&self, name: &str) -> Option<Arc<AggregateUDF>> {
-        AGGREGATES.get(&name.to_ascii_lowercase()).cloned()
+        let found = AGGREGATES.get(&name.to_ascii_lowercase()).cloned();
+        if self.careful { found.map(careful::aggregate) } else { found }
     }
 
     fn get_window_meta(&self, _name: &str) -> Option<Arc<WindowUDF>> {

@@ -9,7 +9,7 @@ use datafusion_expr::{Expr as Theirs, Operator};
 
 use super::{invalid, planning_error, unsupported};
 use crate::error::DataError;
-use crate::expr::{self, BinaryOp, Expr, LEVELS, Scalar, ValueType, func, lit};
+use crate::expr::{self, BinaryOp, Expr, LEVELS, Scalar, ValueType, balanced, func, lit};
 
 /// The columns that an expression may name.
 #[derive(Clone, Copy)]
@@ -174,18 +174,6 @@ fn chain<'a>(expr: &'a Theirs, op: Operator, operands: &mut Vec<&'a Theirs>) {
             }
             other => operands.push(other),
         }
-    }
-}
-
-/// A chain of `op` that is as deep as a tree need be: a thousand conditions make ten levels.
-pub(super) fn balanced(mut operands: Vec<Expr>, op: BinaryOp) -> Option<Expr> {
-    if operands.len() <= 1 {
-        return operands.pop();
-    }
-    let right = operands.split_off(operands.len().div_ceil(2));
-    match (balanced(operands, op), balanced(right, op)) {
-        (Some(left), Some(right)) => Some(left.binary(op, right)),
-        (one, other) => one.or(other),
     }
 }
 

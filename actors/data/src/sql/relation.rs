@@ -15,13 +15,14 @@ use datafusion_expr::type_coercion::binary::type_union_coercion;
 use datafusion_expr::utils::split_conjunction_owned;
 use datafusion_expr::{Expr as Theirs, LogicalPlan as TheirPlan};
 
-use super::expr::{Scope, balanced};
+use super::expr::Scope;
 use super::{invalid, planning_error, unsupported};
 use crate::error::DataError;
-use crate::expr::{BinaryOp, Expr, Kind, ValueType, col};
+use crate::expr::{BinaryOp, Expr, Kind, ValueType, balanced, col};
 use crate::plan::{Exchange, LogicalPlan, Operator, SortKey};
 use crate::schema::plain_type;
 use crate::source::Source;
+use crate::stack::deep;
 
 /// A plan of ours, and where in it DataFusion's columns are.
 #[derive(Debug, Clone)]
@@ -55,9 +56,9 @@ impl Relation {
 
     /// The column that holds `value`: itself, if it is one, or a new one called `name`.
     pub(super) fn column_of(&mut self, name: &str, value: Expr) -> String {
-        match value {
-            Expr::Column(column) => column,
-            value => self.with_column(name, value),
+        match &value {
+            Expr::Column(column) => column.clone(),
+            _ => self.with_column(name, value),
         }
     }
 
@@ -231,9 +232,9 @@ impl<'a> Converter<'a> {
             }
         }
         let mut inputs = Vec::with_capacity(union.inputs.len());
-        let mut add = |plan: LogicalPlan| match plan {
-            LogicalPlan::Union { inputs: below } => inputs.extend(below),
-            other => inputs.push(Arc::new(other)),
+        let mut add = |plan: LogicalPlan| match &plan {
+            LogicalPlan::Union { inputs: below } => inputs.extend(below.iter().cloned()),
+            _ => inputs.push(Arc::new(plan)),
         };
         add(self.alike(first_input, first, &names, &types)?);
         for other in others {
@@ -277,12 +278,12 @@ impl<'a> Converter<'a> {
 /// The first rows of `plan`, taken before their columns are changed: a limit right behind a sort
 /// need not sort everything.
 fn limited(plan: &LogicalPlan, rows: u64) -> LogicalPlan {
-    match plan {
+    deep(|| match plan {
         LogicalPlan::Op { input, op: op @ (Operator::Select { .. } | Operator::Project { .. }) } => {
             limited(input, rows).then(op.clone())
         }
         other => other.clone().limit(rows),
-    }
+    })
 }
 
 /// `name`, or `name_1` and so on where it is taken.

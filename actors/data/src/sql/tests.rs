@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::*;
 use crate::expr::Expr;
 use crate::plan::{Exchange, JoinKind, Operator};
+use crate::planner::schema_after;
 use crate::source::Source;
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 
@@ -415,7 +416,11 @@ fn names_have_any_case_unless_that_is_all_there_is() {
     check("select id, \"ID\" from small", &["select id, ID", "  read_parquet small"]);
     check("select T.TIP Xx from trips t order by xX", &["sort Xx", "  project Xx = tip", "    read_parquet trips"]);
     check_error("select Id from small", "Id may mean \"ID\" or \"id\": quote the one that is meant");
-    check_error("select \"pulocationid\" from trips", "there is no column pulocationid; there are trips.PULocationID");
+    check_error(
+        "select \"pulocationid\" from trips",
+        "there is no column pulocationid; there are trips.PULocationID, trips.fare, trips.tip, trips.flag, trips.at; \
+         did you mean `trips.PULocationID`?",
+    );
 }
 
 #[test]
@@ -430,6 +435,9 @@ fn what_is_wrong_is_said_where_it_is() {
         ("insert into trips values (1)", "only a query (select ..) can be run"),
         ("select nope from trips", "there is no column nope; there are trips.PULocationID, trips.fare"),
         ("select fare from nope", "there is no table nope; there are Zones, small, trips"),
+        ("select fares from trips", "there is no column fares; there are trips.PULocationID, "),
+        ("select fares from trips", "; did you mean `trips.fare`?"),
+        ("select fare from trip", "there is no table trip; there are Zones, small, trips; did you mean `trips`?"),
         ("select coalesc(fare, 1) from trips", "there is no function coalesc; did you mean coalesce?"),
         ("select cont(fare) from trips", "there is no function cont; did you mean cot, count, "),
         ("select now() from trips", "now is not decided by its arguments"),
@@ -440,5 +448,55 @@ fn what_is_wrong_is_said_where_it_is() {
         ("select fare from trips union all select zone from zones", "column fare is Float64 here and Utf8 there"),
     ] {
         check_error(query, expected);
+    }
+}
+
+/// What DataFusion would say of the types alone is told with the names of the columns.
+#[test]
+fn types_that_do_not_fit_are_told_with_their_columns() {
+    for (query, expected) in [
+        (
+            "select flag / fare from trips",
+            "flag / fare: flag is a text, and only numbers and times can be computed with",
+        ),
+        ("select fare * 2 - flag as c from trips", "fare * 2 - flag: flag is a text"),
+        ("select sum(tip + flag) from trips", "tip + flag: flag is a text"),
+        ("select max(flag) % 2 from trips", "`max(trips.flag)` is a text, and only numbers and times can be"),
+        ("select at + fare from trips", "at is a point in time and fare is a number, between which there is no +"),
+        (
+            "select t.fare + z.zone from trips t join zones z on t.PULocationID = z.LocationID",
+            "fare + Zone: Zone is a text",
+        ),
+        ("select fare and tip > 1 from trips", "fare is a number where true or false is needed"),
+        ("select fare from trips where fare", "fare is a number where true or false is needed"),
+        ("select sum(flag) from trips", "sum(flag): flag is a text, not a number; cast it to one"),
+        ("select flag, avg(at) from trips group by flag", "at is a point in time, not a number"),
+        ("select sqrt(flag, 2) from trips", "flag is a text and 2 is a number, which sqrt does not take"),
+        ("select sqrt() from trips", "sqrt(): sqrt needs an argument"),
+    ] {
+        check_error(query, expected);
+        let error = planned(query).unwrap_err().to_string();
+        assert!(!error.contains("coerce") && !error.contains("Utf8"), "{query}: {error}");
+    }
+    // What DataFusion lets pass is told when the plan is looked at, in the same words.
+    for (query, expected) in [
+        ("select fare from trips where flag / 2 > 1", "flag / 2: flag is a text, and only numbers"),
+        (
+            "select fare from trips where fare = '5'",
+            "fare = \"5\": fare is a number and \"5\" is a text; cast one of them",
+        ),
+        ("select fare from trips where fare and tip > 1", "fare is a number where true or false is needed"),
+    ] {
+        let plan = planned(query).unwrap();
+        let LogicalPlan::Op { op, .. } = below_selects(&plan) else { panic!("{plan}") };
+        let error = schema_after(op, &tables()[0].2).unwrap_err().to_string();
+        assert!(error.contains(expected), "{query}: {error}");
+    }
+}
+
+fn below_selects(plan: &LogicalPlan) -> &LogicalPlan {
+    match plan {
+        LogicalPlan::Op { input, op: Operator::Select { .. } } => below_selects(input),
+        other => other,
     }
 }

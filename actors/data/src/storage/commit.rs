@@ -1,19 +1,19 @@
 //! Ending uploads: making them visible, or making them not have been.
 //!
 //! Entry points: [`complete`], the driver's commit, [`abort`], and for what dead runs left
-//! [`uploads_under`] and [`abort_listed`]. An object carries the mark of its upload. So an upload
-//! whose end was made, but whose answer was lost, is known to be complete, and completing it again
-//! does nothing.
+//! [`upload_states`], [`uploads_under`] and [`abort_listed`]. An object carries the mark of its
+//! upload. So an upload whose end was made, but whose answer was lost, is known to be complete, and
+//! completing it again does nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::types::{ChecksumType, CompletedMultipartUpload, CompletedPart};
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 
 use super::location::s3_path;
-use super::objects::{as_directory, delete, missing_is_bucket, s3_only};
+use super::objects::{as_directory, missing_is_bucket, s3_only};
 use super::options::StorageOptions;
 use super::retry::{Failed, Failure, Kind};
 use super::runtime::wait;
@@ -21,38 +21,70 @@ use super::s3::S3;
 use super::upload::{MARK, PendingUpload};
 use crate::error::DataError;
 
-/// Makes all uploads visible. If one cannot be, those that this call made visible where nothing
-/// was before are deleted again, and that error is returned; what they replaced elsewhere is
-/// gone, and those that are left are for [`abort`]. What is complete already stays so: doing it
-/// again changes nothing.
-pub fn complete(uploads: &[PendingUpload], options: &StorageOptions) -> Result<(), DataError> {
-    let (uploads, client_options) = (uploads.to_vec(), options.clone());
-    let (made, error) = wait(async move {
-        let s3 = S3::of(&client_options).await?;
+/// Not all uploads could be made visible.
+#[derive(Debug)]
+pub struct Incomplete {
+    /// The first error.
+    pub error: Box<DataError>,
+    /// The objects that were made, if all is as before once they are deleted; none if some took the
+    /// place of others, or were there already.
+    pub made: Option<Vec<String>>,
+}
+
+/// How far an upload is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UploadState {
+    /// It is there, and can be completed.
+    Pending,
+    /// Its object is visible.
+    Complete,
+    /// Neither: it was aborted, or its object replaced or deleted.
+    Gone,
+}
+
+/// Makes all uploads visible, as far as that can be done: an error of one keeps no other back. What
+/// is complete already stays so: doing it again changes nothing.
+pub fn complete(uploads: &[PendingUpload], options: &StorageOptions) -> Result<(), Incomplete> {
+    let (uploads, options) = (uploads.to_vec(), options.clone());
+    let ended = wait(async move {
+        let s3 = S3::of(&options).await?;
         let ends = uploads.into_iter().map(|upload| {
             let s3 = Arc::clone(&s3);
             async move { complete_one(&s3, &upload).await.map(|end| (upload.path, end)) }
         });
         let ends: Vec<_> = ends.collect();
         let mut ends = futures::stream::iter(ends).buffer_unordered(MAX_AT_ONCE);
-        let (mut made, mut error) = (Vec::new(), None);
+        let (mut made, mut only_made, mut error) = (Vec::new(), true, None);
         // After an error the others still end: one under way cannot be called back.
         while let Some(end) = ends.next().await {
             match end {
                 Ok((path, End::Made)) => made.push(path),
-                Ok(_) => {}
+                Ok((_, End::Replaced | End::WasComplete)) => only_made = false,
                 Err(failed) => error = error.or(Some(failed)),
             }
         }
-        Ok((made, error))
-    })?;
-    let Some(error) = error else {
-        return Ok(());
-    };
-    if let Err(left) = delete(&made, options) {
-        tracing::warn!(%left, "objects of a commit that failed are left in the store");
+        Ok((only_made.then_some(made), error))
+    });
+    match ended {
+        Ok((_, None)) => Ok(()),
+        Ok((made, Some(error))) => Err(Incomplete { error: Box::new(error), made }),
+        // Nobody knows how far it came.
+        Err(error) => Err(Incomplete { error: Box::new(error), made: None }),
     }
-    Err(error)
+}
+
+/// How far each upload is, in their order.
+pub fn upload_states(uploads: &[PendingUpload], options: &StorageOptions) -> Result<Vec<UploadState>, DataError> {
+    let (uploads, options) = (uploads.to_vec(), options.clone());
+    wait(async move {
+        let s3 = S3::of(&options).await?;
+        let states = uploads.into_iter().map(|upload| {
+            let s3 = Arc::clone(&s3);
+            async move { state_of(&s3, &upload).await }
+        });
+        let states: Vec<_> = states.collect();
+        futures::stream::iter(states).buffered(MAX_AT_ONCE).try_collect().await
+    })
 }
 
 /// Gives uploads up. One that is gone, or complete, is left alone.
@@ -128,6 +160,26 @@ async fn complete_one(s3: &S3, upload: &PendingUpload) -> Result<End, DataError>
     match object_at(s3, &bucket, &key).await {
         Ok(Some(Some(mark))) if mark == upload.mark => Ok(made),
         _ => Err(s3.error(&upload.path, COMMIT, upload_is_gone(failed))),
+    }
+}
+
+async fn state_of(s3: &S3, upload: &PendingUpload) -> Result<UploadState, DataError> {
+    let (bucket, key) = s3_only(&upload.path)?;
+    let ask = |client: Client| {
+        let request = client.list_parts().bucket(&bucket).key(&key).upload_id(&upload.upload_id).max_parts(1).send();
+        s3.answer(Duration::ZERO, request)
+    };
+    match s3.call(&bucket, ask).await {
+        Ok(listed) if !listed.parts().is_empty() => return Ok(UploadState::Pending),
+        // Every upload has a part; some stores list none where others say that there is no upload.
+        Ok(_) => {}
+        Err(failed) if failed.failure.kind == Kind::NotFound => {}
+        Err(failed) => return Err(s3.error(&upload.path, "find the upload of", failed)),
+    }
+    match object_at(s3, &bucket, &key).await {
+        Ok(Some(Some(mark))) if mark == upload.mark => Ok(UploadState::Complete),
+        Ok(_) => Ok(UploadState::Gone),
+        Err(failed) => Err(s3.error(&upload.path, "find", failed)),
     }
 }
 

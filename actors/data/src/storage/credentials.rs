@@ -27,12 +27,15 @@ pub fn check_identity(path: &str, options: &StorageOptions) -> Result<(), DataEr
         // a bucket may not always list it all.
         let literal = &key[..key.find(PATTERN).unwrap_or(key.len())];
         let error = match first_under(&s3, &bucket, literal).await {
-            Err(DataError::AccessDenied { path, operation, tried, cause }) => DataError::AccessDenied {
+            Err(DataError::AccessDenied { path, tried, cause, .. }) => DataError::AccessDenied {
                 path,
-                operation,
+                operation: USE.into(),
                 tried,
                 cause: format!("{cause}; region {}, endpoint {}; {}", s3.region(), s3.endpoint(), advice(&options)),
             },
+            Err(DataError::Unreachable { path, host, attempts, cause, hint, .. }) => {
+                return Err(DataError::Unreachable { path, operation: USE.into(), host, attempts, cause, hint });
+            }
             other => return other.map(|_| ()),
         };
         // Who may read an object may not always list its bucket.
@@ -109,6 +112,8 @@ fn masked(id: &str) -> String {
     format!("{shown}…")
 }
 
+/// What is to be done with a path here, for people: it may be an input or an output.
+const USE: &str = "use";
 /// How much of a key's id is shown.
 const SHOWN: usize = 8;
 /// Where an instance asks for its role's credentials.

@@ -32,7 +32,8 @@ pub fn error_within(error: &(dyn Error + 'static)) -> Option<DataError> {
     None
 }
 
-/// What to tell of a request about `path` that failed for good.
+/// What to tell of a request about `path` that failed for good. A file behind a URL has no endpoint
+/// but that of its path.
 pub(super) fn error(path: &str, operation: &str, endpoint: &str, tried: &[String], failed: Failed) -> DataError {
     let path = path.to_owned();
     let operation = operation.to_owned();
@@ -42,7 +43,25 @@ pub(super) fn error(path: &str, operation: &str, endpoint: &str, tried: &[String
         Kind::NoSuchBucket => DataError::NoSuchBucket { path, endpoint: endpoint.into() },
         Kind::Changed => DataError::FileChanged { path, cause },
         Kind::Denied => DataError::AccessDenied { path, operation, tried: tried.to_vec(), cause },
+        kind @ (Kind::Unreachable | Kind::Untrusted) => {
+            let (host, hint) = host_of(&path, endpoint);
+            let hint = if kind == Kind::Untrusted { "is the URL right?" } else { hint };
+            DataError::Unreachable { path, operation, host, attempts: failed.attempts, cause, hint: hint.into() }
+        }
         _ => DataError::Remote { path, operation, attempts: failed.attempts, cause },
+    }
+}
+
+/// What is asked for a path, where it should be, and what to look at when it is not there.
+fn host_of(path: &str, endpoint: &str) -> (String, &'static str) {
+    if endpoint.is_empty() {
+        let host = path.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.split('/').next()?)));
+        let url = host.map_or_else(|| path.to_owned(), |(scheme, host)| format!("{scheme}://{host}"));
+        return (format!("the server at {url}"), "is it running, is the URL right?");
+    }
+    match endpoint.contains("://") {
+        true => (format!("the store at {endpoint}"), "is it running, is the endpoint URL right?"),
+        false => (endpoint.to_owned(), "is this machine online, is the region right?"),
     }
 }
 
@@ -71,7 +90,7 @@ where
                 _ => failure,
             }
         }
-        SdkError::TimeoutError(_) => Failure::passing(chain(error)),
+        SdkError::TimeoutError(_) => of_connection(error),
         SdkError::DispatchFailure(dispatch) if dispatch.is_user() => Failure::lasting(chain(error)),
         SdkError::DispatchFailure(_) => of_connection(error),
         SdkError::ResponseError(_) => Failure::passing(chain(error)),
@@ -79,11 +98,52 @@ where
     }
 }
 
-/// What an error of a connection means. A certificate does not get better by asking again.
+/// What an error of a connection means: that there is none, or that it broke. The connector's errors
+/// have no types of their own, only texts.
 pub(super) fn of_connection(error: &(dyn Error + 'static)) -> Failure {
-    let cause = chain(error);
-    let kind = if cause.contains("invalid peer certificate") { Kind::Lasting } else { Kind::Passing };
-    Failure::new(kind, cause)
+    let all = chain(error);
+    // Asking again does not make a certificate better, nor a server speak TLS.
+    if let Some(at) = all.find(CERTIFICATE) {
+        return Failure::new(Kind::Untrusted, format!("its certificate is not trusted: {}", &all[at..]));
+    }
+    if all.contains(NOT_TLS) {
+        return Failure::new(Kind::Untrusted, "it does not speak TLS: its URL begins with http:// then");
+    }
+    match unreachable(error, &all) {
+        Some(cause) => Failure::new(Kind::Unreachable, cause),
+        None => Failure::passing(all),
+    }
+}
+
+/// Why no connection came about, where that is what `error` says; `all` is its chain.
+fn unreachable(error: &(dyn Error + 'static), all: &str) -> Option<String> {
+    if let Some((_, after)) = all.split_once(CONNECT_TIMEOUT) {
+        let limit = after.split(':').next().unwrap_or_default();
+        return Some(format!("no connection within {limit}"));
+    }
+    let mut next = Some(error);
+    while let Some(error) = next {
+        match error.downcast_ref::<io::Error>().map(io::Error::kind) {
+            Some(io::ErrorKind::ConnectionRefused) => return Some("connection refused".into()),
+            Some(io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable) => {
+                return Some("no way leads there".into());
+            }
+            _ => {}
+        }
+        next = error.source();
+    }
+    if all.contains(DNS) {
+        return Some(format!("no address is known for its name: {}", innermost(error)));
+    }
+    all.contains(CONNECT).then(|| innermost(error))
+}
+
+fn innermost(error: &(dyn Error + 'static)) -> String {
+    let mut last = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string()
 }
 
 /// What the status of an HTTP answer means that is not a success.
@@ -140,14 +200,28 @@ pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
 fn credentials_error(error: &(dyn Error + 'static)) -> Option<String> {
     let mut next = Some(error);
     while let Some(error) = next {
-        if error.is::<CredentialsError>() {
-            return Some(chain(error));
+        if let Some(error) = error.downcast_ref::<CredentialsError>() {
+            return Some(match error {
+                // Where was looked is told beside it.
+                CredentialsError::CredentialsNotLoaded(_) => "no credentials were found".into(),
+                other => chain(other),
+            });
         }
         next = error.source();
     }
     None
 }
 
+/// What TLS says of a certificate.
+const CERTIFICATE: &str = "invalid peer certificate";
+/// What TLS says when the other side speaks something else.
+const NOT_TLS: &str = "received corrupt message of type InvalidContentType";
+/// What the connector says when a connection does not come about in time, before the time.
+const CONNECT_TIMEOUT: &str = "connect timeout occurred after ";
+/// What the connector says when it finds no address.
+const DNS: &str = "dns error";
+/// What the connector says when there is no connection for another reason.
+const CONNECT: &str = "client error (Connect)";
 /// Where S3 says in which region a bucket is.
 pub(super) const BUCKET_REGION: &str = "x-amz-bucket-region";
 /// Where a server says when to come back.
@@ -183,6 +257,54 @@ mod tests {
         assert_eq!(kind(412, "PreconditionFailed"), Kind::Changed);
         assert_eq!(kind(400, "InvalidPart"), Kind::Lasting);
         assert_eq!(of_status(503, Some(Duration::from_secs(3))).kind, Kind::Throttled(Some(Duration::from_secs(3))));
+    }
+
+    /// An error that holds another one, as those of connectors do.
+    #[derive(Debug, thiserror::Error)]
+    #[error("{text}")]
+    struct Holds {
+        text: &'static str,
+        source: Box<dyn Error + Send + Sync>,
+    }
+
+    fn connecting(held: impl Into<Box<dyn Error + Send + Sync>>) -> Failure {
+        let connect = Holds { text: "client error (Connect)", source: held.into() };
+        of_connection(&Holds { text: "dispatch failure", source: Box::new(connect) })
+    }
+
+    #[test]
+    fn a_connection_that_does_not_come_about_is_told_apart_from_one_that_breaks() {
+        let os = |kind: io::ErrorKind| io::Error::from(kind);
+        let refused = Holds { text: "tcp connect error", source: Box::new(os(io::ErrorKind::ConnectionRefused)) };
+        assert_eq!(connecting(refused), Failure::new(Kind::Unreachable, "connection refused"));
+        let unroutable = connecting(os(io::ErrorKind::NetworkUnreachable));
+        assert_eq!(unroutable, Failure::new(Kind::Unreachable, "no way leads there"));
+        let unknown = io::Error::other("failed to lookup address information: Name or service not known");
+        let unknown = connecting(Holds { text: "dns error", source: Box::new(unknown) });
+        assert_eq!(unknown.kind, Kind::Unreachable);
+        assert!(unknown.cause.starts_with("no address is known for its name: failed to lookup"), "{}", unknown.cause);
+        let late = connecting(Holds {
+            text: "HTTP connect timeout occurred after 5s",
+            source: Box::new(io::Error::other("timed out")),
+        });
+        assert_eq!(late, Failure::new(Kind::Unreachable, "no connection within 5s"));
+        let certificate = connecting(io::Error::other("invalid peer certificate: UnknownIssuer"));
+        let told = "its certificate is not trusted: invalid peer certificate: UnknownIssuer";
+        assert_eq!(certificate, Failure::new(Kind::Untrusted, told));
+        let plain_http = connecting(io::Error::other("received corrupt message of type InvalidContentType"));
+        assert_eq!(plain_http.kind, Kind::Untrusted);
+        assert_eq!(connecting("tunnel error"), Failure::new(Kind::Unreachable, "tunnel error"));
+
+        let broken = Holds { text: "client error (SendRequest)", source: Box::new(os(io::ErrorKind::ConnectionReset)) };
+        assert_eq!(of_connection(&broken).kind, Kind::Passing);
+    }
+
+    #[test]
+    fn who_cannot_be_reached_is_named() {
+        let host = |path: &str, endpoint: &str| host_of(path, endpoint).0;
+        assert_eq!(host("s3://b/x", "http://127.0.0.1:9"), "the store at http://127.0.0.1:9");
+        assert_eq!(host("s3://b/x", "s3 in eu-west-1"), "s3 in eu-west-1");
+        assert_eq!(host("https://host:1/a/b", ""), "the server at https://host:1");
     }
 
     #[test]

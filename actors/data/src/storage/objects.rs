@@ -1,7 +1,7 @@
 //! What a commit needs beside reading and uploading: whether something is there, small objects
-//! written at once, and objects deleted.
+//! written and read at once, and objects deleted.
 //!
-//! Entry points: [`exists`], [`put_small`] and [`delete`].
+//! Entry points: [`exists`], [`put_small`], [`read_small`] and [`delete`].
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,7 +10,10 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumAlgorithm, Delete, ObjectIdentifier};
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
 
+use super::body::Stat;
+use super::list::RemoteEntry;
 use super::location::{Location, s3_path};
 use super::object::Object;
 use super::options::StorageOptions;
@@ -51,6 +54,28 @@ pub fn put_small(path: &str, bytes: Bytes, options: &StorageOptions) -> Result<(
         };
         s3.call(&bucket, put).await.map_err(|failed| s3.error(&path, "write", missing_is_bucket(failed)))?;
         Ok(())
+    })
+}
+
+/// The bytes of small objects as they were listed, in their order; none of one that is gone or
+/// another by now.
+pub(crate) fn read_small(entries: &[RemoteEntry], options: &StorageOptions) -> Result<Vec<Option<Bytes>>, DataError> {
+    let (entries, options) = (entries.to_vec(), options.clone());
+    wait(async move {
+        let reads = entries.into_iter().map(|entry| {
+            let options = options.clone();
+            async move {
+                let object = Object::of(Location::parse(&entry.path)?, &options).await?;
+                let (whole, stat) = (0..entry.size, Stat { size: entry.size, etag: entry.etag });
+                match object.get(&whole, &stat).await {
+                    Ok(bytes) => Ok(Some(bytes)),
+                    Err(DataError::FileChanged { .. }) => Ok(None),
+                    Err(error) => Err(error),
+                }
+            }
+        });
+        let reads: Vec<_> = reads.collect();
+        futures::stream::iter(reads).buffered(MAX_READ_AT_ONCE).try_collect().await
     })
 }
 
@@ -132,5 +157,7 @@ pub(super) fn as_directory(key: &str) -> String {
     }
 }
 
+/// How many small objects are read at the same time.
+const MAX_READ_AT_ONCE: usize = 16;
 /// How many objects S3 deletes in one request.
 const MAX_DELETED_AT_ONCE: usize = 1000;

@@ -27,6 +27,11 @@ pub(super) struct Failure {
 pub(super) enum Kind {
     /// It may pass: a broken connection, a server's own error.
     Passing,
+    /// No connection came about, which may pass.
+    Unreachable,
+    /// No connection can come about: the other side is not whom the URL means, or says so in a way
+    /// that nobody believes.
+    Untrusted,
     /// The store is asked too much. It may say how long it wants to be left alone.
     Throttled(Option<Duration>),
     /// There is no such object.
@@ -62,7 +67,7 @@ impl Failure {
 
     /// Whether another attempt may end better.
     pub(super) fn may_pass(&self) -> bool {
-        matches!(self.kind, Kind::Passing | Kind::Throttled(_))
+        matches!(self.kind, Kind::Passing | Kind::Unreachable | Kind::Throttled(_))
     }
 }
 
@@ -185,6 +190,8 @@ mod tests {
         };
         assert_eq!(failing(Failure::passing("broken")), 3);
         assert_eq!(failing(Failure::new(Kind::Throttled(None), "slow down")), 3);
+        assert_eq!(failing(Failure::new(Kind::Unreachable, "connection refused")), 3);
+        assert_eq!(failing(Failure::new(Kind::Untrusted, "its certificate is not trusted")), 1);
         assert_eq!(failing(Failure::lasting("no")), 1);
         assert_eq!(failing(Failure::changed("other")), 1);
     }

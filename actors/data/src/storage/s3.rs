@@ -114,7 +114,7 @@ impl S3 {
         let limit = self.options.request_timeout + extra;
         match timeout(limit, request).await {
             Ok(answer) => answer.map_err(|error| failure::of_sdk(&error)),
-            Err(_) => Err(Failure::passing(format!("no answer within {limit:?}"))),
+            Err(_) => Err(Failure::passing(format!("no answer within {limit:?} from {}", self.endpoint))),
         }
     }
 

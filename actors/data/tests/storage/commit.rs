@@ -5,7 +5,7 @@ use std::io::Write;
 use bytes::Bytes;
 use hyper::Method;
 use mobula_data::DataError;
-use mobula_data::storage::{Remote, RemoteWriter, abort, complete, exists, put_small};
+use mobula_data::storage::{Remote, RemoteWriter, UploadState, abort, complete, exists, put_small, upload_states};
 
 use crate::server::{Server, What};
 use crate::{keys, pattern, upload};
@@ -63,24 +63,49 @@ fn an_upload_that_is_aborted_leaves_nothing_and_others_of_its_object_stay() {
 }
 
 #[test]
-fn if_one_upload_cannot_be_completed_the_new_ones_are_taken_back() {
+fn if_one_upload_cannot_be_completed_it_is_told_what_was_made_unless_something_was_replaced() {
     let server = Server::s3();
     let options = server.options();
     put_small("s3://bucket/out/old", Bytes::from_static(b"old"), &options).unwrap();
-    let uploads: Vec<_> = ["new-1", "new-2", "old", "bad"]
-        .iter()
-        .map(|name| upload(&format!("s3://bucket/out/{name}"), b"new", &options).unwrap())
-        .collect();
-    server.fault(
-        Method::POST,
-        "/out/bad?uploadId",
-        usize::MAX,
-        What::Answers(400, &[], "<Error><Code>InvalidPart</Code><Message>one is missing</Message></Error>"),
-    );
-    let error = complete(&uploads, &options).unwrap_err();
+    let uploads = |names: &[&str]| -> Vec<_> {
+        names.iter().map(|name| upload(&format!("s3://bucket/out/{name}"), b"new", &options).unwrap()).collect()
+    };
+    let bad = "<Error><Code>InvalidPart</Code><Message>one is missing</Message></Error>";
+    server.fault(Method::POST, "/out/bad?uploadId", 2, What::Answers(400, &[], bad));
+    let incomplete = complete(&uploads(&["new-1", "bad", "new-2"]), &options).unwrap_err();
     let told = "cannot commit s3://bucket/out/bad: InvalidPart: one is missing (HTTP 400)";
-    assert_eq!(error.to_string(), told);
-    assert_eq!(keys("s3://bucket/out", &options), ["out/old"]);
+    assert_eq!(incomplete.error.to_string(), told);
+    let mut made = incomplete.made.unwrap();
+    made.sort();
+    assert_eq!(made, ["s3://bucket/out/new-1", "s3://bucket/out/new-2"]);
+
+    let second = uploads(&["old", "bad", "new-3"]);
+    let incomplete = complete(&second, &options).unwrap_err();
+    assert_eq!((incomplete.error.to_string().as_str(), incomplete.made), (told, None));
+    // What is left to do can be done later.
+    complete(&second, &options).unwrap();
+    assert_eq!(keys("s3://bucket/out", &options), ["out/bad", "out/new-1", "out/new-2", "out/new-3", "out/old"]);
+    assert_eq!(upload_states(&second, &options).unwrap(), [UploadState::Complete; 3]);
+}
+
+#[test]
+fn how_far_an_upload_is_can_be_asked() {
+    let server = Server::s3();
+    let options = server.options();
+    let names = ["pending", "complete", "aborted", "replaced", "empty"];
+    let uploads = names.map(|name| upload(&format!("s3://bucket/{name}"), name[5..].as_bytes(), &options).unwrap());
+    complete(&[uploads[1].clone(), uploads[3].clone()], &options).unwrap();
+    put_small("s3://bucket/replaced", Bytes::from_static(b"other"), &options).unwrap();
+    abort(std::slice::from_ref(&uploads[2]), &options).unwrap();
+    use UploadState::{Complete, Gone, Pending};
+    assert_eq!(upload_states(&uploads, &options).unwrap(), [Pending, Complete, Gone, Gone, Pending]);
+    // As stores say it that know of no such upload.
+    let gone = What::Answers(404, &[], "<Error><Code>NoSuchUpload</Code></Error>");
+    server.fault(Method::GET, "/bucket/pending?", 1, gone);
+    assert_eq!(upload_states(&uploads[..1], &options).unwrap(), [Gone]);
+    server.lose_uploads();
+    assert_eq!(upload_states(&uploads, &options).unwrap(), [Gone, Complete, Gone, Gone, Gone]);
+    assert_eq!(server.stored_parts(), 0);
 }
 
 #[test]

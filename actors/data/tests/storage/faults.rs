@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hyper::Method;
 use mobula_data::DataError;
-use mobula_data::storage::{Remote, StorageOptions, list, put_small};
+use mobula_data::storage::{Remote, StorageOptions, check_identity, list, put_small};
 
 use crate::server::{Server, What};
 use crate::{patient, pattern};
@@ -80,9 +80,25 @@ fn what_does_not_pass_is_told_with_the_attempts() {
 
 #[test]
 fn a_store_that_nobody_answers_for_is_an_error() {
-    let options = store().1;
+    let (server, options, _) = store();
+    let url = server.url();
+    drop(server);
+    let told =
+        format!("cannot reach the store at {url} (connection refused): is it running, is the endpoint URL right?");
     let error = Remote::open(PATH, &options).unwrap_err();
-    assert!(matches!(error, DataError::Remote { attempts: 3, .. }), "{error}");
+    assert!(matches!(error, DataError::Unreachable { attempts: 3, .. }), "{error}");
+    assert_eq!(error.to_string(), format!("cannot read {PATH}: {told} (tried 3 times)"));
+    let error = check_identity(PATH, &options).unwrap_err();
+    assert_eq!(error.to_string(), format!("cannot use {PATH}: {told} (tried 3 times)"));
+}
+
+#[test]
+fn a_store_whose_name_nobody_knows_is_an_error() {
+    let endpoint_url = Some("http://nowhere.invalid:9".into());
+    let options = StorageOptions { endpoint_url, max_attempts: 1, ..Server::s3().options() };
+    let error = Remote::open(PATH, &options).unwrap_err();
+    let host = "the store at http://nowhere.invalid:9";
+    assert!(matches!(&error, DataError::Unreachable { host: told, .. } if told == host), "{error}");
 }
 
 #[test]

@@ -130,3 +130,18 @@ fn what_is_missing_or_forbidden_is_told_apart() {
     assert!(matches!(error, DataError::AccessDenied { .. }), "{error}");
     assert_eq!(server.seen(Method::GET, "/a.bin").len(), 1);
 }
+
+#[test]
+fn a_server_that_is_not_there_is_named() {
+    let (server, _, url) = with(Files::default());
+    let host = server.url();
+    drop(server);
+    let error = Remote::open(&url, &options()).unwrap_err().to_string();
+    let told = format!("cannot read {url}: cannot reach the server at {host} (connection refused): is it running,");
+    assert!(error.starts_with(&told), "{error}");
+    // It speaks, but not what the URL says.
+    let (server, _, url) = with(Files::default());
+    let error = Remote::open(&url.replace("http://", "https://"), &options()).unwrap_err();
+    assert!(matches!(&error, DataError::Unreachable { .. }), "{error}");
+    drop(server);
+}

@@ -172,6 +172,16 @@ impl Server {
         seen.iter().filter(|seen| seen.method == method && seen.uri.contains(uri_has)).cloned().collect()
     }
 
+    /// All uploads that are not complete are gone, as where a rule of the bucket ends those that are old.
+    pub(crate) fn lose_uploads(&self) {
+        for entry in std::fs::read_dir(self.root.path()).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_name().to_string_lossy().starts_with(".upload") {
+                std::fs::remove_file(entry.path()).unwrap();
+            }
+        }
+    }
+
     /// How many parts of uploads the store has on its disk.
     pub(crate) fn stored_parts(&self) -> usize {
         let entries = std::fs::read_dir(self.root.path()).unwrap();

@@ -1,6 +1,6 @@
 use super::*;
 use crate::aggregate::{collect, count, count_distinct, first, last, max, mean, median, min, quantile, std, sum};
-use arrow::array::{Float64Array, Int32Array, Int64Array, StringArray};
+use arrow::array::{Array, Float64Array, Int32Array, Int64Array, StringArray, UInt64Array};
 use arrow::util::display::array_value_to_string;
 
 fn table(rows: std::ops::Range<i64>) -> RecordBatch {
@@ -98,9 +98,56 @@ fn what_cannot_be_computed_is_told_before() {
     let error = |aggregates: &[Aggregate]| {
         AggregatePlan::new(&["n".into()], aggregates, "group_by n", &schema).unwrap_err().to_string()
     };
-    assert_eq!(error(&[sum("t")]), "group_by n: sum(t): t is Utf8, which is no number");
+    assert_eq!(error(&[sum("t")]), "group_by n: sum(t): t is a text, not a number; cast it to one");
+    assert_eq!(error(&[std("t")]), "group_by n: std(t): t is a text, not a number; cast it to one");
     assert_eq!(error(&[sum("x")]), "group_by n: there is no column x; there are t, n");
     assert_eq!(error(&[quantile("n", 2.0)]), "group_by n: quantile(n, 2): the fraction must be from 0 to 1");
     let twice = "group_by n: two columns would be called sum(n): give one another alias";
     assert_eq!(error(&[sum("n"), sum("n")]), twice);
+}
+
+/// The sum of each block's numbers, over all blocks.
+fn summed(blocks: &[ArrayRef], keys: &[&str]) -> Result<Vec<String>, DataError> {
+    let rows = |values: &ArrayRef| {
+        let keys: ArrayRef = Arc::new(Int64Array::from(vec![7; values.len()]));
+        RecordBatch::try_from_iter_with_nullable([("k", keys, true), ("v", Arc::clone(values), true)]).unwrap()
+    };
+    let batches: Vec<RecordBatch> = blocks.iter().map(rows).collect();
+    let keys: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
+    let plan = AggregatePlan::new(&keys, &[sum("v").alias("s")], "group_by", &batches[0].schema())?;
+    let mut end = Final::new(&plan)?;
+    for batch in &batches {
+        let mut partial = Partial::new(&plan)?;
+        for states in partial.push(batch)? {
+            end.push(states)?;
+        }
+        while let Some(states) = partial.rest()? {
+            end.push(states)?;
+        }
+    }
+    let result = end.finish()?.unwrap();
+    assert_eq!(result.schema(), plan.schema()?);
+    let sums = result.column(result.num_columns() - 1);
+    assert_eq!(*sums.data_type(), plan.argument(&sum("v"))?.unwrap().1);
+    Ok((0..sums.len()).map(|row| array_value_to_string(sums, row).unwrap()).collect())
+}
+
+#[test]
+fn a_sum_of_whole_numbers_fits_or_is_an_error() {
+    let signed = |values: &[i64]| Arc::new(Int64Array::from(values.to_vec())) as ArrayRef;
+    let unsigned = |values: &[u64]| Arc::new(UInt64Array::from(values.to_vec())) as ArrayRef;
+    let narrow: ArrayRef = Arc::new(Int32Array::from(vec![i32::MAX, i32::MAX]));
+    let told = "group_by failed: sum(v) overflows 64 bits: cast v to float64 or a decimal first";
+    for keys in [&["k"][..], &[]] {
+        let sum = |blocks: &[ArrayRef]| summed(blocks, keys).map_err(|error| error.to_string());
+        assert_eq!(sum(&[signed(&[i64::MAX]), signed(&[0])]).unwrap(), [i64::MAX.to_string()]);
+        assert_eq!(sum(&[signed(&[i64::MAX, 1])]).unwrap_err(), told);
+        assert_eq!(sum(&[signed(&[i64::MAX]), signed(&[1])]).unwrap_err(), told);
+        assert_eq!(sum(&[signed(&[i64::MIN, -1])]).unwrap_err(), told);
+        // What leaves the 64 bits may come back.
+        assert_eq!(sum(&[signed(&[i64::MAX, 1]), signed(&[-2])]).unwrap(), [(i64::MAX - 1).to_string()]);
+        assert_eq!(sum(&[unsigned(&[u64::MAX, 0])]).unwrap(), [u64::MAX.to_string()]);
+        assert_eq!(sum(&[unsigned(&[u64::MAX]), unsigned(&[1])]).unwrap_err(), told);
+        assert_eq!(sum(std::slice::from_ref(&narrow)).unwrap(), [(2 * i64::from(i32::MAX)).to_string()]);
+    }
 }

@@ -17,6 +17,7 @@ use super::{Binder, Typed, zero};
 use crate::error::DataError;
 use crate::expr::{Expr, agree, functions, when};
 use crate::schema::plain_type;
+use crate::words::plain;
 
 type Bound = Result<Arc<dyn PhysicalExpr>, DataError>;
 /// A value, and those that it is compared with.
@@ -48,7 +49,7 @@ impl Binder<'_> {
             ("clip", _) => Err(self.refuse(format!("clip needs 3 arguments, not {}", args.len()))),
             (name, _) => {
                 let function = functions::find(name).map_err(|cause| self.refuse(cause))?;
-                self.call(name, &function, bound)
+                self.call(whole, name, &function, args, bound)
             }
         }
     }
@@ -90,12 +91,15 @@ impl Binder<'_> {
     }
 
     /// Calls `function`, the arguments cast to what it takes.
-    fn call(&self, name: &str, function: &Arc<ScalarUDF>, args: Vec<Typed>) -> Bound {
-        let fail = |e: datafusion_common::DataFusionError| self.refuse(format!("{name}: {}", e.strip_backtrace()));
+    fn call(&self, whole: &Expr, name: &str, function: &Arc<ScalarUDF>, args: &[Expr], bound: Vec<Typed>) -> Bound {
+        let fail = |e: datafusion_common::DataFusionError| self.refuse(format!("{name}: {}", plain(&e)));
         let fields: Vec<FieldRef> =
-            args.iter().map(|arg| arg.expr.return_field(self.schema)).collect::<Result<_, _>>().map_err(fail)?;
-        let fields = fields_with_udf(&fields, function.as_ref()).map_err(fail)?;
-        let args: Vec<_> = args
+            bound.iter().map(|arg| arg.expr.return_field(self.schema)).collect::<Result<_, _>>().map_err(fail)?;
+        let fields = fields_with_udf(&fields, function.as_ref()).map_err(|_| {
+            let operands: Vec<_> = args.iter().zip(bound.iter().map(|arg| &arg.data_type)).collect();
+            self.refuse(agree::not_taken(whole, name, &agree::are(&operands)))
+        })?;
+        let args: Vec<_> = bound
             .into_iter()
             .zip(&fields)
             .map(|(arg, field)| self.cast(arg.expr, field.data_type()))

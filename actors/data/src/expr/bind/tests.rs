@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::expr::random;
-use crate::expr::{Scalar, ValueType, col, func, lit, vector, when};
+use crate::expr::{LEVELS, Scalar, ValueType, col, func, lit, vector, when};
 use arrow::array::{
     Date32Array, Float64Array, Int32Array, StringArray, TimestampMicrosecondArray, TimestampNanosecondArray,
 };
@@ -84,6 +84,8 @@ fn what_is_no_condition_is_refused() {
     for expr in [col("fare"), col("fare") + lit(1), col("flag").and(col("fare"))] {
         assert!(matches!(BoundExpr::bind_condition(&expr, &schema, "filter"), Err(DataError::Expression { .. })));
     }
+    let error = BoundExpr::bind_condition(&col("fare"), &schema, "filter fare").unwrap_err();
+    assert_eq!(error.to_string(), "filter fare: fare is a number where true or false is needed");
 }
 
 #[test]
@@ -257,9 +259,13 @@ fn values_that_do_not_go_together_are_refused_by_name() {
         (when(col("n"), lit(1)).end(), "n is a number where true or false is needed"),
         (!col("flag"), "flag is a text where true or false is needed"),
         (col("n").like("1%"), "n like \"1%\": n is a number, not a text"),
-        (func("sqrt", [col("flag")]), "sqrt: "),
-        (func("sqrt", []), "sqrt: "),
-        (func("coalesce", []), "coalesce: "),
+        (-col("flag"), "-flag: flag is a text, and only numbers and times can be computed with"),
+        (col("from") + lit(1), "`from` + 1: `from` is a point in time and 1 is a number, between which there is no +"),
+        (col("from") * col("n"), "`from` is a point in time and n is a number, between which there is no *"),
+        (func("sqrt", [col("flag")]), "sqrt(flag): flag is a text, which sqrt does not take; cast what is wrong"),
+        (func("sqrt", [col("fare"), col("n")]), "sqrt(fare, n): fare is a number and n is a number, which sqrt does"),
+        (func("sqrt", []), "sqrt(): sqrt needs an argument"),
+        (func("coalesce", []), "coalesce(): coalesce needs an argument"),
         (func("clip", [col("n")]), "clip needs 3 arguments, not 1"),
         (func("uper", [col("flag")]), "there is no function uper; did you mean upper?"),
         (func("random", []), "random is not decided by its arguments"),
