@@ -1,6 +1,6 @@
 //! What processes log when `MOBULA_LOG` does not say.
 //!
-//! Entry points: [`OF_PROGRAMS`] and [`OF_WORKERS`], for an `EnvFilter`. The warnings of the AWS SDK
+//! Entry points: [`OF_PROGRAMS`] and `OF_WORKERS`, for an `EnvFilter`. The warnings of the AWS SDK
 //! are left out of both: it warns of every place without credentials where it looks for some, and
 //! what came of it is in the error of the run.
 

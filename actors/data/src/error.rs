@@ -285,13 +285,13 @@ pub enum DataError {
         /// What was to be done with it: a verb.
         operation: String,
         /// What was asked for it, and where that should be.
-        host: String,
+        host: Box<str>,
         /// How often it was tried.
         attempts: u32,
         /// What happened the last time.
         cause: String,
         /// What to look at.
-        hint: String,
+        hint: Box<str>,
     },
     /// A store or server refused.
     #[error("cannot {operation} {path}: access denied: {cause}; credentials: {}", .tried.join(", "))]

@@ -46,6 +46,7 @@ pub(super) fn error(path: &str, operation: &str, endpoint: &str, tried: &[String
         kind @ (Kind::Unreachable | Kind::Untrusted) => {
             let (host, hint) = host_of(&path, endpoint);
             let hint = if kind == Kind::Untrusted { "is the URL right?" } else { hint };
+            let host = host.into();
             DataError::Unreachable { path, operation, host, attempts: failed.attempts, cause, hint: hint.into() }
         }
         _ => DataError::Remote { path, operation, attempts: failed.attempts, cause },

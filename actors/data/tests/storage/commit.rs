@@ -93,7 +93,7 @@ fn how_far_an_upload_is_can_be_asked() {
     let server = Server::s3();
     let options = server.options();
     let names = ["pending", "complete", "aborted", "replaced", "empty"];
-    let uploads = names.map(|name| upload(&format!("s3://bucket/{name}"), name[5..].as_bytes(), &options).unwrap());
+    let uploads = names.map(|name| upload(&format!("s3://bucket/{name}"), &name.as_bytes()[5..], &options).unwrap());
     complete(&[uploads[1].clone(), uploads[3].clone()], &options).unwrap();
     put_small("s3://bucket/replaced", Bytes::from_static(b"other"), &options).unwrap();
     abort(std::slice::from_ref(&uploads[2]), &options).unwrap();
