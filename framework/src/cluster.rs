@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use mobula_core::error::Error;
 use mobula_core::ids::NodeId;
-use mobula_core::messages::NodeInfo;
+use mobula_core::messages::{ClusterStatus, NodeInfo};
 use mobula_core::resources::Resources;
 
 use crate::object::current;
@@ -60,22 +60,26 @@ pub fn nodes() -> Result<Vec<Node>, Error> {
 /// # Errors
 /// As [`nodes`].
 pub fn cluster_resources() -> Result<BTreeMap<String, f64>, Error> {
-    sum(|node| &node.total)
+    Ok(sum(&current()?.status()?, |node| &node.total))
 }
 
-/// What is free on all living nodes together, as last reported (every second).
+/// What is free on all living nodes together, as last reported (every second). It names all that
+/// [`cluster_resources`] names, with 0 for what is all in use. A head that has just started again
+/// knows the resources of the nodes that have already told it.
 ///
 /// # Errors
 /// As [`nodes`].
 pub fn available_resources() -> Result<BTreeMap<String, f64>, Error> {
-    sum(|node| &node.available)
+    let status = current()?.status()?;
+    let mut free: BTreeMap<_, _> = sum(&status, |node| &node.total).into_keys().map(|name| (name, 0.0)).collect();
+    free.extend(sum(&status, |node| &node.available));
+    Ok(free)
 }
 
-fn sum(of: impl Fn(&NodeInfo) -> &Resources) -> Result<BTreeMap<String, f64>, Error> {
-    let status = current()?.status()?;
+fn sum(status: &ClusterStatus, of: impl Fn(&NodeInfo) -> &Resources) -> BTreeMap<String, f64> {
     let mut all = Resources::new();
     for node in status.view.nodes.iter().filter(|node| node.alive) {
         all.add(of(node));
     }
-    Ok(all.to_units())
+    all.to_units()
 }
