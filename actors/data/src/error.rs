@@ -92,7 +92,7 @@ pub enum DataError {
         cause: String,
     },
     /// A file lacks a column that the read requires.
-    #[error("{path} has no column {column}; it has {}", Known::beside(.column, .available))]
+    #[error("{path} has no column {column}{}", Known::it_has(.column, .available))]
     MissingColumn {
         /// The file.
         path: String,
@@ -130,7 +130,7 @@ pub enum DataError {
         right_path: String,
     },
     /// An operator names a column that does not exist at its place in the plan.
-    #[error("{operator}: there is no column {column}; there are {}", Known::beside(.column, .available))]
+    #[error("{operator}: there is no column {column}{}", Known::there_are(.column, .available))]
     UnknownColumn {
         /// The operator, as the plan prints it.
         operator: String,
@@ -294,7 +294,7 @@ pub enum DataError {
         hint: Box<str>,
     },
     /// A store or server refused.
-    #[error("cannot {operation} {path}: access denied: {cause}; credentials: {}", .tried.join(", "))]
+    #[error("cannot {operation} {path}: access denied: {cause}; credentials: {}{}", .tried.join(", "), Hint(.hint))]
     AccessDenied {
         /// The file, directory or bucket.
         path: String,
@@ -302,8 +302,10 @@ pub enum DataError {
         operation: String,
         /// Where credentials were looked for, in order, and what was found there.
         tried: Vec<String>,
-        /// What the store said.
-        cause: String,
+        /// What the store said, or why it was not asked.
+        cause: Box<str>,
+        /// What to do, where anything is known; else empty.
+        hint: Box<str>,
     },
     /// There is no such bucket.
     #[error("{path}: there is no such bucket at {endpoint}: check its name, and the endpoint's URL and the region")]
@@ -385,6 +387,18 @@ impl fmt::Display for OnPath<'_> {
     }
 }
 
+/// What to do, where anything is known, as a sentence goes on.
+struct Hint<'a>(&'a str);
+
+impl fmt::Display for Hint<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            "" => Ok(()),
+            hint => write!(f, "; {hint}"),
+        }
+    }
+}
+
 /// How often something was tried, when that says anything.
 struct Tried<'a>(&'a u32);
 
@@ -417,9 +431,24 @@ mod tests {
     fn a_column_that_is_nearly_there_is_offered() {
         let (operator, column) = ("select fare_amout".into(), "fare_amout".into());
         let error = DataError::UnknownColumn { operator, column, available: vec!["tip".into(), "fare_amount".into()] };
-        let told =
-            "select fare_amout: there is no column fare_amout; there are tip, fare_amount; did you mean `fare_amount`?";
+        let told = "select fare_amout: there is no column fare_amout (did you mean `fare_amount`?); there are tip, \
+                    fare_amount";
         assert_eq!(error.to_string(), told);
+    }
+
+    #[test]
+    fn who_is_denied_is_told_what_was_tried_and_then_what_to_do() {
+        let denied = |hint: &str| DataError::AccessDenied {
+            path: "s3://b/x".into(),
+            operation: "read".into(),
+            tried: vec!["environment (AWS_ACCESS_KEY_ID is not set)".into(), "container (none)".into()],
+            cause: "no credentials were found".into(),
+            hint: hint.into(),
+        };
+        let told = "cannot read s3://b/x: access denied: no credentials were found; credentials: environment \
+                    (AWS_ACCESS_KEY_ID is not set), container (none)";
+        assert_eq!(denied("").to_string(), told);
+        assert_eq!(denied("name a profile").to_string(), format!("{told}; name a profile"));
     }
 
     #[test]

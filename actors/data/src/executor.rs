@@ -92,7 +92,8 @@ impl fmt::Display for OnNode<'_> {
     }
 }
 
-/// How a run goes: the stage that runs now.
+/// How a run goes: the stage that runs now. Where it is resumed, blocks that an earlier run has finished
+/// are done from the start.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RunProgress {
     /// Which stage it is, counted from 0.

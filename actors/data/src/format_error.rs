@@ -11,7 +11,7 @@ use crate::words::Known;
 #[non_exhaustive]
 pub enum FormatError {
     /// There is no column of this name.
-    #[error("there is no column {column}; there are {}", Known::beside(.column, .available))]
+    #[error("there is no column {column}{}", Known::there_are(.column, .available))]
     MissingColumn {
         /// The column that was asked for.
         column: String,

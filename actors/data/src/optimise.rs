@@ -12,7 +12,7 @@ use arrow::datatypes::Schema;
 use crate::error::DataError;
 use crate::exchange::aggregate::AggregatePlan;
 use crate::plan::{Exchange, Join, JoinKind, LogicalPlan, Operator, Repartition};
-use crate::planner::{files_schema, plan_schema};
+use crate::planner::{Schemas, files_schema, plan_schema};
 use crate::source::{ReadFiles, Source};
 use crate::stack::deep;
 
@@ -24,7 +24,8 @@ pub fn optimise(plan: &LogicalPlan, only_count: bool) -> Result<LogicalPlan, Dat
     let mut plan = if only_count { DropOrder.apply(plan) } else { plan.clone() };
     plan = PushFilters.apply(&plan)?;
     plan = MergeLimits.apply(&plan);
-    PruneColumns.apply(&plan, only_count.then(BTreeSet::new))
+    let mut prune = PruneColumns::default();
+    prune.apply(&plan, only_count.then(BTreeSet::new))
 }
 
 /// An order that nobody sees is not made.
@@ -108,13 +109,17 @@ impl MergeLimits {
 }
 
 /// A column that nobody uses is neither read nor computed.
-struct PruneColumns;
+#[derive(Default)]
+struct PruneColumns<'p> {
+    /// Of the plan as it was before.
+    schemas: Schemas<'p>,
+}
 
 /// The columns that are used; none means all.
 type Needed = Option<BTreeSet<String>>;
 
-impl PruneColumns {
-    fn apply(&self, plan: &LogicalPlan, needed: Needed) -> Result<LogicalPlan, DataError> {
+impl<'p> PruneColumns<'p> {
+    fn apply(&mut self, plan: &'p LogicalPlan, needed: Needed) -> Result<LogicalPlan, DataError> {
         deep(|| match plan {
             LogicalPlan::Source(Source::Files(read)) => Ok(LogicalPlan::Source(Source::Files(pruned(read, &needed)?))),
             LogicalPlan::Source(_) => Ok(plan.clone()),
@@ -126,7 +131,12 @@ impl PruneColumns {
         })
     }
 
-    fn operator(&self, input: &LogicalPlan, op: &Operator, mut needed: Needed) -> Result<LogicalPlan, DataError> {
+    fn operator(
+        &mut self,
+        input: &'p LogicalPlan,
+        op: &Operator,
+        mut needed: Needed,
+    ) -> Result<LogicalPlan, DataError> {
         // It is sent to tasks, and its conditions are asked of statistics.
         let mut op = op.balanced();
         match &mut op {
@@ -155,7 +165,7 @@ impl PruneColumns {
                 retain(columns, &needed, |column| column);
                 needed = Some(columns.iter().cloned().collect());
             }
-            Operator::Drop { columns } => match plan_schema(input)? {
+            Operator::Drop { columns } => match self.schemas.of(input)? {
                 // The others are selected: what is dropped need not be read.
                 Some(schema) => {
                     let mut kept: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
@@ -164,7 +174,7 @@ impl PruneColumns {
                 }
                 None => needed = None,
             },
-            Operator::Rename { columns } => match (&needed, plan_schema(input)?) {
+            Operator::Rename { columns } => match (&needed, self.schemas.of(input)?) {
                 (Some(names), Some(schema)) => return self.rename(input, columns, names, &schema),
                 _ => needed = None,
             },
@@ -184,8 +194,8 @@ impl PruneColumns {
     /// A column that nobody uses under its new name must not keep its old one: another may have got
     /// that meanwhile.
     fn rename(
-        &self,
-        input: &LogicalPlan,
+        &mut self,
+        input: &'p LogicalPlan,
         columns: &[(String, String)],
         needed: &BTreeSet<String>,
         schema: &Schema,
@@ -202,15 +212,20 @@ impl PruneColumns {
 
     /// What one input needs for itself, or cannot leave out, the others may not have: where some
     /// columns are enough, each input gives just these.
-    fn union(&self, inputs: &[Arc<LogicalPlan>], plan: &LogicalPlan, needed: Needed) -> Result<LogicalPlan, DataError> {
-        let columns = match (&needed, plan_schema(plan)?) {
+    fn union(
+        &mut self,
+        inputs: &'p [Arc<LogicalPlan>],
+        plan: &'p LogicalPlan,
+        needed: Needed,
+    ) -> Result<LogicalPlan, DataError> {
+        let columns = match (&needed, self.schemas.of(plan)?) {
             (Some(needed), Some(schema)) => {
                 let names = schema.fields().iter().map(|field| field.name().clone());
                 Some(names.filter(|name| needed.contains(name)).collect::<Vec<_>>())
             }
             _ => None,
         };
-        let input = |input: &Arc<LogicalPlan>| match &columns {
+        let mut input = |input: &'p Arc<LogicalPlan>| match &columns {
             Some(columns) => self.operator(input, &Operator::Select { columns: columns.clone() }, None),
             None => self.apply(input, None),
         };
@@ -218,7 +233,12 @@ impl PruneColumns {
         Ok(LogicalPlan::Union { inputs })
     }
 
-    fn exchange(&self, input: &LogicalPlan, exchange: &Exchange, mut needed: Needed) -> Result<LogicalPlan, DataError> {
+    fn exchange(
+        &mut self,
+        input: &'p LogicalPlan,
+        exchange: &Exchange,
+        mut needed: Needed,
+    ) -> Result<LogicalPlan, DataError> {
         let mut exchange = exchange.clone();
         match &mut exchange {
             Exchange::Sort { keys } => use_columns(&mut needed, keys.iter().map(|key| key.column.as_str())),
@@ -235,7 +255,7 @@ impl PruneColumns {
                     }
                 }
                 needed = None;
-                if let Some(schema) = plan_schema(input)? {
+                if let Some(schema) = self.schemas.of(input)? {
                     let plan = AggregatePlan::new(keys, aggregates, "group_by", &schema)?;
                     needed = Some(plan.columns().into_iter().collect());
                 }
@@ -247,14 +267,14 @@ impl PruneColumns {
     }
 
     fn join(
-        &self,
-        left: &LogicalPlan,
-        right: &LogicalPlan,
+        &mut self,
+        left: &'p LogicalPlan,
+        right: &'p LogicalPlan,
         join: &Join,
         needed: Needed,
     ) -> Result<LogicalPlan, DataError> {
         let (mut of_left, mut of_right) = (None, None);
-        if let (Some(needed), Some(left), Some(right)) = (needed, plan_schema(left)?, plan_schema(right)?) {
+        if let (Some(needed), Some(left), Some(right)) = (needed, self.schemas.of(left)?, self.schemas.of(right)?) {
             let mut lefts: BTreeSet<String> = join.left_on.iter().cloned().collect();
             lefts.extend(left.fields().iter().map(|f| f.name().clone()).filter(|name| needed.contains(name)));
             let mut rights: BTreeSet<String> = join.right_on.iter().cloned().collect();
@@ -298,11 +318,11 @@ fn pruned(read: &ReadFiles, needed: &Needed) -> Result<ReadFiles, DataError> {
 }
 
 /// The node with its inputs changed.
-fn rebuild(
-    plan: &LogicalPlan,
-    change: impl Fn(&LogicalPlan) -> Result<LogicalPlan, DataError>,
+fn rebuild<'p>(
+    plan: &'p LogicalPlan,
+    mut change: impl FnMut(&'p LogicalPlan) -> Result<LogicalPlan, DataError>,
 ) -> Result<LogicalPlan, DataError> {
-    let change = |input: &Arc<LogicalPlan>| change(input).map(Arc::new);
+    let mut change = |input: &'p Arc<LogicalPlan>| change(input).map(Arc::new);
     Ok(match plan {
         LogicalPlan::Source(_) => plan.clone(),
         LogicalPlan::Op { input, op } => LogicalPlan::Op { input: change(input)?, op: op.clone() },

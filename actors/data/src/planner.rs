@@ -2,9 +2,11 @@
 //!
 //! Entry types: [`plan_schema`], the columns of a plan's rows, with everything that it names
 //! found and its types agreed, and [`schema_after`], the same for one operator. Both are pure:
-//! the files of a plan have been opened before.
+//! the files of a plan have been opened before. `Schemas` is for who asks for the columns of many parts
+//! of a plan.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -29,23 +31,52 @@ use crate::words::plain;
 /// [`DataError`], naming operator and column. What comes after a function is checked as far as it
 /// can be.
 pub fn plan_schema(plan: &LogicalPlan) -> Result<Option<SchemaRef>, DataError> {
-    deep(|| match plan {
+    deep(|| node_schema(plan, &mut plan_schema))
+}
+
+/// The columns of the parts of a plan, each of them looked at once: who goes down a plan and asks at every
+/// operator for the columns below it would else look at all that is below, over and over.
+#[derive(Default)]
+pub(crate) struct Schemas<'p> {
+    /// By where the part lies, which is what tells it from others as long as the plan is there.
+    known: BTreeMap<*const LogicalPlan, Option<SchemaRef>>,
+    plan: PhantomData<&'p LogicalPlan>,
+}
+
+impl<'p> Schemas<'p> {
+    /// As [`plan_schema`].
+    pub(crate) fn of(&mut self, part: &'p LogicalPlan) -> Result<Option<SchemaRef>, DataError> {
+        if let Some(known) = self.known.get(&std::ptr::from_ref(part)) {
+            return Ok(known.clone());
+        }
+        let schema = deep(|| node_schema(part, &mut |input| self.of(input)))?;
+        self.known.insert(std::ptr::from_ref(part), schema.clone());
+        Ok(schema)
+    }
+}
+
+/// Says what the columns of an input are.
+type OfInput<'f, 'p> = &'f mut dyn FnMut(&'p LogicalPlan) -> Result<Option<SchemaRef>, DataError>;
+
+/// The columns of `plan`, where `of` tells those of its inputs.
+fn node_schema<'p>(plan: &'p LogicalPlan, of: OfInput<'_, 'p>) -> Result<Option<SchemaRef>, DataError> {
+    match plan {
         LogicalPlan::Source(source) => source_schema(source).map(Some),
-        LogicalPlan::Op { input, op } => match plan_schema(input)? {
+        LogicalPlan::Op { input, op } => match of(input)? {
             Some(schema) => schema_after(op, &schema),
             None => check_alone(op).map(|()| None),
         },
-        LogicalPlan::Exchange { input, exchange } => exchange_schema(exchange, plan_schema(input)?),
-        LogicalPlan::Join { left, right, join } => match (plan_schema(left)?, plan_schema(right)?) {
+        LogicalPlan::Exchange { input, exchange } => exchange_schema(exchange, of(input)?),
+        LogicalPlan::Join { left, right, join } => match (of(left)?, of(right)?) {
             (Some(left), Some(right)) => JoinPlan::new(join, &left, &right)?.schema().map(Some),
             _ => Ok(None),
         },
-        LogicalPlan::Union { inputs } => union_schema(inputs),
-        LogicalPlan::Zip { left, right } => match (plan_schema(left)?, plan_schema(right)?) {
+        LogicalPlan::Union { inputs } => union_schema(inputs, of),
+        LogicalPlan::Zip { left, right } => match (of(left)?, of(right)?) {
             (Some(left), Some(right)) => Ok(Some(zip_schema(&left, &right))),
             _ => Ok(None),
         },
-    })
+    }
 }
 
 fn source_schema(source: &Source) -> Result<SchemaRef, DataError> {
@@ -127,10 +158,10 @@ fn exchange_schema(exchange: &Exchange, input: Option<SchemaRef>) -> Result<Opti
 }
 
 /// All inputs must have the columns of the first, by name, in any order.
-fn union_schema(inputs: &[Arc<LogicalPlan>]) -> Result<Option<SchemaRef>, DataError> {
+fn union_schema<'p>(inputs: &'p [Arc<LogicalPlan>], of: OfInput<'_, 'p>) -> Result<Option<SchemaRef>, DataError> {
     let mut first: Option<SchemaRef> = None;
     for input in inputs {
-        let Some(schema) = plan_schema(input)? else {
+        let Some(schema) = of(input)? else {
             return Ok(None);
         };
         let Some(known) = &mut first else {

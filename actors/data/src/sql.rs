@@ -102,12 +102,12 @@ fn plan_here(
         // Texts have one type here, and it is not this one.
         .with_map_string_types_to_utf8view(false)
         .with_default_null_ordering(NullOrdering::NullsLast);
-    let statement = Statement::Query(Box::new(query));
-    let planned =
-        |context: &Context| SqlToRel::new_with_options(context, options).sql_statement_to_plan(statement.clone());
-    let plan = planned(&Context::new(tables)).map_err(|error| {
+    let planned = |context: &Context, query: Query| {
+        SqlToRel::new_with_options(context, options).sql_statement_to_plan(Statement::Query(Box::new(query)))
+    };
+    let plan = planned(&Context::new(tables), query.clone()).map_err(|error| {
         // Where types do not fit, it is told with the names of what they are the types of.
-        let careful = planned(&Context::careful(tables)).err();
+        let careful = planned(&Context::careful(tables), careful::with_all_asked(query)).err();
         careful.and_then(|careful| error_within(&careful)).unwrap_or_else(|| planning_error(&error))
     })?;
     Converter::new(tables).query(&plan)
@@ -161,10 +161,13 @@ fn planning_error(error: &DataFusionError) -> DataError {
     if let DataFusionError::SchemaError(error, _) = error.find_root() {
         match error.as_ref() {
             SchemaError::FieldNotFound { field, valid_fields } => {
+                // The table is told where there is another one, or was named.
+                let one_table = valid_fields.windows(2).all(|pair| pair[0].relation == pair[1].relation);
+                let short = field.relation.is_none() && one_table;
                 return DataError::UnknownColumn {
                     operator: OPERATOR.into(),
                     column: qualified(field),
-                    available: valid_fields.iter().map(qualified).collect(),
+                    available: valid_fields.iter().map(|c| if short { c.name.clone() } else { qualified(c) }).collect(),
                 };
             }
             SchemaError::AmbiguousReference { field } => {

@@ -7,25 +7,33 @@ use std::fmt;
 
 use datafusion_common::DataFusionError;
 
-/// The names that there are where another one was looked for, as a sentence goes on.
+/// The names that there are where another one was looked for, as a sentence goes on. The one that was
+/// perhaps meant comes first: behind a list as long as a wide table it would not be seen.
 pub(crate) struct Known<'a> {
     wanted: &'a str,
+    /// How the list begins.
+    are: &'static str,
     names: &'a [String],
 }
 
 impl<'a> Known<'a> {
-    pub(crate) fn beside(wanted: &'a str, names: &'a [String]) -> Self {
-        Self { wanted, names }
+    /// ` (did you mean a?); there are a, b`.
+    pub(crate) fn there_are(wanted: &'a str, names: &'a [String]) -> Self {
+        Self { wanted, are: "there are", names }
+    }
+
+    /// ` (did you mean a?); it has a, b`.
+    pub(crate) fn it_has(wanted: &'a str, names: &'a [String]) -> Self {
+        Self { wanted, are: "it has", names }
     }
 }
 
 impl fmt::Display for Known<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Names(self.names).fmt(f)?;
-        match near(self.wanted, self.names) {
-            Some(name) => write!(f, "; did you mean `{name}`?"),
-            None => Ok(()),
+        if let Some(name) = near(self.wanted, self.names) {
+            write!(f, " (did you mean `{name}`?)")?;
         }
+        write!(f, "; {} {}", self.are, Names(self.names))
     }
 }
 
@@ -141,8 +149,10 @@ mod tests {
     #[test]
     fn long_lists_are_cut() {
         let names: Vec<String> = (0..50).map(|i| format!("c{i}")).collect();
-        assert!(Known::beside("fare", &names).to_string().ends_with("c39 and 10 more"));
-        assert_eq!(Known::beside("fare", &[]).to_string(), "none");
+        assert!(Known::there_are("fare", &names).to_string().ends_with("c39 and 10 more"));
+        assert_eq!(Known::there_are("fare", &[]).to_string(), "; there are none");
+        // What was perhaps meant is told before them, though it is not among those that are shown.
+        assert!(Known::it_has("c_49", &names).to_string().starts_with(" (did you mean `c49`?); it has c0, c1, "));
     }
 
     #[test]
@@ -164,8 +174,8 @@ mod tests {
         ] {
             assert_eq!(near(wanted, &known), meant, "{wanted}");
         }
-        let told = Known::beside("fare_amout", &known[..2]).to_string();
-        assert_eq!(told, "fare_amount, tip_amount; did you mean `fare_amount`?");
+        let told = Known::there_are("fare_amout", &known[..2]).to_string();
+        assert_eq!(told, " (did you mean `fare_amount`?); there are fare_amount, tip_amount");
     }
 
     #[test]

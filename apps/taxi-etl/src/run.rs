@@ -89,12 +89,16 @@ impl Run {
             cleaned = cleaned.concurrency(blocks);
         }
         let (shown, waiting) = (bar.clone(), bar.clone());
-        let mut last = String::new();
+        let (mut last, mut stage) = (String::new(), None);
         let cleaned = cleaned
             .cancel_when(interrupt.flag())
             .on_progress(move |progress| {
-                shown.set_length(progress.rows_total);
                 shown.set_position(progress.rows_in);
+                shown.set_length(progress.rows_total);
+                if stage.replace(progress.stage) != Some(progress.stage) {
+                    // What an earlier run has done says nothing of how fast this one is.
+                    shown.reset_eta();
+                }
             })
             .on_waiting(move |reason| {
                 waiting.set_message(if reason.is_empty() { String::new() } else { format!("waits: {reason}") });

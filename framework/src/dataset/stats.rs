@@ -9,7 +9,7 @@ use mobula_data::executor::{RunError, RunReport, StageReport};
 use mobula_data::plan::Sink;
 
 use super::Dataset;
-use crate::print::{Table, bytes, grouped, table};
+use crate::print::{Table, bytes, counted, grouped, table};
 
 /// What every stage of a run did, step by step; made by [`Dataset::stats`], or of the report of any
 /// sink. It derefs to the report and prints as a table.
@@ -156,8 +156,13 @@ impl fmt::Display for DatasetStats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let report = &self.report;
         writeln!(f, "{}", self.to_table())?;
-        let (rows_in, rows_out) = (grouped(report.rows_in), grouped(report.rows_out));
-        write!(f, "{rows_out} rows of {rows_in} in {:.2} s", report.seconds)?;
+        // Rows that were not read again are not told as some of those that were read.
+        let written = report.rows_out.saturating_sub(report.rows_resumed);
+        write!(f, "{} rows of {} in {:.2} s", grouped(written), grouped(report.rows_in), report.seconds)?;
+        if report.blocks_resumed > 0 {
+            let (rows, tasks) = (grouped(report.rows_resumed), counted(report.blocks_resumed, "task"));
+            write!(f, "; {rows} rows more, of {tasks} of the last stage, are an earlier run's")?;
+        }
         match self.disk {
             Some(disk) if disk != StoreDisk::default() => {
                 let (spilled, restored) = (bytes(disk.spilled_bytes as f64), bytes(disk.restored_bytes as f64));
@@ -219,6 +224,9 @@ mod tests {
         ];
         assert!(lines.windows(4).any(|lines| lines == expected), "{text}");
         assert_eq!(lines.last().map(String::as_str), Some("900 rows of 1,000 in 0.75 s"));
+        let resumed = RunReport { rows_out: 3_900, rows_resumed: 3_000, blocks_resumed: 3, ..stats.report.clone() };
+        let told = "900 rows of 1,000 in 0.75 s; 3,000 rows more, of 3 tasks of the last stage, are an earlier run's";
+        assert_eq!(DatasetStats::from(resumed).to_string().lines().last(), Some(told));
         stats.disk = Some(StoreDisk { spilled_bytes: 3 << 30, restored_bytes: 0 });
         assert!(stats.to_string().ends_with("stores wrote 3.0 GiB to disk and read 0 B back"));
     }

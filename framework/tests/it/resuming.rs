@@ -1,6 +1,7 @@
 //! A write that ended early goes on where it ended, and only if it is the same write.
 
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
@@ -33,11 +34,20 @@ fn resumed(first: &Dataset, second: &Dataset) -> u64 {
     assert!(matches!(&error, RunError::Block { .. }) && error.to_string().contains("no luck with 700"), "{error}");
     assert!(!out.exists(), "a reader sees nothing of it");
     FAILS_FROM.store(i64::MAX, Ordering::SeqCst);
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let telling = Arc::clone(&told);
+    let second = second.clone().on_progress(move |progress| telling.lock().unwrap().push(progress));
     let report = second.write_parquet(&out).unwrap();
     assert_eq!(numbers(&read_parquet(&out), "id"), (0..1000).collect::<Vec<_>>());
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing hidden is left");
     assert_eq!((report.rows_out, report.rows_resumed), (1000, report.blocks_resumed * 50));
     assert_eq!(report.earlier, Some(if report.blocks_resumed > 0 { EarlierRun::Same } else { EarlierRun::Other }));
+    // What is done already is so from the start, and all is in the end.
+    let told = told.lock().unwrap();
+    let (begin, end) = (told.first().unwrap(), told.last().unwrap());
+    assert_eq!((begin.tasks_done, begin.rows_in), (report.blocks_resumed, report.rows_resumed));
+    assert_eq!((begin.rows_out, begin.rows_total), (report.rows_resumed, 1000));
+    assert_eq!((end.tasks_done, end.rows_in, end.rows_out), (20, 1000, 1000));
     report.blocks_resumed
 }
 

@@ -5,6 +5,8 @@
 //! that reading holds no GPU. The legs of a stage run side by side where there is room for
 //! all of them ([`side_by_side`]).
 
+use std::cmp::Reverse;
+
 use mobula_core::resources::{CPU, FRACTIONS_PER_UNIT, Resources};
 
 use super::pool::BLOCKS_PER_ACTOR;
@@ -79,13 +81,18 @@ impl Needs {
 /// Whether legs with these needs can run at the same time on nodes with these resources: a task of
 /// each of those that run tasks, and the fewest actors of the others. They then need no more actors
 /// than leave room for the others: an actor keeps what it has.
+///
+/// Where it says so there is a place for each. That there is none it may say wrongly, since not all
+/// ways are tried; then the legs run one after the other. Which places the cluster chooses it does not
+/// say either: actors that have nothing to do make room for other legs.
 pub(super) fn side_by_side(mut legs: Vec<Needs>, mut nodes: Vec<Resources>) -> Option<Vec<Needs>> {
+    let order = hardest_first(&legs, &nodes);
     let mut place = |demand: &Resources| {
         let node = nodes.iter_mut().find(|node| node.covers(demand))?;
         node.subtract(demand);
         Some(())
     };
-    for leg in &legs {
+    for leg in order.into_iter().map(|place| &legs[place]) {
         let fewest = leg.actors.map_or(1, |(min, _)| min);
         (0..fewest).try_for_each(|_| place(&leg.demand))?;
     }
@@ -100,6 +107,19 @@ pub(super) fn side_by_side(mut legs: Vec<Needs>, mut nodes: Vec<Resources>) -> O
         });
     }
     Some(legs)
+}
+
+/// The places of the legs, those for which the fewest nodes will do first: what runs anywhere is not to
+/// take the CPU beside the only GPU. Of equals, those that need the most.
+fn hardest_first(legs: &[Needs], nodes: &[Resources]) -> Vec<usize> {
+    let how_easy = |leg: &usize| {
+        let demand = &legs[*leg].demand;
+        let size: i64 = demand.iter().map(|(_, fractions)| fractions).fold(0, i64::saturating_add);
+        (nodes.iter().filter(|node| node.covers(demand)).count(), Reverse(size))
+    };
+    let mut places: Vec<usize> = (0..legs.len()).collect();
+    places.sort_by_key(how_easy);
+    places
 }
 
 /// The functions that branches call, in order.
@@ -120,6 +140,7 @@ pub(super) fn functions(branches: &[Branch]) -> impl Iterator<Item = &MapBatches
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn needs(compute: Compute, resources: &[(&str, f64)]) -> Needs {
         let map = MapBatches {
@@ -173,6 +194,68 @@ mod tests {
         let wide = needs(Compute::Tasks, &[("CPU", 2.0)]);
         assert!(side_by_side(vec![read.clone(), wide.clone()], nodes(&[1, 1])).is_none());
         assert!(side_by_side(vec![read.clone(), wide], nodes(&[1, 2])).is_some());
+    }
+
+    fn node(cpus: i64, gpus: i64) -> Resources {
+        let mut node = Resources::new();
+        node.set(CPU, cpus * FRACTIONS_PER_UNIT);
+        node.set("GPU", gpus * FRACTIONS_PER_UNIT);
+        node
+    }
+
+    #[test]
+    fn room_is_found_in_whatever_order_nodes_and_legs_are() {
+        let read = Needs::default();
+        let gpu = needs(Compute::Actors { min: 1, max: 1 }, &[("CPU", 1.0), ("GPU", 1.0)]);
+        let fit = |legs: [&Needs; 2], nodes: [Resources; 2]| {
+            side_by_side(legs.map(Clone::clone).to_vec(), nodes.to_vec()).is_some()
+        };
+        for legs in [[&read, &gpu], [&gpu, &read]] {
+            for nodes in [[node(1, 1), node(1, 0)], [node(1, 0), node(1, 1)]] {
+                assert!(fit(legs, nodes));
+            }
+            assert!(!fit(legs, [node(1, 1), node(0, 1)]), "one CPU for both");
+        }
+        let (small, large) = (needs(Compute::FewTasks { max: 1 }, &[]), needs(Compute::Tasks, &[("CPU", 2.0)]));
+        let legs = vec![small.clone(), small, large.clone(), large];
+        assert!(side_by_side(legs, vec![node(3, 0), node(3, 0)]).is_some());
+    }
+
+    /// Whether there is a node for each of these, tried in all ways.
+    fn has_places(demands: &[Resources], nodes: &mut [Resources]) -> bool {
+        let Some((first, others)) = demands.split_first() else { return true };
+        (0..nodes.len()).any(|place| {
+            if !nodes[place].covers(first) {
+                return false;
+            }
+            nodes[place].subtract(first);
+            let found = has_places(others, nodes);
+            nodes[place].add(first);
+            found
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn where_legs_are_said_to_fit_there_is_a_place_for_each(
+            nodes in proptest::collection::vec((0i64..4, 0i64..3), 1..4),
+            legs in proptest::collection::vec((0usize..4, 0usize..2, 0usize..3), 1..4),
+        ) {
+            let leg = |(cpus, gpus, actors): (usize, usize, usize)| {
+                let compute = if actors == 0 { Compute::Tasks } else { Compute::Actors { min: actors, max: actors + 2 } };
+                needs(compute, &[("CPU", cpus as f64), ("GPU", gpus as f64)])
+            };
+            let legs: Vec<Needs> = legs.into_iter().map(leg).collect();
+            let mut nodes: Vec<Resources> = nodes.into_iter().map(|(cpus, gpus)| node(cpus, gpus)).collect();
+            if let Some(fit) = side_by_side(legs.clone(), nodes.clone()) {
+                // Those that there may be at most, too.
+                let most = |leg: &Needs| std::iter::repeat_n(leg.demand.clone(), leg.actors.map_or(1, |(_, max)| max));
+                let demands: Vec<Resources> = fit.iter().flat_map(most).collect();
+                prop_assert!(has_places(&demands, &mut nodes), "{fit:?} on {nodes:?}");
+                prop_assert!(fit.iter().zip(&legs).all(|(fit, leg)| fit.demand == leg.demand));
+            }
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ use super::{Executor, RunError, RunProgress, StageReport, TakeBlock};
 use crate::block_writer::BlockFile;
 use crate::error::DataError;
 use crate::exchange::partition::KeySample;
-use crate::execute::{BlockReport, OperatorReport, check_same_columns};
+use crate::execute::{BlockReport, OperatorReport, Progress, check_same_columns};
 use crate::source::Block;
 use crate::stage::{BlockTask, LEFT, Stage, StageSink, WireSchema};
 use crate::storage::PendingUpload;
@@ -35,6 +35,10 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// When nothing has moved for so long, the run says why.
 const WAITING_SHOWN_AFTER: Duration = Duration::from_secs(3);
+
+/// When it has said why so often in a row, actors that have nothing to do make room, whether or not there
+/// should be enough.
+const ROOM_MADE_AFTER: u32 = 10;
 
 /// What a task gave.
 #[derive(Debug, Default)]
@@ -167,6 +171,8 @@ struct StageRun<'r, 'a, 'o> {
     /// What every block goes through; there is at least one.
     legs: Vec<Leg>,
     done: RunProgress,
+    /// The rows of blocks that an earlier run has finished, which are not among those of `done`.
+    before: Progress,
     /// The files of blocks that an earlier run has finished.
     finished: BTreeMap<u64, Vec<BlockFile>>,
 }
@@ -197,6 +203,10 @@ impl<'r, 'a, 'o> StageRun<'r, 'a, 'o> {
             needs = side_by_side(needs.clone(), node_totals(executor.client)?).unwrap_or(needs);
         }
         let blocks = tasks.len();
+        let before = Progress {
+            rows_in: finished.keys().filter_map(|block| tasks.get(*block as usize)?.rows).sum(),
+            rows_out: finished.values().flatten().map(|file| file.rows).sum(),
+        };
         let mut tasks: Vec<Option<Todo>> = tasks.into_iter().map(Some).collect();
         let mut legs = Vec::with_capacity(stages.len());
         for (stage, needs) in stages.into_iter().zip(&needs) {
@@ -207,11 +217,12 @@ impl<'r, 'a, 'o> StageRun<'r, 'a, 'o> {
         let done = RunProgress {
             stage: executor.report.stages.len(),
             operators: titles.join(">").into(),
+            tasks_done: finished.len() as u64,
             tasks_total: blocks as u64,
             rows_total,
             ..RunProgress::default()
         };
-        Ok(Self { executor, legs, done, finished })
+        Ok(Self { executor, legs, done, before, finished })
     }
 
     /// What the legs before the last one gave it, of the first `blocks` blocks, in source order.
@@ -330,9 +341,8 @@ impl<'r, 'a, 'o> StageRun<'r, 'a, 'o> {
         None
     }
 
-    /// What a block gave that an earlier run has finished.
+    /// What a block gave that an earlier run has finished. That it is done is known from the start.
     fn done_before(&mut self, files: Vec<BlockFile>) -> (u64, Ran) {
-        self.done.tasks_done += 1;
         let rows_out = files.iter().map(|file| file.rows).sum();
         self.executor.report.blocks_resumed += 1;
         self.executor.report.rows_resumed += rows_out;
@@ -358,7 +368,7 @@ impl<'r, 'a, 'o> StageRun<'r, 'a, 'o> {
             self.tell();
         }
         if patience.is_over(self.progress().rows_in, !ready.is_empty()) {
-            self.say_why_it_waits();
+            self.say_why_it_waits(patience.times);
         }
         Ok(match ready.first().and_then(|position| events.get(*position)) {
             Some((place, position, false)) => Event::Ended(*place, *position),
@@ -367,14 +377,16 @@ impl<'r, 'a, 'o> StageRun<'r, 'a, 'o> {
         })
     }
 
-    fn say_why_it_waits(&mut self) {
+    /// Says it, for the n-th time in a row.
+    fn say_why_it_waits(&mut self, times: u32) {
         let client = self.executor.client;
         // With a block in a worker's hands the run is slow, and does not wait.
         let why = if self.legs.iter().any(|leg| leg.works(client)) {
             String::new()
         } else {
-            if !self.has_room() {
-                // Actors of one leg that have nothing to do may hold what another one waits for.
+            if times >= ROOM_MADE_AFTER || !self.has_room() {
+                // Actors of one leg that have nothing to do may hold what another one waits for: where
+                // there is room for all of them they need not be where that leaves it.
                 self.legs.iter_mut().for_each(|leg| leg.crew.make_room());
             }
             why_it_waits(client, &self.legs.iter().map(|leg| leg.crew.name()).collect::<Vec<_>>())
@@ -393,7 +405,8 @@ impl<'r, 'a, 'o> StageRun<'r, 'a, 'o> {
     fn progress(&self) -> RunProgress {
         let rows_in = self.legs.first().map_or(0, |leg| leg.progress().rows_in);
         let rows_out = self.legs.last().map_or(0, |leg| leg.progress().rows_out).max(self.done.rows_out);
-        let mut rows_in = self.done.rows_in.max(rows_in);
+        let rows_out = self.before.rows_out + rows_out;
+        let mut rows_in = self.before.rows_in + self.done.rows_in.max(rows_in);
         if self.done.rows_total > 0 {
             rows_in = rows_in.min(self.done.rows_total);
         }
@@ -463,23 +476,26 @@ fn get(client: &Client, handle: &ObjectHandle) -> Result<Value, RunError> {
 struct Patience {
     rows: u64,
     since: Instant,
+    /// How often it was over since then.
+    times: u32,
 }
 
 impl Patience {
     fn new() -> Self {
-        Self { rows: 0, since: Instant::now() }
+        Self { rows: 0, since: Instant::now(), times: 0 }
     }
 
     /// Whether it has lasted too long; it then starts again.
     fn is_over(&mut self, rows: u64, moved: bool) -> bool {
         let now = Instant::now();
         if moved || rows != self.rows {
-            *self = Self { rows, since: now };
+            *self = Self { rows, since: now, times: 0 };
         }
         if now.duration_since(self.since) < WAITING_SHOWN_AFTER {
             return false;
         }
         self.since = now;
+        self.times = self.times.saturating_add(1);
         true
     }
 }

@@ -10,6 +10,7 @@ use std::fmt;
 
 use arrow::datatypes::DataType;
 use datafusion_expr::type_coercion::binary::BinaryTypeCoercer;
+use datafusion_expr::type_coercion::is_signed_numeric;
 
 use crate::expr::{BinaryOp, Expr};
 use crate::schema::plain_type;
@@ -142,6 +143,22 @@ pub(crate) fn calculate(what: &Expr, (operand, data_type): Operand<'_>) -> Resul
         ));
     }
     Ok(())
+}
+
+/// Refuses a value of which there is no negative.
+pub(crate) fn negate(what: &Expr, (operand, data_type): Operand<'_>) -> Result<(), String> {
+    calculate(what, (operand, data_type))?;
+    match (Kind::of(data_type), plain_type(data_type)) {
+        (Kind::Null, _) | (Kind::Span, DataType::Interval(_)) => Ok(()),
+        (Kind::Number, plain) if is_signed_numeric(&plain) => Ok(()),
+        (Kind::Number, plain) => {
+            Err(format!("{what}: {operand} is {plain}, which has no negative numbers; cast it to int64"))
+        }
+        (Kind::Span, plain) => {
+            Err(format!("{what}: {operand} is {plain}, of which there is no negative; subtract the other way round"))
+        }
+        (kind, _) => Err(format!("{what}: {operand} is {}, of which there is no negative", kind.describe())),
+    }
 }
 
 /// Refuses what is not a number where one is needed.

@@ -175,7 +175,7 @@ impl Binder<'_> {
 
     fn negative(&self, whole: &Expr, operand: &Expr) -> Result<Arc<dyn PhysicalExpr>, DataError> {
         let bound = self.typed(operand)?;
-        agree::calculate(whole, (operand, &bound.data_type)).map_err(|cause| self.refuse(cause))?;
+        agree::negate(whole, (operand, &bound.data_type)).map_err(|cause| self.refuse(cause))?;
         physical::negative(bound.expr, self.schema).map_err(|e| self.error(&e))
     }
 

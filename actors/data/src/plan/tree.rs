@@ -238,6 +238,24 @@ mod tests {
         assert_eq!(shared.to_string().lines().count(), MAX_LEVELS + 1);
     }
 
+    /// What each of them gives is told by the columns below it.
+    #[test]
+    fn a_long_plan_of_drops_and_renames_is_planned() {
+        let rename = |from: &str, to: &str| Operator::Rename { columns: vec![(from.into(), to.into())] };
+        let steps = |plan: LogicalPlan, _: usize| {
+            let made = plan.with_column("a", col("id")).then(rename("a", "b")).then(rename("b", "c"));
+            made.then(Operator::Drop { columns: vec!["c".into()] })
+        };
+        let plan = (0..MAX_LEVELS / 4).fold(range(), steps);
+        plan.check_levels().unwrap();
+        for only_count in [true, false] {
+            let better = optimise(&plan, only_count).unwrap();
+            let schema = plan_schema(&better).unwrap().unwrap();
+            assert!(schema.fields().iter().all(|field| field.name() == "id"), "{schema:?}");
+            assert!(!better.to_string().contains("with_column"), "what is dropped is not computed");
+        }
+    }
+
     /// The left side is as deep as the right one.
     #[test]
     fn a_deep_tree_with_branches_is_dropped() {

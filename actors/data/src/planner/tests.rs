@@ -56,6 +56,25 @@ fn what_makes_no_sense_is_refused_before_anything_runs() {
 }
 
 #[test]
+fn the_columns_of_a_part_are_those_of_a_plan_and_are_looked_for_once() {
+    let join = Join { kind: JoinKind::Inner, left_on: names(&["x"]), right_on: names(&["a"]), suffix: "_right".into() };
+    let renamed = read().then(Operator::Rename { columns: vec![("a".into(), "x".into())] });
+    let mapped = read().map_batches(map(None)).then(Operator::Drop { columns: names(&["z"]) });
+    let joined = renamed.then(Operator::Drop { columns: names(&["c"]) }).join(read(), join);
+    let plan = LogicalPlan::Union { inputs: vec![Arc::new(joined.limit(3)), Arc::new(mapped)] };
+    let wrong = read().select(["z"]);
+    let mut schemas = Schemas::default();
+    let (mut parts, mut waiting) = (0, vec![&plan]);
+    while let Some(part) = waiting.pop() {
+        assert_eq!(schemas.of(part), plan_schema(part), "{part}");
+        parts += 1;
+        waiting.extend(part.inputs());
+    }
+    assert_eq!(schemas.known.len(), parts);
+    assert!(schemas.of(&wrong).is_err());
+}
+
+#[test]
 fn operators_on_columns_name_those_that_are_not_there() {
     let unknown = "no column z; there are a, b, c";
     assert!(refused(read().select(["z"])).contains(unknown));

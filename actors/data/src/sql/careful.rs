@@ -1,11 +1,13 @@
 //! What is wrong with the types in a query, in our words.
 //!
-//! Entry types: [`Operands`], which looks at the operands of an operator before DataFusion does, and
-//! [`function`] and [`aggregate`], which do the same with the arguments of a call. DataFusion agrees
-//! types while it plans, and where it cannot it does not say of which columns; so a query that it
-//! refuses is planned once more with these in the way.
+//! Entry types: [`Operands`], which looks at the operands of an operator before DataFusion does (those
+//! of a sign, too, in a query that [`with_all_asked`] has changed), and [`function`] and [`aggregate`],
+//! which do the same with the arguments of a call. DataFusion agrees types while it plans, and where it
+//! cannot it does not say of which columns; so a query that it refuses is planned once more with these
+//! in the way.
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -18,7 +20,9 @@ use datafusion_expr::{
     Accumulator, AggregateUDF, AggregateUDFImpl, ColumnarValue, Expr as Theirs, ExprSchemable, ReturnFieldArgs,
     ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
-use datafusion_sql::sqlparser::ast::BinaryOperator;
+use datafusion_sql::sqlparser::ast::{
+    BinaryOperator, Expr as Written, Query, UnaryOperator, Value, ValueWithSpan, visit_expressions_mut,
+};
 
 use super::OPERATOR;
 use super::expr::Scope;
@@ -47,18 +51,62 @@ impl ExprPlanner for Operands {
                 return Err(refused(cause));
             }
         }
-        Ok(PlannerResult::Original(expr))
+        Ok(match unary_op(&expr.op) {
+            Some(UnaryOperator::Minus) => PlannerResult::Planned(Theirs::Negative(Box::new(expr.right))),
+            Some(UnaryOperator::Not) => PlannerResult::Planned(Theirs::Not(Box::new(expr.right))),
+            Some(_) => PlannerResult::Planned(expr.right),
+            None => PlannerResult::Original(expr),
+        })
     }
 }
 
-/// Why an operator cannot stand between its operands; nothing where that is not for us to say.
+/// The same query, in which signs and `not` stand between nothing and their operands: DataFusion lets
+/// nobody look at an operator that stands before its only one.
+pub(super) fn with_all_asked(mut query: Query) -> Query {
+    let nothing = || Written::Value(Value::Null.with_empty_span());
+    let _: ControlFlow<()> = visit_expressions_mut(&mut query, |expr| {
+        if let Written::UnaryOp { op, expr: operand } = expr
+            && ASKED.contains(op)
+            && !is_signed_constant(operand)
+        {
+            let op = BinaryOperator::Custom(op.to_string());
+            let right = std::mem::replace(operand, Box::new(nothing()));
+            *expr = Written::BinaryOp { left: Box::new(nothing()), op, right };
+        }
+        ControlFlow::Continue(())
+    });
+    query
+}
+
+/// Whether a sign before it is a part of the constant, which DataFusion reads together.
+fn is_signed_constant(operand: &Written) -> bool {
+    matches!(operand, Written::Value(ValueWithSpan { value: Value::Number(..), .. }) | Written::Interval(_))
+}
+
+/// The sign, or the `not`, that an operator is in a query [`with_all_asked`].
+fn unary_op(op: &BinaryOperator) -> Option<UnaryOperator> {
+    let BinaryOperator::Custom(name) = op else { return None };
+    ASKED.into_iter().find(|asked| asked.to_string() == *name)
+}
+
+/// Why an operator cannot stand between its operands, or before its only one; nothing where that is not
+/// for us to say.
 fn unfit(raw: &RawBinaryExpr, schema: &DFSchema) -> Option<String> {
-    let op = binary_op(&raw.op)?;
     let columns: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
     let scope = Scope { schema, columns: &columns };
     let (left_type, right_type) = (raw.left.get_type(schema).ok()?, raw.right.get_type(schema).ok()?);
     // An aggregate is no expression of ours: it goes by what it is called.
     let shown = |expr: &Theirs| scope.expr(expr).unwrap_or_else(|_| Expr::Column(expr.to_string()));
+    if let Some(op) = unary_op(&raw.op) {
+        let operand = shown(&raw.right);
+        let fits = match op {
+            UnaryOperator::Not => agree::truth(&operand, &right_type),
+            UnaryOperator::Minus => agree::negate(&-operand.clone(), (&operand, &right_type)),
+            _ => agree::calculate(&operand, (&operand, &right_type)),
+        };
+        return fits.err();
+    }
+    let op = binary_op(&raw.op)?;
     let (left, right) = (shown(&raw.left), shown(&raw.right));
     let whole = left.clone().binary(op, right.clone());
     let (left, right) = ((&left, &left_type), (&right, &right_type));
@@ -206,6 +254,9 @@ fn refused(cause: String) -> DataFusionError {
 fn only_looked_at() -> DataFusionError {
     DataFusionError::Internal("a query that is refused is not run".into())
 }
+
+/// The operators before an only operand that are looked at.
+const ASKED: [UnaryOperator; 3] = [UnaryOperator::Minus, UnaryOperator::Plus, UnaryOperator::Not];
 
 /// Aggregates that are computed of numbers alone.
 const OF_NUMBERS: [&str; 5] = ["avg", "median", "stddev", "sum", "var"];

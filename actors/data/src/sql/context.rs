@@ -62,7 +62,7 @@ impl ContextProvider for Context {
     fn get_table_source(&self, name: TableReference) -> Result<Arc<dyn TableSource>> {
         self.tables.get(&name.to_string()).cloned().ok_or_else(|| {
             let (name, known) = (name.to_string(), self.tables.keys().cloned().collect::<Vec<_>>());
-            DataFusionError::Plan(format!("there is no table {name}; there are {}", Known::beside(&name, &known)))
+            DataFusionError::Plan(format!("there is no table {name}{}", Known::there_are(&name, &known)))
         })
     }
 

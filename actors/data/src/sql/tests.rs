@@ -418,8 +418,7 @@ fn names_have_any_case_unless_that_is_all_there_is() {
     check_error("select Id from small", "Id may mean \"ID\" or \"id\": quote the one that is meant");
     check_error(
         "select \"pulocationid\" from trips",
-        "there is no column pulocationid; there are trips.PULocationID, trips.fare, trips.tip, trips.flag, trips.at; \
-         did you mean `trips.PULocationID`?",
+        "there is no column pulocationid (did you mean `PULocationID`?); there are PULocationID, fare, tip, flag, at",
     );
 }
 
@@ -433,11 +432,12 @@ fn what_is_wrong_is_said_where_it_is() {
         ("", "there is no query"),
         ("select 1; select 2", "more than one statement"),
         ("insert into trips values (1)", "only a query (select ..) can be run"),
-        ("select nope from trips", "there is no column nope; there are trips.PULocationID, trips.fare"),
+        ("select nope from trips", "there is no column nope; there are PULocationID, fare, tip, flag, at"),
+        ("select t.nope from trips t", "there is no column t.nope; there are t.PULocationID, t.fare, "),
         ("select fare from nope", "there is no table nope; there are Zones, small, trips"),
-        ("select fares from trips", "there is no column fares; there are trips.PULocationID, "),
-        ("select fares from trips", "; did you mean `trips.fare`?"),
-        ("select fare from trip", "there is no table trip; there are Zones, small, trips; did you mean `trips`?"),
+        ("select fares from trips", "there is no column fares (did you mean `fare`?); there are PULocationID, fare, "),
+        ("select tipp from trips, zones", "there is no column tipp (did you mean `trips.tip`?); there are trips.PULoc"),
+        ("select fare from trip", "there is no table trip (did you mean `trips`?); there are Zones, small, trips"),
         ("select coalesc(fare, 1) from trips", "there is no function coalesc; did you mean coalesce?"),
         ("select cont(fare) from trips", "there is no function cont; did you mean cot, count, "),
         ("select now() from trips", "now is not decided by its arguments"),
@@ -461,6 +461,14 @@ fn types_that_do_not_fit_are_told_with_their_columns() {
         ),
         ("select fare * 2 - flag as c from trips", "fare * 2 - flag: flag is a text"),
         ("select sum(tip + flag) from trips", "tip + flag: flag is a text"),
+        ("select -flag from trips", "-flag: flag is a text, and only numbers and times can be computed with"),
+        ("select fare * -t.flag as c from trips t", "-flag: flag is a text"),
+        ("select tip from trips where -upper(flag) < 1", "-upper(flag): upper(flag) is a text"),
+        ("select flag, -max(flag) from trips group by flag", "`max(trips.flag)` is a text"),
+        ("select -cast(tip as uint16) from trips", "cast(tip as uint16) is UInt16, which has no negative numbers"),
+        ("select +flag from trips", "flag is a text, and only numbers and times can be computed with"),
+        ("select tip from trips where not flag", "flag is a text where true or false is needed"),
+        ("select -1, -tip, +2, not true, - interval '1 day', -null, -flag from trips", "-flag: flag is a text"),
         ("select max(flag) % 2 from trips", "`max(trips.flag)` is a text, and only numbers and times can be"),
         ("select at + fare from trips", "at is a point in time and fare is a number, between which there is no +"),
         (
@@ -486,6 +494,7 @@ fn types_that_do_not_fit_are_told_with_their_columns() {
             "fare = \"5\": fare is a number and \"5\" is a text; cast one of them",
         ),
         ("select fare from trips where fare and tip > 1", "fare is a number where true or false is needed"),
+        ("select -at as c from trips", "-at: at is a point in time, of which there is no negative"),
     ] {
         let plan = planned(query).unwrap();
         let LogicalPlan::Op { op, .. } = below_selects(&plan) else { panic!("{plan}") };

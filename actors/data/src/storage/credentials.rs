@@ -1,7 +1,7 @@
 //! Who asks a store, told in words.
 //!
-//! Entry point: [`check_identity`]. The SDK finds credentials; this says where it looked, which
-//! is what one needs when it found none, or the wrong ones. The order is the SDK's.
+//! Entry point: [`check_identity`]. The SDK finds credentials; this says where it looked and what to
+//! do, which is what one needs when it found none, or the wrong ones. The order is the SDK's.
 
 use std::path::PathBuf;
 
@@ -27,12 +27,10 @@ pub fn check_identity(path: &str, options: &StorageOptions) -> Result<(), DataEr
         // a bucket may not always list it all.
         let literal = &key[..key.find(PATTERN).unwrap_or(key.len())];
         let error = match first_under(&s3, &bucket, literal).await {
-            Err(DataError::AccessDenied { path, tried, cause, .. }) => DataError::AccessDenied {
-                path,
-                operation: USE.into(),
-                tried,
-                cause: format!("{cause}; region {}, endpoint {}; {}", s3.region(), s3.endpoint(), advice(&options)),
-            },
+            Err(DataError::AccessDenied { path, tried, cause, hint, .. }) => {
+                let cause = format!("{cause} (region {}, endpoint {})", s3.region(), s3.endpoint()).into();
+                DataError::AccessDenied { path, operation: USE.into(), tried, cause, hint }
+            }
             Err(DataError::Unreachable { path, host, attempts, cause, hint, .. }) => {
                 return Err(DataError::Unreachable { path, operation: USE.into(), host, attempts, cause, hint });
             }
@@ -46,15 +44,16 @@ pub fn check_identity(path: &str, options: &StorageOptions) -> Result<(), DataEr
     })
 }
 
-fn advice(options: &StorageOptions) -> &'static str {
+/// What who is denied can do.
+pub(super) fn advice(options: &StorageOptions) -> &'static str {
     if options.anonymous {
         return "the bucket is not public: give credentials instead of asking without";
     }
     if options.access_key_id.is_some() {
         return "check the key and its permissions on the bucket";
     }
-    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name a profile, or give the instance a role with access to the \
-     bucket; a public bucket needs none when asked anonymously"
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name a `profile`, or give the instance a role, with access to the \
+     bucket; a public bucket needs none of it: ask it with `anonymous`"
 }
 
 /// Where credentials are looked for, in order, and what the environment says of each place.
@@ -83,7 +82,7 @@ pub(super) fn sources(options: &StorageOptions, variable: &dyn Fn(&str) -> Optio
     let container = ["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"];
     tried.push(match container.iter().find(|name| set(name).is_some()) {
         Some(name) => format!("container ({name} is set)"),
-        None => "container (none is set)".into(),
+        None => "container (AWS_CONTAINER_CREDENTIALS_RELATIVE_URI is not set)".into(),
     });
     let disabled = set("AWS_EC2_METADATA_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"));
     let metadata = set("AWS_EC2_METADATA_SERVICE_ENDPOINT").unwrap_or_else(|| METADATA_SERVICE.into());

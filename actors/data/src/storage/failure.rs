@@ -8,6 +8,7 @@ use std::error::Error;
 use std::io;
 use std::time::Duration;
 
+use aws_config::imds::client::error::{ImdsError, TokenError};
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
@@ -33,8 +34,16 @@ pub fn error_within(error: &(dyn Error + 'static)) -> Option<DataError> {
 }
 
 /// What to tell of a request about `path` that failed for good. A file behind a URL has no endpoint
-/// but that of its path.
-pub(super) fn error(path: &str, operation: &str, endpoint: &str, tried: &[String], failed: Failed) -> DataError {
+/// but that of its path. `tried` and `advice` are for who is denied: where credentials were looked for,
+/// and what to do.
+pub(super) fn error(
+    path: &str,
+    operation: &str,
+    endpoint: &str,
+    tried: &[String],
+    advice: &str,
+    failed: Failed,
+) -> DataError {
     let path = path.to_owned();
     let operation = operation.to_owned();
     let cause = failed.failure.cause;
@@ -42,7 +51,10 @@ pub(super) fn error(path: &str, operation: &str, endpoint: &str, tried: &[String
         Kind::NotFound => DataError::NotFound { path },
         Kind::NoSuchBucket => DataError::NoSuchBucket { path, endpoint: endpoint.into() },
         Kind::Changed => DataError::FileChanged { path, cause },
-        Kind::Denied => DataError::AccessDenied { path, operation, tried: tried.to_vec(), cause },
+        Kind::Denied => {
+            let (tried, cause, hint) = (tried.to_vec(), cause.into(), advice.into());
+            DataError::AccessDenied { path, operation, tried, cause, hint }
+        }
         kind @ (Kind::Unreachable | Kind::Untrusted) => {
             let (host, hint) = host_of(&path, endpoint);
             let hint = if kind == Kind::Untrusted { "is the URL right?" } else { hint };
@@ -198,20 +210,57 @@ pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
     text
 }
 
+/// Why there are no credentials, if that is what went wrong. Where was looked for them is told beside it.
 fn credentials_error(error: &(dyn Error + 'static)) -> Option<String> {
+    let error = within::<CredentialsError>(error)?;
+    Some(match (error, within::<ImdsError>(error)) {
+        (CredentialsError::CredentialsNotLoaded(_), _) => NO_CREDENTIALS.into(),
+        // It is asked last, and on a machine that is no instance something else may answer there.
+        (_, Some(metadata)) => {
+            format!("{NO_CREDENTIALS}: the metadata service of instances gave none ({})", no_metadata(metadata))
+        }
+        _ => format!("{NO_CREDENTIALS}: {}", without_kinds(error)),
+    })
+}
+
+/// What became of a question to the metadata service of an instance.
+fn no_metadata(error: &ImdsError) -> String {
+    let token = error.source().and_then(|source| source.downcast_ref::<SdkError<TokenError, HttpResponse>>());
+    let answer = match error {
+        ImdsError::ErrorResponse(answer) => Some(answer.response()),
+        _ => token.and_then(|token| token.raw_response()),
+    };
+    match answer {
+        Some(answer) => format!("it answered {}", answer.status().as_u16()),
+        None => unreachable(error, &chain(error)).unwrap_or_else(|| innermost(error)),
+    }
+}
+
+/// What an error of credentials says, without what only says that it is one.
+fn without_kinds(error: &(dyn Error + 'static)) -> String {
+    let mut said = error;
+    while said.is::<CredentialsError>()
+        && let Some(source) = said.source()
+    {
+        said = source;
+    }
+    chain(said)
+}
+
+/// The first error of this type in an error.
+fn within<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
     let mut next = Some(error);
     while let Some(error) = next {
-        if let Some(error) = error.downcast_ref::<CredentialsError>() {
-            return Some(match error {
-                // Where was looked is told beside it.
-                CredentialsError::CredentialsNotLoaded(_) => "no credentials were found".into(),
-                other => chain(other),
-            });
+        if let Some(found) = error.downcast_ref::<E>() {
+            return Some(found);
         }
         next = error.source();
     }
     None
 }
+
+/// What is told of a search for credentials that found none.
+const NO_CREDENTIALS: &str = "no credentials were found";
 
 /// What TLS says of a certificate.
 const CERTIFICATE: &str = "invalid peer certificate";
@@ -298,6 +347,20 @@ mod tests {
 
         let broken = Holds { text: "client error (SendRequest)", source: Box::new(os(io::ErrorKind::ConnectionReset)) };
         assert_eq!(of_connection(&broken).kind, Kind::Passing);
+    }
+
+    #[test]
+    fn of_credentials_it_is_told_what_happened_and_not_of_what_kind_it_was() {
+        let told =
+            |error: CredentialsError| credentials_error(&Holds { text: "dispatch failure", source: error.into() });
+        let none = "no credentials were found";
+        assert_eq!(told(CredentialsError::not_loaded("no providers in the chain provided credentials")).unwrap(), none);
+        let nested = CredentialsError::provider_error("the token has expired");
+        let expired = told(CredentialsError::provider_error(nested)).unwrap();
+        assert_eq!(expired, format!("{none}: the token has expired"));
+        let late = told(CredentialsError::provider_timed_out(Duration::from_secs(5))).unwrap();
+        assert_eq!(late, format!("{none}: credentials provider timed out after 5 seconds"));
+        assert_eq!(credentials_error(&Holds { text: "dispatch failure", source: "reset".into() }), None);
     }
 
     #[test]

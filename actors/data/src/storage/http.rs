@@ -79,7 +79,7 @@ impl Http {
     /// What to tell of a request about `path` that failed for good.
     pub(super) fn error(&self, path: &str, operation: &str, failed: Failed) -> DataError {
         let tried = ["none: the URL has to carry what is needed".to_owned()];
-        failure::error(path, operation, "", &tried, failed)
+        failure::error(path, operation, "", &tried, "", failed)
     }
 
     async fn ask_stat(&self, url: &str) -> Result<Stat, Failure> {

@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use tokio::time::timeout;
 
 use super::cache::Cache;
-use super::credentials::sources;
+use super::credentials::{advice, sources};
 use super::failure;
 use super::options::StorageOptions;
 use super::retry::{Failed, Failure, Kind, Retry};
@@ -120,7 +120,7 @@ impl S3 {
 
     /// What to tell of a request about `path` that failed for good.
     pub(super) fn error(&self, path: &str, operation: &str, failed: Failed) -> DataError {
-        failure::error(path, operation, &self.endpoint, &self.tried, failed)
+        failure::error(path, operation, &self.endpoint, &self.tried, advice(&self.options), failed)
     }
 
     pub(super) fn options(&self) -> &StorageOptions {

@@ -117,8 +117,38 @@ fn who_is_nobody_is_told_where_was_looked() {
         "region us-east-1",
         &server.url(),
         "set AWS_ACCESS_KEY_ID",
+        "name a `profile`",
+        "ask it with `anonymous`",
     ] {
         assert!(said.contains(told), "{told} is not in: {said}");
+    }
+    told_in_order(&said);
+}
+
+/// What is wrong, then where was looked, then what to do.
+fn told_in_order(said: &str) {
+    let parts =
+        ["no credentials were found", "credentials: environment", "instance role at", "; set AWS_ACCESS_KEY_ID"];
+    let places: Vec<_> = parts.iter().map(|part| said.find(part).unwrap_or_else(|| panic!("{part}: {said}"))).collect();
+    assert!(places.is_sorted(), "{said}");
+}
+
+/// A machine that is no instance may have something else where an instance has its metadata.
+#[test]
+fn what_is_no_metadata_service_is_told_in_a_few_words() {
+    let (server, home) = (Server::s3(), tempfile::tempdir().unwrap());
+    for (status, body) in [(403, "no"), (404, "who?"), (200, "welcome")] {
+        let metadata = Server::files(Arc::new(Files::default()));
+        metadata.fault(Method::PUT, TOKEN, usize::MAX, What::Answers(status, &[], body));
+        let said = child(&server.url(), home.path(), &[("AWS_EC2_METADATA_SERVICE_ENDPOINT", &metadata.url())]);
+        let told =
+            format!("no credentials were found: the metadata service of instances gave none (it answered {status})");
+        assert!(said.contains(&told), "{said}");
+        told_in_order(&said);
+        for kind in ["IMDS", "while loading", "service error", "dispatch failure"] {
+            let denied = said.lines().find(|line| line.starts_with("denied: ")).unwrap();
+            assert!(!denied.contains(kind), "{kind} is in: {denied}");
+        }
     }
 }
 

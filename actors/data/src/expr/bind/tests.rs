@@ -260,6 +260,11 @@ fn values_that_do_not_go_together_are_refused_by_name() {
         (!col("flag"), "flag is a text where true or false is needed"),
         (col("n").like("1%"), "n like \"1%\": n is a number, not a text"),
         (-col("flag"), "-flag: flag is a text, and only numbers and times can be computed with"),
+        (-col("from"), "-`from`: `from` is a point in time, of which there is no negative"),
+        (
+            -col("n").cast(ValueType::UInt8),
+            "-cast(n as uint8): cast(n as uint8) is UInt8, which has no negative numbers; cast it to int64",
+        ),
         (col("from") + lit(1), "`from` + 1: `from` is a point in time and 1 is a number, between which there is no +"),
         (col("from") * col("n"), "`from` is a point in time and n is a number, between which there is no *"),
         (func("sqrt", [col("flag")]), "sqrt(flag): flag is a text, which sqrt does not take; cast what is wrong"),
