@@ -23,6 +23,9 @@ pub(super) struct Bundle {
     taken: Vec<Share>,
     pub(super) gpus: Gpus,
     pub(super) round: u64,
+    /// Which setting aside this is on this node: a round that was given back may be asked for again,
+    /// and leases from before hold devices of what was there before.
+    pub(super) turn: u64,
     committed: bool,
 }
 
@@ -47,9 +50,11 @@ impl Scheduler {
         }
         let Some(taken) = self.take_gpus_of_bundles(&request.bundles) else { return Err(self.available.clone()) };
         self.available.subtract(&sum);
+        self.bundle_turns += 1;
+        let turn = self.bundle_turns;
         for ((index, demand), taken) in request.bundles.iter().zip(taken) {
             let (demand, gpus) = (demand.clone(), Gpus::of(&taken));
-            self.bundles.insert((group, *index), Bundle { demand, taken, gpus, round, committed: false });
+            self.bundles.insert((group, *index), Bundle { demand, taken, gpus, round, turn, committed: false });
         }
         Ok(())
     }

@@ -124,7 +124,7 @@ impl Gpus {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Held {
     pub(super) shares: Vec<Share>,
-    /// The bundle that they belong to, and the round in which it was set aside; the node's unless given.
+    /// The bundle that they belong to, and the turn in which it was set aside; the node's unless given.
     bundle: Option<(PlacementGroupId, u32, u64)>,
 }
 
@@ -159,7 +159,7 @@ impl Scheduler {
             Some(Source::Bundle(group, index, fractions)) => {
                 let Some(bundle) = self.bundles.get_mut(&(group, index)) else { return Held::default() };
                 let shares = bundle.gpus.take(fractions).unwrap_or_default();
-                Held { shares, bundle: Some((group, index, bundle.round)) }
+                Held { shares, bundle: Some((group, index, bundle.turn)) }
             }
         }
     }
@@ -168,8 +168,8 @@ impl Scheduler {
     pub(super) fn give_back_gpus(&mut self, held: &Held) {
         match held.bundle {
             None => self.gpus.give_back(&held.shares),
-            Some((group, index, round)) => {
-                if let Some(bundle) = self.bundles.get_mut(&(group, index)).filter(|bundle| bundle.round == round) {
+            Some((group, index, turn)) => {
+                if let Some(bundle) = self.bundles.get_mut(&(group, index)).filter(|bundle| bundle.turn == turn) {
                     bundle.gpus.give_back(&held.shares);
                 }
             }
@@ -222,7 +222,7 @@ impl Scheduler {
         let of_bundles: i64 = self.bundles.values().map(|bundle| bundle.demand.fractions(GPU)).sum();
         assert_eq!(self.gpus.taken(), in_leases(None) + of_bundles);
         for ((group, index), bundle) in &self.bundles {
-            assert_eq!(bundle.gpus.taken(), in_leases(Some((*group, *index, bundle.round))));
+            assert_eq!(bundle.gpus.taken(), in_leases(Some((*group, *index, bundle.turn))));
         }
         for lease in self.leases.values() {
             let asked = group::as_asked(&lease.shape.demand).fractions(GPU);

@@ -162,6 +162,8 @@ pub struct Scheduler {
     pub(super) ended_jobs: VecDeque<JobId>,
     /// What placement groups hold here, by group and index.
     pub(super) bundles: BTreeMap<(PlacementGroupId, u32), Bundle>,
+    /// How often bundles were set aside.
+    pub(super) bundle_turns: u64,
     /// Placement groups that were removed.
     pub(super) gone_groups: Recent<PlacementGroupId>,
     /// When a client was last asked for idle leases.
@@ -195,6 +197,7 @@ impl Scheduler {
             zero_leases: 0,
             ended_jobs: VecDeque::new(),
             bundles: BTreeMap::new(),
+            bundle_turns: 0,
             gone_groups: Recent::new(GONE_GROUPS_KEPT),
             reclaimed: BTreeMap::new(),
             unkept: BTreeSet::new(),

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod actor_wants;
+mod bundles;
 mod histories;
 
 use std::collections::{BTreeMap, BTreeSet};
