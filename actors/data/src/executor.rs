@@ -171,6 +171,9 @@ pub struct RunReport {
     pub blocks_resumed: u64,
     /// Their rows, which are among [`rows_out`](Self::rows_out) and were not read again.
     pub rows_resumed: u64,
+    /// Blocks that an earlier run had finished whose files are gone since, from a store that ends uploads which
+    /// are not complete after some time: this one ran them again.
+    pub blocks_gone: u64,
     /// What a run that can be resumed found of earlier ones, where that is known.
     pub earlier: Option<EarlierRun>,
     /// Tasks that ran on each node.
@@ -263,6 +266,7 @@ pub fn run(client: &Client, plan: &LogicalPlan, sink: &Sink, options: RunOptions
     if let (true, Some(output)) = (resume, &output) {
         executor.finished = output.finished()?;
         executor.report.earlier = output.earlier();
+        executor.report.blocks_gone = output.finished_and_gone();
     }
     let done = executor.sink(&better, sink, schema, output.as_ref());
     let (mut report, files) = match done {

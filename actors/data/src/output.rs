@@ -58,6 +58,14 @@ impl Output {
         }
     }
 
+    /// How many blocks an earlier run has finished whose files are gone: a store may end uploads by itself.
+    pub(crate) fn finished_and_gone(&self) -> u64 {
+        match self {
+            Output::Dir(_) => 0,
+            Output::Store(store) => store.finished_and_gone(),
+        }
+    }
+
     /// What was found of earlier runs, if this one can be resumed.
     pub(crate) fn earlier(&self) -> Option<EarlierRun> {
         match self {

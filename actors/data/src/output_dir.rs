@@ -106,7 +106,7 @@ impl OutputDir {
         let mut left = recover(&place, &dir, resumed)?;
         let mut replaces = BTreeSet::new();
         if place.exists {
-            left = left.and(recover_beside(&dir, name, resumed)?);
+            left = left.and(recover_beside(&dir, resumed.map(|staging| (name, staging)))?);
             check_in_the_way(&dir, options)?;
             replaces = seen(&dir)?;
         }
@@ -220,8 +220,11 @@ impl OutputDir {
     /// Moves files from `from` into the directory, which exists.
     fn move_in(&mut self, from: &Path, files: &[BlockFile]) -> Result<Vec<String>, DataError> {
         let _lock = lock(&self.dir)?;
-        // A run that died since this one began must not take its files back later.
+        // What runs that died since this one began had moved must not be taken back later, when this run's
+        // files have its place: that may be so of those in the directory and of those beside it. This run's
+        // own staging is in one of the two, and locked.
         recover(&Place::of(&self.dir)?, &self.dir, Some(&self.staging))?;
+        recover_beside(&self.dir, None)?;
         check_in_the_way(&self.dir, &self.options)?;
         if self.options.mode == WriteMode::Overwrite {
             check_unchanged(&self.dir, &self.replaces)?;

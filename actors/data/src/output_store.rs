@@ -17,14 +17,17 @@
 //! there are, leaves nothing behind:
 //!
 //! ```text
-//! OUT/.mobula-SECONDS-KEY-RANDOM          the run lives; KEY is that of all runs that do the same
-//! OUT/.mobula-SECONDS-KEY-RANDOM-commit   what it is about to make visible, and to delete after that
-//! OUT/part-00003.parquet                  uploaded, and visible when the run is done
+//! OUT/.mobula-TIME-KEY-RUN          the run lives; KEY is that of all runs that do the same
+//! OUT/.mobula-TIME-KEY-RUN-commit   what it is about to make visible, and to delete after that
+//! OUT/part-00003.parquet            uploaded, and visible when the run is done
 //! ```
 //!
 //! A run that was killed leaves its mark and its uploads. The next one there removes them if it does
-//! the same, or a day later. Two different runs at the same time into one directory are not kept
-//! apart, other than that neither takes the other's uploads for left over.
+//! the same, or a day later. Of several that do the same and begin at the same moment, the one with
+//! the last mark goes on, and the others end: whoever has made its mark looks once more, ends if there
+//! is a later one, and deletes all earlier ones if there is none. Two different runs at the same time
+//! into one directory are not kept apart, other than that neither takes the other's uploads for left
+//! over.
 //!
 //! A run that can be *resumed* leaves a *note* beside its mark about every block that is done
 //! (`marks.rs` has the names). When it ends early, in whatever way, mark, notes and uploads stay. The
@@ -32,7 +35,8 @@
 //! the notes whose uploads are still there, and removes the rest with the earlier mark; one that is
 //! not to resume removes all, and so does any other a day later. If the earlier run should still
 //! live, it finds its mark gone, fails, and aborts nothing that is in a note: what is written down
-//! belongs to the run that came last.
+//! belongs to the run that came last. A note that was written too late for that one is without a mark,
+//! and counts as what a dead run left.
 
 use std::collections::BTreeSet;
 
@@ -50,7 +54,9 @@ mod marks;
 mod notes;
 mod record;
 
-use marks::{Mark, delete_mark, hidden_in, is_live, is_note, new_mark, note_of, note_of_taken, record_of};
+use marks::{
+    Mark, delete_mark, hidden_in, is_displaced, is_note, live_and_dead, new_mark, note_of, note_of_taken, record_of,
+};
 use notes::{Earlier, earlier_runs, write_note};
 use record::{Record, finish_commits, half_committed};
 
@@ -88,8 +94,9 @@ impl OutputStore {
         }
         let (mut earlier, mut taken) = (None, Earlier::default());
         let mut found = names_in(&base, &storage)?;
+        let hidden = hidden_in(&base, &storage)?;
         if resume {
-            let (runs, any) = earlier_runs(&base, run_key, committed, &storage)?;
+            let (runs, any) = earlier_runs(&hidden, run_key, committed, &storage)?;
             earlier = Some(if any { EarlierRun::Same } else { EarlierRun::Nothing });
             // Of runs that append, one whose files would be called otherwise is none to go on with.
             let mut runs = runs.into_iter();
@@ -99,17 +106,33 @@ impl OutputStore {
         let first_ordinal = first_ordinal(options.mode, &found, &taken.visible);
         found.retain(|name| !taken.visible.contains(name));
         check_in_the_way(&base, &found, options)?;
-        let mark = new_mark(&base, run_key, resume.then_some(first_ordinal));
+        let seen = hidden.iter().map(|entry| entry.path.as_str());
+        let mark = new_mark(&base, run_key, resume.then_some(first_ordinal), seen);
         put_small(&mark, Bytes::new(), &storage)?;
         let options = options.clone();
-        let output = OutputStore { base, mark, options, storage, first_ordinal, earlier, taken, ended: false };
+        let mut output = OutputStore { base, mark, options, storage, first_ordinal, earlier, taken, ended: false };
+        output.check_is_last()?;
         let files = output.finished();
         if !files.is_empty() {
             // From here on they are this run's, and the earlier one's notes may go.
             write_note(&note_of_taken(&output.mark), &files, &output.storage)?;
         }
-        output.clear(&|mark| mark.key == run_key);
+        let own = Mark::of(&output.mark);
+        output.clear(&|mark| own.as_ref().is_some_and(|own| own.is_after(mark)));
         Ok(output)
+    }
+
+    /// Leaves the place to a run that does the same and has begun at the same moment, if there is one: all
+    /// that this one has made by now is its mark.
+    fn check_is_last(&mut self) -> Result<(), DataError> {
+        let hidden = hidden_in(&self.base, &self.storage)?;
+        if !is_displaced(&self.mark, hidden.iter().map(|entry| entry.path.as_str())) {
+            return Ok(());
+        }
+        self.ended = true;
+        told("a run's mark", &self.mark, delete(std::slice::from_ref(&self.mark), &self.storage));
+        let cause = "a run that does the same has begun at the same moment and goes on: wait for it, or end it".into();
+        Err(DataError::Write { path: self.base.clone(), cause })
     }
 
     /// The run's mark, beside which its files are.
@@ -130,6 +153,11 @@ impl OutputStore {
     /// The files of blocks that an earlier run has finished, in the order of blocks.
     pub(crate) fn finished(&self) -> Vec<BlockFile> {
         self.taken.blocks.values().flatten().cloned().collect()
+    }
+
+    /// How many blocks an earlier run has finished whose files are gone.
+    pub(crate) fn finished_and_gone(&self) -> u64 {
+        self.taken.gone
     }
 
     /// An error of a task, with the directory where it names the mark.
@@ -154,7 +182,7 @@ impl OutputStore {
         };
         let uploads = record.uploads();
         if let Err(incomplete) = complete(&uploads, &self.storage) {
-            let is_undone = incomplete.made.is_some_and(|made| delete(&made, &self.storage).is_ok());
+            let is_undone = incomplete.made.is_some_and(|made| made.is_empty() || delete(&made, &self.storage).is_ok());
             if !is_undone {
                 self.ended = true;
                 return Err(half_committed(&self.base, &self.mark, &incomplete.error));
@@ -254,8 +282,7 @@ impl OutputStore {
         // A run's mark is older than its uploads: of a run that begins meanwhile, both are seen or the mark.
         let left = storage::uploads_under(&self.base, &self.storage);
         let hidden = hidden_in(&self.base, &self.storage)?.into_iter().map(|entry| entry.path);
-        let others = hidden.filter(|path| !path.starts_with(&self.mark));
-        let (live, dead): (Vec<String>, Vec<String>) = others.partition(|path| is_live(path, is_over));
+        let (live, dead) = live_and_dead(hidden.filter(|path| !path.starts_with(&self.mark)).collect(), is_over);
         delete(&dead, &self.storage)?;
         if !live.is_empty() {
             return Ok(());

@@ -1,5 +1,6 @@
 //! Ctrl-C, SIGTERM and SIGHUP (the terminal is gone) as a flag: what runs takes back what it did,
-//! then the program ends, with 128 and the signal's number as its exit code, as shells have it.
+//! but for finished blocks that can be gone on with; then the program ends, with 128 and the signal's
+//! number as its exit code, as shells have it.
 //!
 //! Entry type: [`Interrupt`]. A second signal ends the program at once, whatever is left behind.
 

@@ -15,7 +15,7 @@ use taxi_etl::calendar::Month;
 use taxi_etl::clean::{Limits, read};
 use taxi_etl::generate::{Generate, Generated, generate};
 use taxi_etl::interrupt::Interrupt;
-use taxi_etl::report::bar;
+use taxi_etl::report::{bar, interrupted_text};
 use taxi_etl::run::Run;
 use taxi_etl::s3::S3Args;
 use tracing_subscriber::EnvFilter;
@@ -88,8 +88,8 @@ struct CleanArgs {
     /// Tell what every stage and operator did; in JSON that is always told.
     #[arg(long)]
     stats: bool,
-    /// Go on where a run of the same plan over the same files was killed, which must have been given
-    /// `--resume` too; begin anew, and say why, where there is none. Rows and bytes read, and dropped
+    /// Go on where a run of the same plan over the same files was killed or interrupted, which must have been
+    /// given `--resume` too; begin anew, and say why, where there is none. Rows and bytes read, and dropped
     /// rows, are those of this run; what is written is the whole result, of which `rows_resumed` and
     /// `blocks_resumed` are an earlier run's. In S3 what a killed run has uploaded takes room, unseen,
     /// until the same command is given again, or a day has passed and any other writes there
@@ -181,14 +181,15 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let resumes = cli.command.is_none() && cli.clean.resume;
     let done = match cli.command {
         Some(Command::Generate(arguments)) => run_generate(arguments, &interrupt),
         None => run_clean(cli.clean, &interrupt),
     };
     match (done, interrupt.exit_code()) {
         (Ok(()), _) => ExitCode::SUCCESS,
-        (Err(_), Some(exit_code)) => {
-            eprintln!("taxi-etl: interrupted; nothing was written");
+        (Err(error), Some(exit_code)) => {
+            eprintln!("taxi-etl: {}", interrupted_text(error.as_ref(), resumes));
             ExitCode::from(exit_code)
         }
         (Err(error), None) => {

@@ -4,12 +4,13 @@
 //! bar that is silent when no one watches.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
 use std::path::Path;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mobula::print::{bytes, counted, grouped, table};
-use mobula::{EarlierRun, RunReport, StageReport};
+use mobula::{DataError, EarlierRun, RunError, RunReport, StageReport};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -153,7 +154,14 @@ pub fn bar(rows: u64, quiet: bool) -> ProgressBar {
 #[must_use]
 pub fn resume_text(report: &RunReport, blocks_total: u64, output: &Path) -> String {
     let output = output.display();
+    let finished = counted(report.blocks_resumed + report.blocks_gone, "finished block");
+    let gone = match report.blocks_gone {
+        0 => String::new(),
+        1 => format!("1 of {finished} is gone and is written again"),
+        gone => format!("{} of {finished} are gone and are written again", grouped(gone)),
+    };
     match (report.blocks_resumed, report.earlier) {
+        (0, _) if !gone.is_empty() => format!("nothing to resume: for {output}, {gone}"),
         (0, Some(EarlierRun::Same)) => {
             format!("nothing to resume: the earlier run of this very command had finished no block for {output}")
         }
@@ -164,7 +172,24 @@ pub fn resume_text(report: &RunReport, blocks_total: u64, output: &Path) -> Stri
         (0, _) => {
             format!("nothing to resume: no earlier --resume run of this very command left anything for {output}")
         }
-        (blocks, _) => format!("resumed: {blocks} of {} were there", counted(blocks_total, "block")),
+        (blocks, _) => {
+            let and_gone = if gone.is_empty() { gone } else { format!("; {gone}") };
+            format!("resumed: {blocks} of {} were there{and_gone}", counted(blocks_total, "block"))
+        }
+    }
+}
+
+/// What became of a run that was interrupted and ended with this error; one that `resumes` keeps what is
+/// done.
+#[must_use]
+pub fn interrupted_text(error: &(dyn Error + 'static), resumes: bool) -> String {
+    match error.downcast_ref::<RunError>() {
+        // It was too late.
+        Some(RunError::Data(half @ DataError::HalfCommitted { .. })) => format!("interrupted; {half}"),
+        _ if resumes => "interrupted; nothing was written, and the blocks that are finished are kept: give the same \
+                         command again, with --resume, to go on with them"
+            .to_owned(),
+        _ => "interrupted; nothing was written".to_owned(),
     }
 }
 
@@ -293,6 +318,34 @@ mod tests {
         ] {
             let text = told(0, earlier);
             assert!(text.starts_with("nothing to resume: ") && text.contains(why) && text.contains("/out"), "{text}");
+        }
+    }
+
+    #[test]
+    fn finished_blocks_that_are_gone_are_told() {
+        let told = |blocks_resumed, blocks_gone| {
+            let earlier = Some(EarlierRun::Same);
+            let report = RunReport { blocks_resumed, blocks_gone, earlier, ..RunReport::default() };
+            resume_text(&report, 7, Path::new("s3://b/out"))
+        };
+        let gone = "of 4 finished blocks are gone and are written again";
+        assert_eq!(told(0, 4), format!("nothing to resume: for s3://b/out, 4 {gone}"));
+        assert_eq!(told(2, 2), format!("resumed: 2 of 7 blocks were there; 2 {gone}"));
+        let one = "resumed: 3 of 7 blocks were there; 1 of 4 finished blocks is gone and is written again";
+        assert_eq!(told(3, 1), one);
+    }
+
+    #[test]
+    fn who_interrupts_is_told_what_is_kept() {
+        let cancelled = RunError::from(DataError::Cancelled);
+        assert_eq!(interrupted_text(&cancelled, false), "interrupted; nothing was written");
+        let resumes = interrupted_text(&cancelled, true);
+        assert!(resumes.contains("are kept") && resumes.contains("--resume"), "{resumes}");
+        let path = "s3://b/out/".to_owned();
+        let half = DataError::HalfCommitted { path, record: "s3://b/out/.mobula-1".into(), cause: "later".into() };
+        for resumes in [false, true] {
+            let told = interrupted_text(&RunError::from(half.clone()), resumes);
+            assert_eq!(told, format!("interrupted; {half}"));
         }
     }
 

@@ -81,7 +81,8 @@ impl Run {
     /// Runs it, telling `bar` how far it is, until it is done or interrupted.
     ///
     /// # Errors
-    /// [`RunError`], naming file and cause. Nothing is left in the output then.
+    /// [`RunError`], naming file and cause. Nothing is seen in the output then; finished blocks of one that
+    /// can be resumed are kept.
     pub fn run(&self, bar: &ProgressBar, interrupt: &Interrupt) -> Result<Summary, RunError> {
         let start = Instant::now();
         let mut cleaned = self.trips()?.resume(self.resume);

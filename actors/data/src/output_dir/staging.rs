@@ -154,9 +154,9 @@ pub(super) fn recover(place: &Place, dir: &Path, resumed: Option<&Path>) -> Resu
     Ok(left)
 }
 
-/// The same for runs that died before the output existed: it does now, and what they left is beside
-/// it. What the run `name` had done is moved to `resumed`.
-pub(super) fn recover_beside(dir: &Path, name: &str, resumed: Option<&Path>) -> Result<Left, DataError> {
+/// The same for runs that died and had begun before the output existed: it does now, and what they left
+/// is beside it. What the run of the name in `resumed` had done is moved to the place there.
+pub(super) fn recover_beside(dir: &Path, resumed: Option<(&str, &Path)>) -> Result<Left, DataError> {
     let Some(place) = Place::beside(dir) else { return Ok(Left::default()) };
     let is_staging = |entry: io::Result<fs::DirEntry>| {
         entry.is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with(&place.prefix))
@@ -166,9 +166,12 @@ pub(super) fn recover_beside(dir: &Path, name: &str, resumed: Option<&Path>) -> 
         return Ok(Left::default());
     }
     let _lock = lock(&place.holder)?;
+    let Some((name, resumed)) = resumed else {
+        return recover(&place, dir, None);
+    };
     let beside = place.staging(name);
-    let mut left = recover(&place, dir, resumed.map(|_| beside.as_path()))?;
-    if let (true, Some(resumed)) = (left.same, resumed)
+    let mut left = recover(&place, dir, Some(&beside))?;
+    if left.same
         && let Err(error) = rename_new(&beside, resumed)
     {
         tracing::warn!(path = %beside.display(), %error, "what is done of a run cannot be taken over");

@@ -212,6 +212,43 @@ fn what_a_killed_run_left_beside_an_output_that_exists_now_is_removed() {
 }
 
 #[test]
+fn what_a_run_was_moving_when_it_died_is_taken_back_before_another_moves_wherever_both_began() {
+    let root = tempfile::tempdir().unwrap();
+    // Whether the one that dies, and the other, began before there was a directory.
+    for (dead_is_beside, own_is_beside) in [(true, false), (true, true), (false, true)] {
+        let dir = root.path().join(format!("out-{dead_is_beside}-{own_is_beside}"));
+        let begin = |run: &str, is_beside: bool| {
+            if !is_beside && !dir.exists() {
+                fs::create_dir(&dir).unwrap();
+            }
+            prepare_as(&dir, WriteMode::Append, run)
+        };
+        // Those that begin beside it begin first.
+        let (killed, own) = if dead_is_beside {
+            let killed = begin("killed", true);
+            (killed, begin("own", own_is_beside))
+        } else {
+            let own = begin("own", true);
+            (begin("killed", false), own)
+        };
+        fs::create_dir_all(&dir).unwrap();
+        let files = [write(&own, 0, "x")];
+        let moved = write(&killed, 0, "x");
+        let staging = PathBuf::from(killed.staging());
+        let moves = vec![(staging.join(&moved.path), dir.join(&moved.path))];
+        Journal { made: Vec::new(), moves: moves.clone() }.write(&staging.join(JOURNAL)).unwrap();
+        fs::rename(&moves[0].0, &moves[0].1).unwrap();
+        die(killed);
+        own.commit(&files).unwrap();
+        assert_eq!(tree(&dir), ["part-00000.parquet"], "{dead_is_beside} {own_is_beside}");
+        // Nothing is left to be taken back in its place.
+        drop(prepare_as(&dir, WriteMode::Append, "next"));
+        assert_eq!(tree(&dir), ["part-00000.parquet"], "{dead_is_beside} {own_is_beside}");
+    }
+    assert_eq!(names(root.path()), ["out-false-true", "out-true-false", "out-true-true"]);
+}
+
+#[test]
 fn what_a_killed_run_left_is_taken_back_by_the_next() {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("out");

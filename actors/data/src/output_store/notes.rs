@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
 
-use super::marks::{Mark, hidden_in, is_note};
+use super::marks::{Mark, is_note};
 use crate::block_writer::BlockFile;
 use crate::error::DataError;
 use crate::output_dir::parts::{name_of, part_ordinal};
-use crate::storage::{PendingUpload, StorageOptions, UploadState, put_small, read_small, upload_states};
+use crate::storage::{PendingUpload, RemoteEntry, StorageOptions, UploadState, put_small, read_small, upload_states};
 
 /// What earlier runs have done whose files have the same names.
 #[derive(Debug, Default)]
@@ -21,6 +21,8 @@ pub(super) struct Earlier {
     pub(super) blocks: BTreeMap<u64, Vec<BlockFile>>,
     /// Those of the files that are visible, by their paths below the directory.
     pub(super) visible: BTreeSet<String>,
+    /// How many more blocks were done of which not every file is there any more.
+    pub(super) gone: u64,
 }
 
 impl Earlier {
@@ -42,7 +44,9 @@ impl Earlier {
     fn keep_what_is_there(&mut self, states: &HashMap<String, UploadState>) {
         let state = |file: &BlockFile| file.upload.as_ref().and_then(|upload| states.get(&upload.upload_id)).copied();
         let is_there = |file: &BlockFile| state(file).is_some_and(|state| state != UploadState::Gone);
+        let done = self.blocks.len();
         self.blocks.retain(|_, files| files.iter().all(is_there));
+        self.gone = (done - self.blocks.len()) as u64;
         let files = self.blocks.values().flatten();
         let visible = files.filter(|file| state(file) == Some(UploadState::Complete));
         self.visible = visible.map(|file| file.path.clone()).collect();
@@ -56,15 +60,14 @@ pub(super) fn write_note(path: &str, files: &[BlockFile], storage: &StorageOptio
     put_small(path, Bytes::from(bytes), storage)
 }
 
-/// What runs of this key have done in the directory `base`, by the ordinals of their first blocks;
-/// and whether there were any. `committed` are the files of those that were ended just now.
+/// What runs of this key have done that keep this `hidden` in a directory, by the ordinals of their
+/// first blocks; and whether there were any. `committed` are the files of those that were ended just now.
 pub(super) fn earlier_runs(
-    base: &str,
+    hidden: &[RemoteEntry],
     key: &str,
     committed: Vec<(u64, Vec<BlockFile>)>,
     storage: &StorageOptions,
 ) -> Result<(BTreeMap<u64, Earlier>, bool), DataError> {
-    let hidden = hidden_in(base, storage)?;
     let first_of = |path: &str| Mark::of(path).filter(|mark| mark.key == key)?.first;
     let found = !committed.is_empty() || hidden.iter().any(|entry| first_of(&entry.path).is_some());
     let mut runs: BTreeMap<u64, Earlier> = BTreeMap::new();
@@ -72,9 +75,9 @@ pub(super) fn earlier_runs(
         runs.entry(first).or_default().add(first, files);
     }
     // Of two notes about a block, the one of the later run counts.
-    let notes = hidden.into_iter().rev().filter(|entry| is_note(&entry.path));
-    let (firsts, notes): (Vec<u64>, Vec<_>) =
-        notes.filter_map(|entry| first_of(&entry.path).map(|first| (first, entry))).unzip();
+    let notes = hidden.iter().rev().filter(|entry| is_note(&entry.path));
+    let (firsts, notes): (Vec<u64>, Vec<RemoteEntry>) =
+        notes.filter_map(|entry| first_of(&entry.path).map(|first| (first, entry.clone()))).unzip();
     for (first, bytes) in firsts.into_iter().zip(read_small(&notes, storage)?) {
         if let Some(files) = bytes.and_then(|bytes| rmp_serde::from_slice::<Vec<BlockFile>>(&bytes).ok()) {
             runs.entry(first).or_default().add(first, files);
@@ -134,7 +137,7 @@ mod tests {
             ("d", UploadState::Complete),
         ];
         earlier.keep_what_is_there(&states.map(|(id, state)| (id.to_owned(), state)).into());
-        assert_eq!(ids(&earlier), [(1, vec!["c", "d"])]);
+        assert_eq!((ids(&earlier), earlier.gone), (vec![(1, vec!["c", "d"])], 2));
         assert_eq!(earlier.visible.iter().collect::<Vec<_>>(), ["z=2/part-00001.parquet"]);
     }
 }

@@ -174,10 +174,14 @@ impl Drop for RemoteWriter {
         let sending: Vec<_> = self.sending.drain(..).collect();
         let (done, ended) = mpsc::sync_channel(1);
         handle.spawn(async move {
-            // A part that arrives after the end of its upload would stay.
-            for part in sending {
-                part.abort();
-                let _ = part.await;
+            // A part that arrives after the end of its upload would stay, and one that is cancelled may have
+            // been sent already.
+            let until = tokio::time::Instant::now() + PART_WAIT;
+            for mut part in sending {
+                if tokio::time::timeout_at(until, &mut part).await.is_err() {
+                    part.abort();
+                    let _ = part.await;
+                }
             }
             if let Err(error) = abort_one(&s3, &upload).await {
                 tracing::warn!(path = upload.path, %error, "an upload that was given up is left in the store");
@@ -262,5 +266,7 @@ const MAX_PARTS: i32 = 10_000;
 const MAX_SENDING: usize = 4;
 /// Slower than this, an upload counts as stalled.
 const MIN_UPLOAD_BYTES_PER_SECOND: usize = 64 << 10;
+/// How long a writer that is dropped lets the parts that are on their way arrive.
+const PART_WAIT: Duration = Duration::from_secs(2);
 /// How long a writer that is dropped waits for its upload's end.
 const ABORT_WAIT: Duration = Duration::from_secs(10);

@@ -5,7 +5,9 @@ use std::io::Write;
 use bytes::Bytes;
 use hyper::Method;
 use mobula_data::DataError;
-use mobula_data::storage::{Remote, RemoteWriter, UploadState, abort, complete, exists, put_small, upload_states};
+use mobula_data::storage::{
+    Remote, RemoteWriter, StorageOptions, UploadState, abort, complete, exists, put_small, upload_states,
+};
 
 use crate::server::{Server, What};
 use crate::{keys, pattern, upload};
@@ -86,6 +88,17 @@ fn if_one_upload_cannot_be_completed_it_is_told_what_was_made_unless_something_w
     complete(&second, &options).unwrap();
     assert_eq!(keys("s3://bucket/out", &options), ["out/bad", "out/new-1", "out/new-2", "out/new-3", "out/old"]);
     assert_eq!(upload_states(&second, &options).unwrap(), [UploadState::Complete; 3]);
+}
+
+#[test]
+fn who_cannot_even_ask_has_made_nothing() {
+    let server = Server::s3();
+    let pending = upload("s3://bucket/x", b"bytes", &server.options()).unwrap();
+    let half_a_key = StorageOptions { secret_access_key: None, ..server.options() };
+    let incomplete = complete(std::slice::from_ref(&pending), &half_a_key).unwrap_err();
+    assert!(matches!(*incomplete.error, DataError::InvalidPlan { .. }), "{}", incomplete.error);
+    assert_eq!(incomplete.made, Some(Vec::new()), "nothing is to be taken back");
+    complete(&[pending], &server.options()).unwrap();
 }
 
 #[test]

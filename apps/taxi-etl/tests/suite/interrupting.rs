@@ -84,6 +84,31 @@ fn a_killed_run_is_resumed() {
 }
 
 #[test]
+fn who_interrupts_a_run_is_told_what_is_kept_and_how_to_go_on() {
+    let root = tempfile::tempdir().unwrap();
+    let (trips, above) = (a_year(root.path()), root.path().join("new"));
+    let output = above.join("clean");
+    let interrupted = |command: &mut Command| {
+        let mut program = command.stderr(Stdio::piped()).spawn().unwrap();
+        wait_for_a_block(&mut program, &above);
+        signal(&program, "-INT");
+        let ended = program.wait_with_output().unwrap();
+        let said = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!(ended.status.code(), Some(130), "{said}");
+        said
+    };
+    let said = interrupted(&mut slow(&trips, &output));
+    assert!(said.ends_with("interrupted; nothing was written\n"), "{said}");
+    assert!(!above.exists());
+    let said = interrupted(slow(&trips, &output).arg("--resume"));
+    assert!(said.contains("the blocks that are finished are kept") && said.contains("--resume"), "{said}");
+    assert!(!output.exists());
+    let resumed = summary(slow(&trips, &output).arg("--resume"));
+    assert!(resumed["blocks_resumed"].as_u64().unwrap() >= 1, "{resumed}");
+    assert!(!hidden(&above) && !hidden(&output));
+}
+
+#[test]
 fn why_a_run_begins_anew_is_told() {
     let root = tempfile::tempdir().unwrap();
     let trips = a_year(root.path());

@@ -1,22 +1,24 @@
 //! Writes to a store that ended early go on where they ended, and commits that were cut short are
 //! finished by whoever comes next.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
+use bytes::Bytes;
 use hyper::Method;
 use mobula::{
     DataError, Dataset, EarlierRun, RunReport, WriteMode, WriteOptions, from_batches, range_in_blocks, read_parquet,
     remote,
 };
-use mobula_data::storage::{delete, list};
+use mobula_data::storage::{delete, list, put_small};
 
 use super::server::{Server, What};
 use super::{data, ids, keys, rows, session, trips};
 
 /// The first row at which `fragile` fails, in each case: tests run side by side.
-static FAILS_FROM: [AtomicI64; 8] = [const { AtomicI64::new(i64::MAX) }; 8];
+static FAILS_FROM: [AtomicI64; 10] = [const { AtomicI64::new(i64::MAX) }; 10];
 
 #[remote]
 fn fragile(batch: RecordBatch, case: i64) -> Result<RecordBatch, String> {
@@ -116,10 +118,98 @@ fn uploads_that_have_vanished_are_made_anew() {
     fails(&dataset, 1);
     server.lose_uploads();
     let report = overwrite(&dataset);
-    assert_eq!((report.blocks_resumed, report.rows_out), (0, 1000));
+    assert_eq!((report.blocks_resumed, report.blocks_gone, report.rows_out), (0, 14, 1000));
     assert_eq!(sent(&server, "out"), [[2; 14].as_slice(), &[1; 6]].concat());
     assert_eq!(read(&server, OUT), (0..1000).collect::<Vec<_>>());
     assert_eq!((server.stored_parts(), hidden(&server, OUT)), (0, Vec::new()));
+
+    // Only one of them.
+    fails(&dataset, 1);
+    let gone = What::Answers(404, &[], "<Error><Code>NoSuchUpload</Code></Error>");
+    server.fault(Method::GET, "/bucket/out/part-00003.parquet?", 1, gone);
+    let report = overwrite(&dataset);
+    assert_eq!((report.blocks_resumed, report.blocks_gone, report.rows_out), (13, 1, 1000));
+    assert_eq!(read(&server, OUT), (0..1000).collect::<Vec<_>>());
+    session.shutdown();
+}
+
+#[test]
+fn of_two_that_begin_at_the_same_moment_one_goes_on_and_the_other_is_told() {
+    let (session, server) = (session(), Arc::new(Server::s3()));
+    let _entered = session.enter();
+    for resume in [false, true] {
+        let dataset = fragile_rows(&server, 6).resume(resume);
+        for (other, goes_on) in [("ffffffffffffffff", false), ("0000000000000000", true)] {
+            // Neither has seen the other when it makes its mark, and the clock tells both the same.
+            let there = Arc::downgrade(&server);
+            let makes_its_mark = move || {
+                let server = there.upgrade().unwrap();
+                let made = server.seen(Method::PUT, "/.mobula-").pop().unwrap().uri;
+                let mut parts: Vec<&str> = made.split('?').next().unwrap().split('-').collect();
+                parts[3] = other;
+                put_small(&format!("s3:/{}", parts.join("-")), Bytes::new(), &server.options()).unwrap();
+            };
+            server.fault(Method::PUT, "/.mobula-", 1, What::After(Arc::new(makes_its_mark)));
+            let written = write_to(&dataset, OUT, WriteMode::Overwrite);
+            if goes_on {
+                assert_eq!(written.unwrap().rows_out, 1000);
+                assert_eq!(read(&server, OUT), (0..1000).collect::<Vec<_>>());
+                assert_eq!(hidden(&server, OUT), [""; 0], "the other finds its mark gone");
+            } else {
+                let error = data(written.unwrap_err());
+                assert!(matches!(&error, DataError::Write { path, .. } if path == "s3://bucket/out/"), "{error}");
+                assert!(error.to_string().contains("a run that does the same has begun"), "{error}");
+                let left = hidden(&server, OUT);
+                assert!(left.len() == 1 && left[0].contains(other), "{left:?}");
+                delete(&left, &server.options()).unwrap();
+            }
+            assert_eq!(server.stored_parts(), 0);
+        }
+    }
+    session.shutdown();
+}
+
+#[test]
+fn the_mark_of_a_dead_run_whose_clock_was_fast_ends_no_other() {
+    let (session, server) = (session(), Server::s3());
+    let _entered = session.enter();
+    let dataset = fragile_rows(&server, 7);
+    fails(&dataset, 7);
+    let marks = hidden(&server, OUT);
+    let (before, after) = marks.iter().find(|path| !path.ends_with(".done")).unwrap().split_once(".mobula-").unwrap();
+    let (seconds, after) = after.split_once('.').unwrap();
+    let fast = format!("{before}.mobula-{}.{after}", seconds.parse::<u64>().unwrap() + 3600);
+    put_small(&fast, Bytes::new(), &server.options()).unwrap();
+    assert_eq!(overwrite(&dataset).blocks_resumed, 14);
+    assert_eq!(read(&server, OUT), (0..1000).collect::<Vec<_>>());
+    assert_eq!((server.stored_parts(), hidden(&server, OUT)), (0, Vec::new()));
+    session.shutdown();
+}
+
+#[test]
+fn a_note_that_comes_after_the_end_of_its_run_keeps_nothing() {
+    let (session, server) = (session(), Server::s3());
+    let _entered = session.enter();
+    let uploads = What::Answers(
+        200,
+        &[],
+        "<ListMultipartUploadsResult><Bucket>bucket</Bucket><IsTruncated>false</IsTruncated>\
+         <Upload><Key>out/part-00000.parquet</Key><UploadId>late</UploadId></Upload></ListMultipartUploadsResult>",
+    );
+    server.fault(Method::GET, "uploads", usize::MAX, uploads);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let mark = format!("{OUT}/.mobula-{now}.000000000-other-0000000000000000-resume-0");
+    let note = format!("{mark}-part-00000.done");
+    let aborted = || server.seen(Method::DELETE, "uploadId=late").len();
+    for path in [&mark, &note] {
+        put_small(path, Bytes::new(), &server.options()).unwrap();
+    }
+    write_to(&trips(&server), OUT, WriteMode::Overwrite).unwrap();
+    assert_eq!((aborted(), hidden(&server, OUT)), (0, vec![mark.clone(), note]), "its run may go on");
+    delete(&[mark], &server.options()).unwrap();
+    write_to(&trips(&server), OUT, WriteMode::Overwrite).unwrap();
+    assert!(aborted() > 0);
+    assert_eq!(hidden(&server, OUT), [""; 0]);
     session.shutdown();
 }
 
