@@ -2,22 +2,45 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use arrow::array::RecordBatch;
+use arrow::array::{Int64Array, RecordBatch};
+use arrow::compute::kernels::numeric::mul;
+use arrow::error::ArrowError;
 use mobula::aggregate::{count, mean, median, sum};
-use mobula::{Dataset, Error, JoinKind, RunError, RunProgress, SortKey, col, lit, range_in_blocks};
+use mobula::{Dataset, Error, JoinKind, RunError, RunProgress, SortKey, col, lit, range_in_blocks, remote};
 
 use crate::gate::{folder, wait_until};
 
 /// What is lost with the node depends on the stage that runs: blocks that are being cut into parts,
 /// or the parts of those that have been.
-const OPERATIONS: [(&str, &str); 6] = [
+const OPERATIONS: [(&str, &str); 8] = [
     ("sort", "range_partition"),
     ("sort", "sort"),
     ("shuffle", "random_shuffle"),
     ("group_by", "partial"),
     ("join", "inner"),
     ("write", "write_parquet"),
+    ("pools", "random_shuffle"),
+    ("pools", "sort"),
 ];
+
+/// Keeps a state that its constructor made.
+struct Times {
+    factor: i64,
+}
+
+#[remote]
+impl Times {
+    fn new(factor: i64) -> Self {
+        Self { factor }
+    }
+
+    fn call(&mut self, batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
+        let at = batch.schema().index_of("value")?;
+        let mut columns = batch.columns().to_vec();
+        columns[at] = mul(&columns[at], &Int64Array::new_scalar(self.factor))?;
+        RecordBatch::try_new(batch.schema(), columns)
+    }
+}
 
 /// Runs the operation of this name calmly, then again while a node dies in the stage of this name.
 pub(crate) fn survives(which: usize) -> Result<(), Error> {
@@ -53,6 +76,11 @@ fn rows_of(operation: &str) -> Dataset {
     match operation {
         "sort" => rows.sort([SortKey::descending("key"), SortKey::ascending("id")]),
         "shuffle" => rows.random_shuffle(7),
+        // Actors make the blocks that are shuffled, and others those that are sorted.
+        "pools" => {
+            let shuffled = rows.map_batches(Times::with(5)).random_shuffle(7);
+            shuffled.map_batches(Times::with(7)).sort([SortKey::descending("key"), SortKey::ascending("id")])
+        }
         // A median keeps all values as its state: they do not fit into one part.
         "group_by" => rows.group_by("group").aggregate([count(), sum("value"), mean("value"), median("key")]),
         "join" => {

@@ -31,6 +31,8 @@ pub(crate) fn find(name: &str) -> Option<fn() -> Result<(), Error>> {
         "data-3" => || dataset_failures::survives(3),
         "data-4" => || dataset_failures::survives(4),
         "data-5" => || dataset_failures::survives(5),
+        "data-6" => || dataset_failures::survives(6),
+        "data-7" => || dataset_failures::survives(7),
         "chaos" => crate::chaos::driver,
         "soak" => crate::soak::driver,
         _ => return None,

@@ -145,6 +145,16 @@ fn a_write_that_loses_a_node_writes_the_same_rows_once() {
 }
 
 #[test]
+fn blocks_of_actors_that_are_lost_while_other_actors_take_them_are_made_again() {
+    lose_a_node(2, "data-6", "under way");
+}
+
+#[test]
+fn blocks_of_actors_that_are_lost_when_their_actors_are_gone_are_made_again() {
+    lose_a_node(2, "data-7", "under way");
+}
+
+#[test]
 fn work_that_is_bound_to_a_killed_node_fails() {
     lose_a_node(1, "bound", "bound to the node");
 }

@@ -45,7 +45,7 @@ pub type CallFuture<'a> = Pin<Box<dyn Future<Output = CallResult> + Send + 'a>>;
 pub type Instance = Box<dyn Any + Send + Sync>;
 
 /// The code behind a registered name.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub enum Code {
     /// A plain function.
     Task(fn(Vec<Value>) -> CallResult),
@@ -77,6 +77,7 @@ impl Code {
 }
 
 /// One registered function.
+#[derive(Debug)]
 pub struct RemoteFunction {
     /// `crate@version::path`, unique in the program.
     pub name: &'static str,

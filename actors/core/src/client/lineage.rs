@@ -51,13 +51,13 @@ pub(crate) enum Origin {
     /// It was put.
     #[default]
     Put,
-    /// A call of an actor returned it.
+    /// A call of an actor returned it, and no task can do what it did.
     Call,
     /// A task or call yielded it.
     Stream,
     /// A task that may not run again returned it.
     Once,
-    /// A task that may run again returned it.
+    /// A task that may run again returned it, or a call that such a task can stand for.
     Task(Arc<Lineage>),
 }
 
@@ -181,19 +181,26 @@ struct Counts {
 impl Lineages {
     /// Remembers how the results of a task that has ended can be made again.
     pub(super) fn origin(&self, seq: u64, pending: &mut Pending) -> Origin {
-        let Work::Task { options, .. } = &pending.work else { return Origin::Call };
+        let (function, options, first) = match &pending.work {
+            Work::Task { options, .. } => (pending.function, options.clone(), None),
+            Work::Call { options, .. } => match options.as_ref().and_then(|options| options.as_task.as_ref()) {
+                Some(task) => (task.function, task.options.clone(), Some(Ingredient::value(task.first.clone()))),
+                None => return Origin::Call,
+            },
+        };
         if let Some(rerun) = &pending.rerun {
             return Origin::Task(rerun.ended(pending.attempts));
         }
         if options.max_retries == 0 {
             return Origin::Once;
         }
-        let args: SmallVec<_> = std::mem::take(&mut pending.args).into_iter().map(Ingredient::of).collect();
+        let args = std::mem::take(&mut pending.args).into_iter().map(Ingredient::of);
+        let args: SmallVec<_> = first.into_iter().chain(args).collect();
         let cost_bytes = RECIPE_BYTES + args.iter().map(Ingredient::cost_bytes).sum::<usize>();
         let recipe = Recipe {
             seq,
-            function: pending.function,
-            options: options.clone(),
+            function,
+            options,
             args,
             returns: pending.returns.iter().map(Arc::downgrade).collect(),
             cost_bytes,
@@ -370,6 +377,8 @@ impl Client {
         seq: u64,
         rerun: Option<Rerun>,
     ) {
+        // Those of a task are small by now; what an actor was made from need not be.
+        let args = self.store_large(args);
         let dependencies = self.unsettled(&args);
         let pending = Pending {
             function: recipe.function,

@@ -84,7 +84,7 @@ pub use self::actors::ActorHandle;
 pub use self::entry::ObjectHandle;
 pub use self::mailbox::OutputLine;
 pub use self::options::{
-    ActorOptions, CallOptions, DEFAULT_BACKPRESSURE_NUM_OBJECTS, DEFAULT_MAX_RETRIES, InGroup,
+    ActorOptions, AsTask, CallOptions, DEFAULT_BACKPRESSURE_NUM_OBJECTS, DEFAULT_MAX_RETRIES, InGroup,
     MAX_BACKPRESSURE_NUM_OBJECTS, PANIC_TYPE_NAME, RetryExceptions, TaskOptions,
 };
 pub use self::pending::Arg;

@@ -7,7 +7,9 @@ use super::task_queue::TaskQueue;
 use crate::error::Error;
 use crate::ids::PlacementGroupId;
 use crate::messages::{CallRules, Strategy, WorkerKind};
+use crate::registry::RemoteFunction;
 use crate::resources::{CPU, FRACTIONS_PER_UNIT, GPU, Resources, group};
+use crate::value::Value;
 
 /// How often a task lost with its worker or node is run again, unless told otherwise.
 pub const DEFAULT_MAX_RETRIES: u32 = 3;
@@ -195,6 +197,20 @@ pub struct CallOptions {
     /// How many values a streaming call may have yielded that were not consumed;
     /// [`DEFAULT_BACKPRESSURE_NUM_OBJECTS`] unless given.
     pub backpressure_num_objects: Option<u32>,
+    /// How its stored results are made again if they are lost after it has ended; without it they cannot be.
+    pub as_task: Option<AsTask>,
+}
+
+/// A task that gives what a call gave: for calls whose results depend on nothing that their actor has been
+/// through since it was made. It is submitted when a stored result of the call is lost with its node.
+#[derive(Clone, Debug)]
+pub struct AsTask {
+    /// Takes [`first`](Self::first), then the arguments of the call, and returns as many results as it did.
+    pub function: &'static RemoteFunction,
+    /// How it is submitted; how often, too.
+    pub options: Arc<TaskOptions>,
+    /// What it takes before the arguments of the call: what the actor was made from.
+    pub first: Value,
 }
 
 /// In the room of a placement group.

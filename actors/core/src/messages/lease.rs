@@ -239,7 +239,8 @@ pub struct LeasesDone {
     pub count: u64,
 }
 
-/// Worker to raylet, one way: the lease's task waits in `get` and lends its CPU, or takes it back.
+/// Worker to raylet, one way: the lease's task waits in `get`, or a call of its actor for an argument that
+/// is made again, and lends its CPU, or takes it back.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LeaseBlocked {
     /// The lease.

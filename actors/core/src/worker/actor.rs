@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use mobula_transport::{Address, MailboxId};
+use mobula_transport::{Address, MailboxId, Payload, ProcessId};
 use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 
@@ -27,8 +27,8 @@ use crate::client::{AttemptScope, ObjectHandle};
 use crate::culprit::{Culprit, accuse};
 use crate::delivery::insist;
 use crate::error::Error;
-use crate::ids::ActorId;
-use crate::messages::{ActorExited, ActorSpec, TaskInfo, TaskSpec};
+use crate::ids::{ActorId, LeaseId};
+use crate::messages::{ActorExited, ActorSpec, LeaseBlocked, TaskInfo, TaskSpec};
 use crate::registry::{Code, Instance};
 use crate::value::Value;
 
@@ -46,6 +46,19 @@ struct Inner {
     ended: Option<(String, End)>,
     /// Its end has been told to the GCS.
     told: bool,
+}
+
+/// The CPU of an actor is lent while this lives.
+pub(super) struct Lent(Arc<ActorCell>);
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let mut lent = self.0.lent.lock();
+        *lent -= 1;
+        if *lent == 0 {
+            self.0.tell_raylet(false);
+        }
+    }
 }
 
 /// How an actor ends.
@@ -69,6 +82,9 @@ pub(super) struct ActorCell {
     groups: Box<[String]>,
     label: Label,
     gpus: Option<Ids>,
+    lease: LeaseId,
+    /// How many of its calls wait for arguments that are made again.
+    lent: Mutex<u32>,
     worker: Arc<WorkerShared>,
     /// Nobody waits for the lock: whose turn it is has been settled before. None while an async
     /// method with `&mut self` has it, and after the end.
@@ -82,7 +98,7 @@ impl ActorCell {
     pub(super) fn new(
         spec: Arc<ActorSpec>,
         incarnation: u32,
-        gpus: Option<Ids>,
+        lease: LeaseId,
         instance: Instance,
         worker: Arc<WorkerShared>,
     ) -> Arc<Self> {
@@ -95,7 +111,9 @@ impl ActorCell {
             label: Label::of_actor(&spec.class),
             spec,
             groups: groups.into(),
-            gpus,
+            gpus: worker.leased_gpus.of(lease),
+            lease,
+            lent: Mutex::new(0),
             worker,
             state: RwLock::new(Some(instance.into())),
             aborted: AtomicBool::new(false),
@@ -138,6 +156,31 @@ impl ActorCell {
         let alone = call.as_ref().is_some_and(|call| self.how(&inner, &call.spec).1);
         inner.turns.fill(place, call, alone);
         self.go_on(&mut inner);
+    }
+
+    /// A call waits for an argument that is made again, and so do those after it: until what is returned is
+    /// dropped, the node may use the CPU elsewhere, for the making above all.
+    pub(super) fn lend(self: &Arc<Self>) -> Lent {
+        let mut lent = self.lent.lock();
+        *lent += 1;
+        if *lent == 1 {
+            self.tell_raylet(true);
+        }
+        Lent(self.clone())
+    }
+
+    /// Tells the raylet again whether the CPU is lent; what it was told may have got lost.
+    pub(super) fn tell_again(&self, raylet: ProcessId) {
+        let lent = self.lent.lock();
+        if self.worker.client.raylet().process.id == raylet {
+            self.tell_raylet(*lent > 0);
+        }
+    }
+
+    fn tell_raylet(&self, blocked: bool) {
+        let message = LeaseBlocked { lease: self.lease, blocked };
+        let raylet = self.worker.client.raylet();
+        self.worker.endpoint.send(Some(MailboxId::WORKER), raylet, message, Payload::new());
     }
 
     /// The attempts of this owner that wait.

@@ -2,7 +2,7 @@
 //!
 //! One that is not where it was said to lie is lost, or was made again elsewhere; only the submitter
 //! knows. A task is handed back for that, and with it its lease, which the making may need. A call of
-//! an actor keeps its place in the order meanwhile, so the worker asks.
+//! an actor keeps its place in the order meanwhile, so the worker asks, and lends the actor's CPU.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,6 +12,7 @@ use mobula_transport::{Address, MailboxId, Payload};
 use parking_lot::Mutex;
 
 use super::WorkerShared;
+use super::actor::{ActorCell, Lent};
 use super::call::Ended;
 use crate::delivery::{Fate, fate};
 use crate::error::Error;
@@ -26,12 +27,12 @@ const FIND_DEADLINE: Duration = Duration::from_secs(30);
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 /// Whose business a lost argument is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub(super) enum Lost {
     /// The work is handed back.
     HandBack,
-    /// The worker asks where it is now.
-    Ask,
+    /// The worker asks where it is now, for a call of this actor.
+    Ask(Arc<ActorCell>),
 }
 
 /// Why an argument is not here.
@@ -109,7 +110,7 @@ impl WorkerShared {
                     worker.bringing.lock().remove(&brought);
                 }
             };
-            self.bring_one(client, seq, object, lost, Box::new(done));
+            self.bring_one(client, seq, object, lost.clone(), Box::new(done));
         }
     }
 
@@ -120,29 +121,48 @@ impl WorkerShared {
             (Err(Error::ObjectLost { why, .. }), Lost::HandBack) => {
                 done(Err(Missing::Lost(Box::new(wanted), why)));
             }
-            (Err(Error::ObjectLost { why, .. }), Lost::Ask) => worker.find(client, seq, wanted, why, done),
+            (Err(Error::ObjectLost { why, .. }), Lost::Ask(cell)) => {
+                let lent = cell.lend();
+                worker.find(Asked { client, seq, lost: wanted, why, cell, lent }, done);
+            }
             (Err(error), _) => done(Err(Missing::Failed(error))),
         });
     }
 
     /// Asks the submitter of a call where an argument is now.
-    fn find(self: &Arc<Self>, client: Address, seq: u64, lost: StoredObject, why: String, done: Brought) {
+    fn find(self: &Arc<Self>, asked: Asked, done: Brought) {
         let worker = self.clone();
-        let question = FindArgument { seq, lost: lost.clone(), why: why.clone() };
-        let from = Some(MailboxId::WORKER);
-        self.endpoint.request_from(from, client, question, Payload::new(), FIND_DEADLINE, move |answer| match answer {
+        let Asked { client, seq, lost, why, .. } = &asked;
+        let question = FindArgument { seq: *seq, lost: lost.clone(), why: why.clone() };
+        let (from, to) = (Some(MailboxId::WORKER), *client);
+        self.endpoint.request_from(from, to, question, Payload::new(), FIND_DEADLINE, move |answer| match answer {
             Ok((Ok(ReturnSpec::Inline(encoding)), payload)) => {
+                drop(asked);
                 done(Ok(Value::new(encoding, payload.into_iter().next().unwrap_or_default())));
             }
-            Ok((Ok(ReturnSpec::Stored(found)), _)) => worker.bring_one(client, seq, found, Lost::Ask, done),
+            Ok((Ok(ReturnSpec::Stored(found)), _)) => {
+                let Asked { client, seq, cell, lent, .. } = asked;
+                drop(lent);
+                worker.bring_one(client, seq, found, Lost::Ask(cell), done);
+            }
             Ok((Err(error), _)) => done(Err(Missing::Failed(error))),
             Err(error) if matches!(fate(&error), Fate::Doubtful | Fate::Full) => {
                 worker.endpoint.clone().spawn_task(async move {
                     tokio::time::sleep(ASK_AGAIN_AFTER).await;
-                    worker.find(client, seq, lost, why, done);
+                    worker.find(asked, done);
                 });
             }
             Err(error) => done(Err(Missing::Failed(error.into()))),
         });
     }
+}
+
+/// What a submitter is asked about an argument of a call.
+struct Asked {
+    client: Address,
+    seq: u64,
+    lost: StoredObject,
+    why: String,
+    cell: Arc<ActorCell>,
+    lent: Lent,
 }

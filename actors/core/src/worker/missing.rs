@@ -69,6 +69,10 @@ impl WorkerShared {
                     for lease in leases {
                         lease.tell_again(process);
                     }
+                    let actors: Vec<_> = worker.actors.lock().values().cloned().collect();
+                    for actor in actors {
+                        actor.tell_again(process);
+                    }
                 }
                 PeerEvent::Lost { process, .. } | PeerEvent::Gone { process, .. } => {
                     broken.lock().remove(&process);

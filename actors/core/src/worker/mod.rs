@@ -260,7 +260,8 @@ impl WorkerShared {
             }
             let place = cell.reserve(&spec);
             let cell = cell.clone();
-            self.bring(push.client, spec, inline, Lost::Ask, move |worker, client, spec, result| match result {
+            let lost = Lost::Ask(cell.clone());
+            self.bring(push.client, spec, inline, lost, move |worker, client, spec, result| match result {
                 Ok(args) => cell.fill(place, Some(Call { client, spec, args })),
                 Err(missing) => {
                     cell.fill(place, None);
@@ -402,7 +403,7 @@ impl Runnable for Construction {
                 return replier.reply(Err(Error::ActorDied { actor, why }));
             }
             (Ok(instance), None) => {
-                let cell = ActorCell::new(spec, incarnation, gpus, instance, worker.clone());
+                let cell = ActorCell::new(spec, incarnation, start.lease, instance, worker.clone());
                 worker.actors.lock().insert(actor, cell);
                 Ok(())
             }

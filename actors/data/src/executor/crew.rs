@@ -2,7 +2,7 @@
 //!
 //! Entry type: [`Crew`]. Tasks are submitted as they come. Actors are made and given blocks as
 //! [`Pool`] decides; a block whose actor was lost with its worker or node runs again on another
-//! one, whose state is new. The actors of a leg end with the stage, or before, when they have nothing
+//! one, whose state is new; what a block gave that is lost later is made again by a task. The actors of a leg end with the stage, or before, when they have nothing
 //! to do and may be in the way of another leg.
 //!
 //! ```text
@@ -13,7 +13,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use mobula_core::client::{ActorHandle, ActorOptions, Arg, Client, DEFAULT_MAX_RETRIES, ObjectHandle, TaskOptions};
+use mobula_core::client::{
+    ActorHandle, ActorOptions, Arg, AsTask, CallOptions, Client, DEFAULT_MAX_RETRIES, ObjectHandle, TaskOptions,
+};
 use mobula_core::error::Error;
 use mobula_core::messages::Strategy;
 use mobula_core::value::Value;
@@ -50,6 +52,8 @@ enum Kind {
 struct Actors {
     client: Client,
     pool: Pool,
+    /// A block that has ended well is run again as a task if what it gave is lost: its actor may be gone.
+    as_task: Arc<CallOptions>,
     handles: BTreeMap<Member, ActorHandle>,
     /// Those that are being made, and when they are.
     making: Vec<(Member, ObjectHandle)>,
@@ -61,16 +65,19 @@ struct Actors {
 impl Crew {
     /// Tasks submitted by `options`, or the actors that `needs` asks for, for so many blocks.
     pub(super) fn new(client: &Client, order: Value, options: TaskOptions, needs: &Needs, blocks: usize) -> Self {
+        let options = Arc::new(options);
         let kind = match needs.actors {
             None => Kind::Tasks { wanted: VecDeque::new() },
             Some((min, max)) => {
                 let pool = Pool::new(min.min(blocks), max.min(blocks));
                 let (handles, losses) = (BTreeMap::new(), BTreeMap::new());
                 let (client, making) = (client.clone(), Vec::new());
-                Kind::Actors(Box::new(Actors { client, pool, handles, making, losses, failed_starts: 0 }))
+                let as_task = AsTask { function: &RUN_BLOCK, options: options.clone(), first: order.clone() };
+                let as_task = Arc::new(CallOptions { as_task: Some(as_task), ..CallOptions::default() });
+                Kind::Actors(Box::new(Actors { client, pool, as_task, handles, making, losses, failed_starts: 0 }))
             }
         };
-        Self { order, options: Arc::new(options), kind }
+        Self { order, options, kind }
     }
 
     /// What people see of it.
@@ -126,7 +133,17 @@ impl Crew {
                     Some(Step::Hand(member, index)) => {
                         let actor = actors.handles.get(&member).ok_or_else(|| invalid("an actor has no handle"))?;
                         let args = args(index)?.into_iter().collect();
-                        break (index, member, client.call(actor, &RUN_ON_ACTOR, args, self.options.returns));
+                        break (
+                            index,
+                            member,
+                            client.call_with(
+                                actor,
+                                &RUN_ON_ACTOR,
+                                args,
+                                self.options.returns,
+                                Some(actors.as_task.clone()),
+                            ),
+                        );
                     }
                 }
             },

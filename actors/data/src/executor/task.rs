@@ -11,10 +11,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::live::{Found, RunId, find};
+use super::needs::functions;
 use super::{RunError, uuid_text};
+use crate::class::Objects;
 use crate::error::DataError;
 use crate::execute::{BatchFunctions, BlockContext, BlockReport, run_block};
-use crate::function::RegisteredFunctions;
 use crate::ipc;
 use crate::stage::{BlockTask, Stage};
 
@@ -56,7 +57,9 @@ fn run_block_task(mut args: Vec<Value>) -> CallResult {
     }
     let block = args.split_off(1);
     let order: Order = decode(&args[0]).map_err(system)?;
-    run_task(&order, block, Ok(&RegisteredFunctions))
+    // There are objects to be made only where an actor had run the block, and what it gave was lost.
+    let objects = Objects::make(functions(&order.stage.branches));
+    run_task(&order, block, objects.as_ref().map(|objects| objects as _).map_err(Clone::clone))
 }
 
 /// Runs a block, given with its objects, with these functions; without them its result is why.
