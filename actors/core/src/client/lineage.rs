@@ -194,9 +194,10 @@ impl Lineages {
         if options.max_retries == 0 {
             return Origin::Once;
         }
-        let args = std::mem::take(&mut pending.args).into_iter().map(Ingredient::of);
-        let args: SmallVec<_> = first.into_iter().chain(args).collect();
+        let args: SmallVec<[_; 2]> = std::mem::take(&mut pending.args).into_iter().map(Ingredient::of).collect();
+        // All calls of an actor share what it was made from.
         let cost_bytes = RECIPE_BYTES + args.iter().map(Ingredient::cost_bytes).sum::<usize>();
+        let args = first.into_iter().chain(args).collect();
         let recipe = Recipe {
             seq,
             function,
